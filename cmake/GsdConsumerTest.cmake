@@ -1,0 +1,20 @@
+# Tests that an outside project can use the installed package: installs this build into a scratch folder, then
+# configures, builds and runs examples/consumer against it.
+set(scratch "${PROJECT_BINARY_DIR}/consumer")
+set(flags "")
+if(GSD_SANITIZE)
+  set(flags "-fsanitize=${GSD_SANITIZE}")
+endif()
+set(GSD_CONSUMER_ARGS "" CACHE STRING "Arguments of the consumer in its test")
+
+add_test(NAME consumer.install COMMAND ${CMAKE_COMMAND} --install "${PROJECT_BINARY_DIR}" --prefix "${scratch}/prefix")
+add_test(
+  NAME consumer.build
+  COMMAND
+    ${CMAKE_CTEST_COMMAND} --build-and-test "${PROJECT_SOURCE_DIR}/examples/consumer" "${scratch}/build"
+    --build-generator "${CMAKE_GENERATOR}" --build-noclean
+    --build-options "-DCMAKE_PREFIX_PATH=${scratch}/prefix" "-DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}"
+    "-DCMAKE_BUILD_TYPE=${CMAKE_BUILD_TYPE}" "-DCMAKE_CXX_FLAGS=${flags}"
+    --test-command "${scratch}/build/consumer" ${GSD_CONSUMER_ARGS})
+set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP gsd_installed)
+set_tests_properties(consumer.build PROPERTIES FIXTURES_REQUIRED gsd_installed LABELS model TIMEOUT 300)

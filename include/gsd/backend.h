@@ -1,0 +1,64 @@
+// A language model that scores token trees for several sequences, and its memory of what it has seen.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "gsd/types.h"
+
+namespace gsd {
+
+// One token of a forward pass.
+struct NodeInput {
+  std::int32_t seq;      // sequence, [0, n_seq)
+  Token token;           // [0, n_vocab)
+  std::int32_t parent;   // index of a speculative node of the same sequence, or -1: the end of the committed prefix
+  bool want_logits;      // whether a row of logits is made for it
+};
+
+struct BackendInfo {
+  std::int32_t n_vocab = 0;
+  std::int32_t n_ctx = 0;       // positions of one sequence, committed and speculative together
+  std::int32_t n_seq = 0;       // sequences
+  std::int32_t max_batch = 0;   // tokens of one forward pass
+  std::int32_t max_outputs = 0; // rows of logits of one forward pass
+  std::int32_t max_leaves = 0;  // leaves of one sequence's speculative tree; 1 = the model cannot branch
+};
+
+// Each sequence is a committed prefix and a tree of speculative nodes below its end. forward() adds speculative
+// nodes and scores them, commit() turns a path of them into prefix and drops the rest.
+//
+// Contract for all calls: a sequence's speculative nodes are numbered 0, 1, … in the order of forward(), until
+// commit() or truncate() drops them. Siblings have distinct tokens (the caller's duty: libllama accepts equal ones and
+// is silently wrong). Not thread safe: one thread owns a backend.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const BackendInfo& info() const = 0;
+  virtual bool is_eog(Token token) const = 0;
+
+  // Scores `nodes`, fathers before children, any number of sequences. Rows of logits are numbered in the order of the
+  // nodes that want them. REQUIRES: nodes.size() in [1, max_batch].
+  // Throws Error(kNoKvSlot) with nothing changed if the memory has no room: retry with fewer nodes.
+  // Throws Error(kBackend) if the pass failed; the sequences of `nodes` are then cut to their committed prefix.
+  virtual void forward(std::span<const NodeInput> nodes) = 0;
+
+  // Row `row` of the last forward pass, [n_vocab]. Valid until the next forward().
+  virtual std::span<const float> logits(std::int32_t row) const = 0;
+
+  // Appends the path of speculative nodes `path` (each the father of the next, the first one below the prefix) to the
+  // committed prefix of `seq` and drops its other speculative nodes. An empty path drops all.
+  virtual void commit(std::int32_t seq, std::span<const std::int32_t> path) = 0;
+
+  // Cuts the committed prefix of `seq` to `n_tokens` and drops its speculative nodes.
+  virtual void truncate(std::int32_t seq, std::int32_t n_tokens) = 0;
+
+  virtual std::int32_t n_committed(std::int32_t seq) const = 0;
+  virtual std::int32_t n_speculative(std::int32_t seq) const = 0;
+
+  // Milliseconds spent so far in keeping sequences in step (not in forward passes).
+  virtual double sequence_ms() const { return 0; }
+};
+
+}  // namespace gsd

@@ -1,0 +1,58 @@
+// How often the target accepts what was proposed, learned while decoding.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "gsd/token_tree.h"
+
+namespace gsd {
+
+// Acceptance frequencies in cells of like candidates. A cell starts at a prior that counts as a few observations and
+// forgets slowly, so that it follows a change of the text within a few dozen tokens.
+//
+// Greedy and each temperature need one of their own: with shared noise, acceptance is not the draft's probability but
+// depends on the rank and the gap of the perturbed scores (sampling.h). Not thread safe.
+class Calibration {
+ public:
+  using Cell = std::uint16_t;
+  static constexpr Cell kNone = 0xffff;
+
+  explicit Calibration(bool greedy);
+
+  // Cell of a draft candidate. `rank`: in (perturbed) order, 0 = best; `log_q`: its log-probability; `gap`: distance
+  // in perturbed score to the best candidate, for the best one to the second. Greedy looks at log_q, else at gap.
+  Cell draft_cell(int rank, float log_q, float gap) const;
+  // Cell of the continuation of a history match. REQUIRES: origin is kHistory, kRecycled or kHint.
+  Cell history_cell(Origin origin, int match_length) const;
+  // Cell of the discount for candidates inherited through a merge that agree in `agreement` >= 1 tokens with the path.
+  Cell merge_cell(int agreement) const;
+  // Cell of "an expansion at this depth names the target's token at all": prices a draft level before it is drafted.
+  Cell expansion_cell(int depth) const;
+
+  double probability(Cell cell) const { return cells_[cell].hits / cells_[cell].trials; }
+
+  // `predicted`: 1 for an ordinary cell; for a merge cell the candidate's probability without the discount, so that
+  // the cell learns accepted / predicted.
+  void observe(Cell cell, bool accepted, double predicted = 1);
+
+ private:
+  static constexpr int kRanks = 4;
+  static constexpr int kBins = 12;
+  static constexpr int kLengths = 7;
+  static constexpr int kAgreements = 6;
+  static constexpr int kDepths = 8;
+  static constexpr int kHistoryBase = kRanks * kBins;
+  static constexpr int kMergeBase = kHistoryBase + 3 * kLengths;
+  static constexpr int kExpansionBase = kMergeBase + kAgreements;
+  static constexpr int kCells = kExpansionBase + kDepths;
+
+  struct Counts {
+    double hits;
+    double trials;
+  };
+  bool greedy_;
+  std::array<Counts, kCells> cells_;
+};
+
+}  // namespace gsd

@@ -1,0 +1,186 @@
+// The engine: models shared by any number of sessions, advanced together.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "gsd/acceptance.h"
+#include "gsd/backend.h"
+#include "gsd/calibration.h"
+#include "gsd/hypotheses.h"
+#include "gsd/planner.h"
+#include "gsd/sampling.h"
+
+namespace gsd {
+
+class Engine;
+class Session;
+
+// Sums over the steps of a session, or of an engine. Times are wall-clock milliseconds.
+struct Stats {
+  std::int64_t steps = 0;
+  std::int64_t emitted = 0;          // tokens generated
+  std::int64_t drafted = 0;          // candidate nodes made by the draft model
+  std::int64_t merged = 0;           // merge edges: subtrees that were not drafted again
+  std::int64_t verified = 0;         // tree nodes the target scored, roots not counted
+  std::int64_t accepted = 0;         // tree nodes accepted
+  std::int64_t draft_nodes = 0;      // tokens the draft model evaluated, pending ones included
+  std::int64_t draft_forwards = 0;   // passes of the draft model that this session took part in
+  std::int64_t plain_steps = 0;      // steps that verified nothing
+  double draft_ms = 0;               // in the draft's forward passes
+  double verify_ms = 0;              // in the target's forward passes
+  double sequence_ms = 0;            // in keeping the backends' sequences in step
+  double total_ms = 0;               // whole steps; the rest is the engine's own time
+  void add(const Stats& other);
+  double accepted_per_step() const { return steps > 0 ? static_cast<double>(emitted) / static_cast<double>(steps) : 0; }
+};
+
+// One step of one session as Session::on_step sees it. The references are valid during the call.
+struct StepView {
+  const Session& session;
+  const Hypotheses& hypotheses;
+  const Acceptance& acceptance;
+  const Stats& stats;  // of this step
+};
+
+struct SessionOptions {
+  SpeculationParams speculation;
+  SamplingParams sampling;
+  std::int64_t max_tokens = -1;  // tokens to generate; -1 = until the context is full
+  bool ignore_eog = false;       // go on behind an end-of-generation token
+  std::optional<Constraint> constraint;
+  std::function<bool(Token)> on_token;            // each emitted token, in order; false ends the generation after it
+  std::function<void(const StepView&)> on_step;   // after each step, for traces
+};
+
+// One sequence being generated. Made by Engine::open, which must outlive it; gives its slot back when destroyed.
+// Used by the thread that steps the engine.
+class Session {
+ public:
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  std::span<const Token> tokens() const { return tokens_; }  // prompt and generated
+  std::size_t n_prompt() const { return n_prompt_; }
+  std::span<const Token> generated() const { return std::span(tokens_).subspan(n_prompt_); }
+  FinishReason finish() const { return finish_; }
+  bool finished() const { return finish_ != FinishReason::kNone; }
+  const Stats& stats() const { return stats_; }
+  // What the last step emitted, with the margins of the draws.
+  const Acceptance& last() const { return acceptance_; }
+  std::size_t n_reused() const { return n_reused_; }  // prompt tokens whose memory was kept by set_prompt
+
+ private:
+  friend class Engine;
+  Session(Engine& engine, std::int32_t slot, SessionOptions options, Calibration& calibration);
+
+  Engine& engine_;
+  std::int32_t slot_;
+  SessionOptions options_;
+  Sampler sampler_;
+  Hypotheses hypotheses_;
+  std::vector<Token> tokens_;
+  std::size_t n_prompt_ = 0;
+  std::size_t n_reused_ = 0;
+  std::size_t n_drafted_ = 0;    // tokens the draft's memory holds
+  FinishReason finish_ = FinishReason::kNone;
+  Acceptance acceptance_;
+  Stats stats_;
+  Stats step_;                   // of the step in progress
+  bool wants_draft_ = false;
+  int n_unrolled_ = 0;
+  int n_chosen_ = 0;
+  int depth_limit_ = 0;
+  std::int32_t first_row_ = 0;
+  int draft_leaves_ = 0;         // leaves of the draft's speculative tree
+  int level_nodes_ = 0;          // nodes of this session in the level in progress
+  std::vector<std::int32_t> draft_path_;
+};
+
+struct EngineOptions {
+  bool exact = false;         // emit only what was computed in the order of plain decoding (see docs/architecture.md)
+  int prefill_chunk = 256;    // prompt tokens of one forward pass
+  int max_total_width = 64;   // tokens that one verification scores over all sessions, the roots included
+};
+
+// Holds the models and what is learned about them; steps sessions. One thread owns an engine and its sessions.
+class Engine {
+ public:
+  // `draft` may be null: then only the history is drawn on. Both backends must outlive the engine and are used by it
+  // alone. Throws Error(kPairMismatch) if the draft has fewer sequences or a shorter context than the target.
+  Engine(Backend& target, Backend* draft, EngineOptions options = {});
+  ~Engine();
+
+  // Throws Error(kUsage) for parameters out of range, and if all slots are taken.
+  std::unique_ptr<Session> open(SessionOptions options);
+
+  // Replaces the session's text by `prompt`; the memory of the common prefix is kept (not in exact mode). The
+  // generation starts anew. Throws Error(kUsage) for an empty prompt, Error(kContextFull) for one that is too long.
+  void set_prompt(Session& session, std::span<const Token> prompt);
+  // Tokens of the prompt that prefill() has still to take in.
+  std::size_t prefill_left(const Session& session) const;
+  // Takes in at most one chunk of the prompt and returns what is left. A backend's error passes through; the session
+  // can then be prefilled again.
+  std::size_t prefill(Session& session);
+
+  // Advances every session of the list by at least one token, or finishes it.
+  // REQUIRES: none is finished, all are prefilled, no session stands twice in the list.
+  // A backend's error passes through: the sessions keep their text and can be stepped again.
+  void step(std::span<Session* const> sessions);
+
+  Planner& planner() { return planner_; }
+  Backend& target() { return target_; }
+  Backend* draft() { return draft_; }
+  const EngineOptions& options() const { return options_; }
+  const Stats& stats() const { return stats_; }  // over all sessions and steps; shared passes are counted once
+
+ private:
+  friend class Session;
+  void release(std::int32_t slot);
+  Calibration& calibration(const SamplingParams& sampling);
+  bool prepare(Session& s);
+  void draft_all();
+  void choose_drafting_sessions();
+  bool draft_roots();
+  bool draft_level();
+  bool forward_draft();
+  bool take_leaf(Session& s, std::int32_t id);
+  std::span<const float> draft_logits(std::int32_t row) const;
+  void choose_widths();
+  void gather_trees();
+  void verify();
+  void take(Session& s);
+  void commit_draft(Session& s);
+  void account(double total_ms, double sequence_ms);
+
+  Backend& target_;
+  Backend* draft_;
+  EngineOptions options_;
+  CostModel target_cost_;
+  CostModel draft_cost_;
+  Planner planner_;
+  std::map<int, Calibration> calibrations_;  // by tenths of the temperature
+  std::unique_ptr<bool[]> is_eog_;
+  std::vector<bool> slot_taken_;
+  Stats stats_;
+
+  // Work buffers of a step.
+  std::vector<Session*> active_;
+  std::vector<NodeInput> batch_;
+  std::vector<NodeInput> feed_batch_;
+  std::vector<Planner::Item> items_;
+  std::vector<std::int32_t> path_;
+  double step_draft_ms_ = 0;
+  double step_verify_ms_ = 0;
+  double step_modelled_ms_ = 0;
+  int step_draft_forwards_ = 0;
+  bool step_wanted_ = false;
+};
+
+}  // namespace gsd

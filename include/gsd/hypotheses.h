@@ -1,0 +1,160 @@
+// The hypotheses of one session in one step: the token graph, the history chains, and their unrolling to a tree.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "gsd/calibration.h"
+#include "gsd/history.h"
+#include "gsd/sampling.h"
+#include "gsd/token_graph.h"
+#include "gsd/token_tree.h"
+#include "gsd/types.h"
+
+namespace gsd {
+
+enum class Mode : std::uint8_t {
+  kPlain,  // one token per forward pass
+  kChain,  // one continuation (speculative decoding)
+  kTree,   // several continuations, no merging
+  kGraph,  // several continuations, recurring n-grams merged (the paper's method)
+  kAuto,   // the planner decides in every step what pays
+};
+
+// Throws Error(kUsage) for an unknown name.
+Mode parse_mode(std::string_view name);
+const char* mode_name(Mode mode);
+
+// Parameters of drafting, under the paper's names where it has one (arXiv 2407.16207, sections 3 and 4).
+struct SpeculationParams {
+  Mode mode = Mode::kAuto;
+  int depth = 8;                 // draft levels per step, [1, 64]
+  int top_k = 4;                 // candidates per node, [1, 16]; a chain takes 1
+  float sibling_threshold = 0;   // a candidate needs this share of its best sibling's probability, [0, 1]
+  float path_threshold = 0.05F;  // a node needs this path probability to be drafted or verified, [0, 1)
+  int merge_length = 0;          // tokens before a candidate that must agree for a merge, [0, 16]; graph and auto only
+  int frontier = 8;              // nodes that one draft level evaluates, [1, 64]
+  int max_nodes = 64;            // nodes of the graph, [2, 1024]
+  int max_width = 16;            // tokens that one verification pass scores, the root included, [1, 64]
+  bool history = true;           // draw on the prompt, the generated text and formerly drafted tokens
+};
+
+// Throws Error(kUsage) naming the parameter that is out of range and the range.
+void validate(const SpeculationParams& params);
+
+// Owns everything a step proposes for one session. The call order of a step is
+//   begin, { expand }*, unroll, build, learn.
+// Not thread safe. After the first steps nothing allocates.
+class Hypotheses {
+ public:
+  // `sampler` ranks the draft's candidates as the target will draw; both references must outlive this object.
+  // `is_eog`: [n_vocab] true for end-of-generation tokens, which are always leaves.
+  Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration, std::span<const bool> is_eog,
+             int history_capacity);
+
+  const SpeculationParams& params() const { return params_; }
+  // Takes effect with the next begin().
+  void set_params(const SpeculationParams& params);
+
+  // A token was committed: it becomes part of the history.
+  void remember(Token token) { main_.push(token); }
+  void forget() { main_.clear(); }  // the committed text was replaced
+  // Tokens that the last step verified off the exact order; proposed first in the next step.
+  void hint(std::span<const Token> tokens) { hint_.assign(tokens.begin(), tokens.end()); }
+
+  // Starts a step. `tokens`: everything committed, its last one the root; must stay valid until learn().
+  // `position`: index of the next generated token (it keys the sampling noise).
+  void begin(std::span<const Token> tokens, std::uint32_t position);
+
+  // Names the candidates of graph node `node` from the draft's logits [n_vocab] there and gives nodes to those that
+  // pass the thresholds.
+  void expand(std::int32_t node, std::span<const float> logits);
+  // Nodes that the next draft level may evaluate, most probable first, at most params().frontier. Valid until the
+  // next call on this object.
+  std::span<const std::int32_t> frontier();
+
+  // Unrolls the graph best-first into at most `max_nodes` nodes beside the root, none deeper than `max_depth`, with at
+  // most `max_leaves` leaves, and returns how many there are.
+  int unroll(int max_nodes, int max_depth, int max_leaves);
+  // Calibrated path probability of unrolled node `i`, [0, unroll()): non-increasing in i.
+  float unrolled_probability(int i) const { return popped(i + 1).probability; }
+  // Makes the tree of the root and the first n unrolled nodes, the most probable path first. REQUIRES: n <= unroll().
+  const TokenTree& build(int n);
+  const TokenTree& tree() const { return tree_; }
+
+  // Updates the calibration and the recycled chains. `path`: accepted tree nodes below the root, in order; `emitted`:
+  // the target's token at the root and at each node of the path, [path.size() + 1].
+  void learn(std::span<const std::int32_t> path, std::span<const Token> emitted);
+
+  const TokenGraph& graph() const { return graph_; }
+  TokenGraph& graph() { return graph_; }
+  // Probability that an expansion `depth` levels below the root names the target's token and it is verified.
+  float expansion_gain(int depth) const { return static_cast<float>(calibration_.probability(calibration_.expansion_cell(depth))); }
+
+ private:
+  struct Item {  // a candidate of the unrolling
+    Token token;
+    std::int32_t parent;         // index into order_, -1 for the root
+    std::int32_t graph_node;     // -1: no node of the graph
+    std::int32_t depth;
+    float probability;           // of the whole path
+    float base;                  // of this candidate given its father, without the merge discount
+    Origin origin;
+    Calibration::Cell cell;
+    Calibration::Cell merge_cell;
+    std::int32_t agreement;      // tokens shared with a merged node's creation path; 0 = not below a merge
+    std::int32_t hint;           // index of the next hint token, or -1
+    History::Match match[2];     // in main_ and recycled_
+  };
+  struct Popped {
+    std::int32_t item;
+    std::int32_t first_child = -1;  // index into order_
+    std::int32_t begin = 0;         // its candidates in items_, [begin, end)
+    std::int32_t end = 0;
+    std::int32_t tree_index = -1;
+  };
+
+  const Item& popped(int i) const { return items_[static_cast<std::size_t>(order_[static_cast<std::size_t>(i)].item)]; }
+  void rank_edges(std::int32_t node, int depth);
+  float gap(std::size_t rank) const;
+  bool admitted(std::size_t rank) const;
+  void enumerate(int popped_index);
+  void enumerate_draft(std::int32_t father, const Item& f);
+  void enumerate_history(std::int32_t father, const Item& f, std::size_t first);
+  void offer(std::size_t first, Item candidate);
+  History::Match find(const History& store, int popped_index);
+  void recycle(std::span<const std::int32_t> path);
+  Token hint_at(std::int32_t i) const { return i >= 0 && i < static_cast<std::int32_t>(hint_.size()) ? hint_[static_cast<std::size_t>(i)] : -1; }
+
+  SpeculationParams params_;
+  const Sampler& sampler_;
+  Calibration& calibration_;
+  std::span<const bool> is_eog_;
+  TokenGraph graph_;
+  History main_;      // prompt and generated text
+  History recycled_;  // drafted, not accepted
+  std::vector<Token> hint_;
+  std::span<const Token> tokens_;
+  std::uint32_t position_ = 0;
+  int level_ = 0;
+  int max_depth_ = 0;
+
+  TokenTree tree_;
+  std::vector<Item> items_;
+  std::vector<std::int32_t> heap_;
+  std::vector<Popped> order_;
+  std::vector<std::int32_t> frontier_;
+  struct Ranked {
+    std::int32_t edge;
+    float score;
+  };
+  std::vector<Ranked> ranked_;
+  std::vector<Token> scratch_tokens_;
+  std::vector<float> scratch_log_q_;
+  std::vector<bool> scratch_flags_;
+  std::vector<Token> path_tokens_;
+};
+
+}  // namespace gsd

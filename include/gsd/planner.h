@@ -1,0 +1,55 @@
+// Decides what a step spends: whether to draft another level, and how many tree nodes to verify.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "gsd/cost_model.h"
+#include "gsd/hypotheses.h"
+
+namespace gsd {
+
+// The rule of all decisions: one more unit of work is done where its expected accepted tokens are worth its time,
+// gain > rate * cost, with `rate` the tokens per millisecond reached lately. At the best rate this maximises
+// tokens / time over the run (Dinkelbach's argument for ratios); it is never below the rate of plain decoding.
+//
+// One planner serves all sessions of an engine: they share the forward passes and so the width. Not thread safe.
+class Planner {
+ public:
+  struct Item {             // a unit that may be bought
+    std::int32_t session;   // index in the step's list
+    std::int32_t id;        // node or rank within the session
+    float gain;             // expected accepted tokens
+  };
+
+  Planner(CostModel& target, CostModel& draft);
+
+  CostModel& target_cost() { return target_; }
+  CostModel& draft_cost() { return draft_; }
+
+  // How many of `items` (sorted by gain, best first) the next draft level should evaluate. `roots`: sessions in the step; `width`: tokens that the
+  // verification would score without them; `extra`: tokens of the draft pass beside one per item.
+  std::size_t choose_level(std::span<const Item> items, int roots, int width, int extra) const;
+
+  // How many of `items` (sorted by gain, best first) the verification should score beside `width` tokens that it
+  // scores anyway, the `roots` among them.
+  std::size_t choose_width(std::span<const Item> items, int roots, int width) const;
+
+  // True now and then while nothing is drafted: plain decoding must not be absorbing.
+  bool probe_due() const { return plain_steps_ >= probe_interval_; }
+  // A step ended. `drafted`: a draft level was evaluated; `wanted`: the planner, not a probe, asked for it.
+  void end_step(int emitted, double modelled_ms, bool drafted, bool wanted);
+
+  double rate(int roots) const;  // tokens per millisecond
+
+ private:
+  CostModel& target_;
+  CostModel& draft_;
+  double tokens_ = 0;  // fading sums over the last steps
+  double ms_ = 0;
+  int plain_steps_ = 0;
+  int probe_interval_;
+};
+
+}  // namespace gsd

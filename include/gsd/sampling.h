@@ -1,0 +1,96 @@
+// How the target's next token is drawn: greedy, or with common random numbers that make the draw a pure function of
+// (logits, seed, position), so that the text cannot depend on what was drafted.
+//
+// Source: the Gumbel-max trick. argmax_i [log p_i / T + G(t, i)], G = -log(-log U), has exactly the distribution
+// softmax(log p / T); sharing G between draft and target makes them agree more often than independent draws.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "gsd/types.h"
+
+namespace gsd {
+
+// Parameters of the draw. Order of effect, fixed: logit bias, penalties, top-k, top-p, min-p, temperature, grammar.
+struct SamplingParams {
+  float temperature = 0;        // 0 = greedy; otherwise (0, 100]
+  int top_k = 0;                // keep the k most probable; 0 = all
+  float top_p = 1;              // keep the smallest set of probability >= top_p; 1 = all
+  float min_p = 0;              // drop tokens below min_p times the best one's probability; 0 = none
+  float repeat_penalty = 1;     // divides positive and multiplies negative logits of recent tokens; 1 = off
+  float frequency_penalty = 0;  // subtracted per occurrence among the recent tokens
+  float presence_penalty = 0;   // subtracted once per recent token
+  int penalty_last_n = 64;      // how many tokens are "recent"; 0 = none, -1 = all
+  std::uint64_t seed = 0;
+  std::uint32_t choice = 0;     // number of the parallel choice, so that n choices of one seed differ
+  std::vector<std::pair<Token, float>> logit_bias = {};
+
+  bool greedy() const { return temperature == 0; }
+  // True if the draw looks at earlier tokens.
+  bool penalised() const {
+    return penalty_last_n != 0 && (repeat_penalty != 1 || frequency_penalty != 0 || presence_penalty != 0);
+  }
+};
+
+// Throws Error(kUsage) naming the parameter that is out of range and the range.
+void validate(const SamplingParams& params);
+
+// Gumbel noise of (seed, choice, index of the generated token, token id), from Philox4x32-10 (Salmon et al., SC 2011).
+// Always finite. Thread safe.
+double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token);
+// The largest value gumbel_noise can take.
+double max_gumbel_noise();
+
+// What a grammar has to answer. Both functions are called from the thread that steps the engine.
+struct Constraint {
+  std::function<bool(Token)> allows;   // may `Token` come next? Does not change the state
+  std::function<void(Token)> advance;  // `Token` was emitted
+};
+
+struct Choice {
+  Token token = -1;
+  float margin = 0;  // distance of the winner's (perturbed) score to the runner-up's, in logits; near 0 = a near-tie
+};
+
+// Draws the target's tokens of one session, position after position. State: the work buffers only, so a Sampler may
+// be used for several positions in any order as long as `recent` and the constraint's state fit the position.
+// Not thread safe.
+class Sampler {
+ public:
+  // Throws Error(kUsage) as validate() does.
+  explicit Sampler(SamplingParams params);
+
+  // Draws the token of generated index `position` from `logits` [n_vocab]. `recent`: all tokens before it, oldest
+  // first. `constraint` may be null. Returns token -1 if the constraint allows none at all.
+  Choice choose(std::span<const float> logits, std::uint32_t position, std::span<const Token> recent, const Constraint* constraint);
+
+  // Scores the draft's candidates as the target's draw would: log q (at the session's temperature) + the noise of
+  // `position`; greedy: log q. tokens, log_q, score: [k].
+  void perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position, std::span<float> score) const;
+
+  const SamplingParams& params() const { return params_; }
+
+ private:
+  struct Candidate {
+    Token token;
+    float logit;
+    double score;
+  };
+  std::span<const float> adjust(std::span<const float> logits, std::span<const Token> recent);
+  void survivors(std::span<const float> logits);
+  void cut_top_p();
+  Choice draw(std::uint32_t position);
+  Choice draw_all(std::span<const float> logits, std::uint32_t position);
+  Choice draw_allowed(std::span<const float> logits, const Constraint& constraint);
+
+  SamplingParams params_;
+  std::vector<float> adjusted_;        // [n_vocab] logits after bias and penalties
+  std::vector<std::int32_t> count_;    // [n_vocab] occurrences among the recent tokens, all zero between calls
+  std::vector<Candidate> candidates_;  // what is left after the cuts
+};
+
+}  // namespace gsd

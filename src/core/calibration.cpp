@@ -1,0 +1,82 @@
+#include "gsd/calibration.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gsd {
+namespace {
+
+constexpr double kPriorWeight = 5;   // a prior counts as this many observations
+constexpr double kMaxWeight = 150;   // older observations fade beyond this
+
+// Upper ends of the bins, best bin first.
+constexpr std::array<float, 11> kProbability{0.98F, 0.95F, 0.9F, 0.8F, 0.65F, 0.5F, 0.35F, 0.2F, 0.1F, 0.05F, 0.02F};
+constexpr std::array<float, 11> kGap{9, 6, 4, 3, 2, 1.5F, 1, 0.75F, 0.5F, 0.25F, 0.1F};
+constexpr std::array<int, 6> kLength{20, 12, 8, 6, 5, 4};
+
+template <typename Edges, typename Value>
+int bin(const Edges& edges, Value x) {
+  int i = 0;
+  while (i < static_cast<int>(edges.size()) && x < edges[static_cast<std::size_t>(i)]) ++i;
+  return i;
+}
+
+double bin_middle(int i) {
+  const auto at = static_cast<std::size_t>(i);
+  const double high = i == 0 ? 1 : kProbability[at - 1];
+  const double low = at < kProbability.size() ? kProbability[at] : 0;
+  return (high + low) / 2;
+}
+
+}  // namespace
+
+Calibration::Calibration(bool greedy) : greedy_(greedy) {
+  const auto set = [this](int cell, double p) { cells_[static_cast<std::size_t>(cell)] = {p * kPriorWeight, kPriorWeight}; };
+  for (int rank = 0; rank < kRanks; ++rank) {
+    for (int b = 0; b < kBins; ++b) {
+      const double gap = b < 11 ? kGap[static_cast<std::size_t>(b)] : 0.05;
+      // Under shared noise a large lead of the best candidate is almost certain, and who trails far never wins.
+      const double sampled = rank == 0 ? 0.95 - 0.45 * std::exp(-gap) : 0.3 * std::exp(-gap) + 0.005;
+      set(rank * kBins + b, greedy_ ? bin_middle(b) : sampled);
+    }
+  }
+  constexpr std::array<double, kLengths> by_length{0.9, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35};
+  for (int i = 0; i < kLengths; ++i) {
+    set(kHistoryBase + i, by_length[static_cast<std::size_t>(i)]);
+    set(kHistoryBase + kLengths + i, by_length[static_cast<std::size_t>(i)] * 0.7);
+    set(kHistoryBase + 2 * kLengths + i, 0.98);
+  }
+  for (int i = 0; i < kAgreements; ++i) set(kMergeBase + i, 0.6 + 0.06 * i);
+  for (int i = 0; i < kDepths; ++i) set(kExpansionBase + i, 0.7);
+}
+
+Calibration::Cell Calibration::draft_cell(int rank, float log_q, float gap) const {
+  const int b = greedy_ ? bin(kProbability, std::exp(log_q)) : bin(kGap, gap);
+  return static_cast<Cell>(std::min(rank, kRanks - 1) * kBins + b);
+}
+
+Calibration::Cell Calibration::history_cell(Origin origin, int match_length) const {
+  const int group = origin == Origin::kHistory ? 0 : origin == Origin::kRecycled ? 1 : 2;
+  return static_cast<Cell>(kHistoryBase + group * kLengths + bin(kLength, match_length));
+}
+
+Calibration::Cell Calibration::merge_cell(int agreement) const {
+  return static_cast<Cell>(kMergeBase + std::min(agreement, kAgreements) - 1);
+}
+
+Calibration::Cell Calibration::expansion_cell(int depth) const {
+  return static_cast<Cell>(kExpansionBase + std::min(depth, kDepths - 1));
+}
+
+void Calibration::observe(Cell cell, bool accepted, double predicted) {
+  Counts& c = cells_[cell];
+  c.hits += accepted ? 1 : 0;
+  c.trials += predicted;
+  if (c.trials > kMaxWeight) {
+    const double fade = kMaxWeight / c.trials;
+    c.hits *= fade;
+    c.trials = kMaxWeight;
+  }
+}
+
+}  // namespace gsd

@@ -1,0 +1,311 @@
+#include "gsd/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "gsd/error.h"
+#include "feed.h"
+#include "stopwatch.h"
+
+namespace gsd {
+
+void Stats::add(const Stats& o) {
+  steps += o.steps;
+  emitted += o.emitted;
+  drafted += o.drafted;
+  merged += o.merged;
+  verified += o.verified;
+  accepted += o.accepted;
+  draft_nodes += o.draft_nodes;
+  draft_forwards += o.draft_forwards;
+  plain_steps += o.plain_steps;
+  draft_ms += o.draft_ms;
+  verify_ms += o.verify_ms;
+  sequence_ms += o.sequence_ms;
+  total_ms += o.total_ms;
+}
+
+Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Calibration& calibration)
+    : engine_(engine),
+      slot_(slot),
+      options_(std::move(options)),
+      sampler_(options_.sampling),
+      hypotheses_(options_.speculation, sampler_, calibration, {engine.is_eog_.get(), static_cast<std::size_t>(engine.target_.info().n_vocab)},
+                  engine.target_.info().n_ctx) {
+  const auto n_ctx = static_cast<std::size_t>(engine.target_.info().n_ctx);
+  tokens_.reserve(n_ctx + 1);
+  draft_path_.reserve(64);
+  acceptance_.path.reserve(64);
+  acceptance_.token.reserve(65);
+  acceptance_.margin.reserve(65);
+}
+
+Session::~Session() { engine_.release(slot_); }
+
+Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
+    : target_(target), draft_(draft), options_(options), target_cost_(std::max(1, options.max_total_width)), draft_cost_(128),
+      planner_(target_cost_, draft_cost_) {
+  const BackendInfo& t = target.info();
+  if (options.prefill_chunk < 1 || options.max_total_width < 1) {
+    throw Error(ErrorCode::kUsage, "The prefill chunk and the total width must be at least 1.");
+  }
+  options_.max_total_width = std::min({options.max_total_width, t.max_batch, t.max_outputs});
+  options_.prefill_chunk = std::min(options.prefill_chunk, t.max_batch);
+  if (draft != nullptr) {
+    const BackendInfo& d = draft->info();
+    if (d.n_seq < t.n_seq || d.n_ctx < t.n_ctx) {
+      throw Error(ErrorCode::kPairMismatch, "The draft model's context (" + std::to_string(d.n_seq) + " sequences of " + std::to_string(d.n_ctx) +
+                                                " tokens) is smaller than the target's; create both with the same sizes.");
+    }
+  }
+  is_eog_ = std::make_unique<bool[]>(static_cast<std::size_t>(t.n_vocab));
+  for (Token i = 0; i < t.n_vocab; ++i) is_eog_[static_cast<std::size_t>(i)] = target.is_eog(i);
+  slot_taken_.resize(static_cast<std::size_t>(t.n_seq));
+  batch_.reserve(static_cast<std::size_t>(t.max_batch));
+  items_.reserve(1024);
+  path_.reserve(static_cast<std::size_t>(t.max_batch));
+}
+
+Engine::~Engine() = default;
+
+Calibration& Engine::calibration(const SamplingParams& sampling) {
+  const int key = static_cast<int>(std::lround(sampling.temperature * 10));
+  return calibrations_.try_emplace(sampling.greedy() ? -1 : key, sampling.greedy()).first->second;
+}
+
+std::unique_ptr<Session> Engine::open(SessionOptions options) {
+  validate(options.speculation);
+  validate(options.sampling);
+  const auto free = std::find(slot_taken_.begin(), slot_taken_.end(), false);
+  if (free == slot_taken_.end()) {
+    throw Error(ErrorCode::kUsage, "All " + std::to_string(slot_taken_.size()) + " sequences are in use; close a session or create the engine with more.");
+  }
+  const auto slot = static_cast<std::int32_t>(free - slot_taken_.begin());
+  Calibration& c = calibration(options.sampling);
+  std::unique_ptr<Session> session(new Session(*this, slot, std::move(options), c));
+  slot_taken_[static_cast<std::size_t>(slot)] = true;
+  return session;
+}
+
+void Engine::release(std::int32_t slot) {
+  if (!slot_taken_[static_cast<std::size_t>(slot)]) return;  // the constructor failed
+  slot_taken_[static_cast<std::size_t>(slot)] = false;
+  target_.truncate(slot, 0);
+  if (draft_ != nullptr) draft_->truncate(slot, 0);
+}
+
+void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
+  const BackendInfo& info = target_.info();
+  if (prompt.empty()) throw Error(ErrorCode::kUsage, "The prompt is empty; give at least one token.");
+  if (static_cast<std::int64_t>(prompt.size()) > info.n_ctx) {
+    throw Error(ErrorCode::kContextFull, "The prompt has " + std::to_string(prompt.size()) + " tokens and the context holds " +
+                                             std::to_string(info.n_ctx) + "; shorten the prompt or raise the context size.");
+  }
+  for (const Token t : prompt) {
+    if (t < 0 || t >= info.n_vocab) throw Error(ErrorCode::kUsage, "The prompt holds token " + std::to_string(t) + ", which is not in the vocabulary.");
+  }
+  const auto [a, b] = std::mismatch(s.tokens_.begin(), s.tokens_.end(), prompt.begin(), prompt.end());
+  // The last prompt token is scored again: its logits were not kept. Exact mode computes everything in one order.
+  const std::int64_t common = options_.exact ? 0 : std::min<std::int64_t>(a - s.tokens_.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
+  const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
+  target_.truncate(s.slot_, keep);
+  s.n_reused_ = static_cast<std::size_t>(keep);
+  if (draft_ != nullptr) {
+    s.n_drafted_ = static_cast<std::size_t>(std::min<std::int64_t>(common, draft_->n_committed(s.slot_)));
+    draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_));
+  }
+  s.tokens_.assign(prompt.begin(), prompt.end());
+  s.n_prompt_ = prompt.size();
+  s.finish_ = FinishReason::kNone;
+  s.hypotheses_.forget();
+  for (const Token t : prompt) s.hypotheses_.remember(t);
+}
+
+std::size_t Engine::prefill_left(const Session& s) const {
+  return s.tokens_.size() - 1 - std::min(s.tokens_.size() - 1, static_cast<std::size_t>(target_.n_committed(s.slot_)));
+}
+
+std::size_t Engine::prefill(Session& s) {
+  const std::size_t left = prefill_left(s);
+  if (left == 0) return 0;
+  const std::size_t from = s.tokens_.size() - 1 - left;
+  const std::size_t to = from + std::min(left, static_cast<std::size_t>(options_.prefill_chunk));
+  feed(target_, s.slot_, s.tokens_, from, to, batch_, path_);
+  if (draft_ != nullptr && s.options_.speculation.mode != Mode::kPlain) {
+    while (s.n_drafted_ < to) {
+      const std::size_t stop = std::min(to, s.n_drafted_ + static_cast<std::size_t>(draft_->info().max_batch));
+      feed(*draft_, s.slot_, s.tokens_, s.n_drafted_, stop, batch_, path_);
+      s.n_drafted_ = stop;
+    }
+  }
+  return prefill_left(s);
+}
+
+// Readies a session for the step; false if it finished instead.
+bool Engine::prepare(Session& s) {
+  s.step_ = {};
+  s.acceptance_.clear();
+  s.wants_draft_ = false;
+  s.n_unrolled_ = s.n_chosen_ = 0;
+  // A step that failed half-way may have left speculative nodes.
+  if (target_.n_speculative(s.slot_) > 0) target_.commit(s.slot_, {});
+  if (draft_ != nullptr) {
+    if (draft_->n_speculative(s.slot_) > 0) draft_->commit(s.slot_, {});
+    s.n_drafted_ = std::min(s.n_drafted_, static_cast<std::size_t>(draft_->n_committed(s.slot_)));
+  }
+  const std::int64_t generated = static_cast<std::int64_t>(s.generated().size());
+  const std::int64_t left = s.options_.max_tokens < 0 ? target_.info().n_ctx : s.options_.max_tokens - generated;
+  const std::int64_t room = target_.info().n_ctx - target_.n_committed(s.slot_) - 1;  // positions below the root
+  if (room < 0) s.finish_ = FinishReason::kContextFull;
+  if (left <= 0) s.finish_ = FinishReason::kLength;
+  if (s.finished()) return false;
+  const bool plain = s.options_.speculation.mode == Mode::kPlain;
+  s.depth_limit_ = plain ? 0 : static_cast<int>(std::min({left - 1, room, std::int64_t{64}}));
+  s.hypotheses_.begin(s.tokens_, static_cast<std::uint32_t>(generated));
+  return true;
+}
+
+void Engine::step(std::span<Session* const> sessions) {
+  const Stopwatch whole;
+  step_draft_ms_ = step_verify_ms_ = step_modelled_ms_ = 0;
+  step_draft_forwards_ = 0;
+  step_wanted_ = false;
+  const double sequence_before = target_.sequence_ms() + (draft_ != nullptr ? draft_->sequence_ms() : 0);
+  active_.clear();
+  for (Session* s : sessions) {
+    if (prepare(*s)) active_.push_back(s);
+  }
+  if (active_.empty()) return;
+  if (static_cast<int>(active_.size()) > options_.max_total_width) {
+    throw Error(ErrorCode::kUsage, "A step takes at most " + std::to_string(options_.max_total_width) + " sessions; step them in groups.");
+  }
+  if (draft_ != nullptr) draft_all();
+  choose_widths();
+  verify();
+  int emitted = 0;
+  for (Session* s : active_) {
+    take(*s);
+    emitted += static_cast<int>(s->acceptance_.token.size());
+  }
+  planner_.end_step(emitted, step_modelled_ms_, step_draft_forwards_ > 0, step_wanted_);
+  const double sequence_ms = target_.sequence_ms() + (draft_ != nullptr ? draft_->sequence_ms() : 0) - sequence_before;
+  account(whole.ms(), sequence_ms);
+}
+
+// Books the step to its sessions (each took part in the whole of it) and once to the engine.
+void Engine::account(double total_ms, double sequence_ms) {
+  Stats sum;
+  for (Session* s : active_) {
+    Stats& step = s->step_;
+    step.steps = 1;
+    step.draft_ms = step_draft_ms_;
+    step.verify_ms = step_verify_ms_;
+    step.sequence_ms = sequence_ms;
+    step.total_ms = total_ms;
+    s->stats_.add(step);
+    sum.add(step);
+    if (s->options_.on_step) s->options_.on_step(StepView{*s, s->hypotheses_, s->acceptance_, step});
+  }
+  sum.draft_forwards = step_draft_forwards_;
+  sum.draft_ms = step_draft_ms_;
+  sum.verify_ms = step_verify_ms_;
+  sum.sequence_ms = sequence_ms;
+  sum.total_ms = total_ms;
+  stats_.add(sum);
+}
+
+// Unrolls every session's hypotheses and shares the width among them.
+void Engine::choose_widths() {
+  const int roots = static_cast<int>(active_.size());
+  const int budget = options_.max_total_width - roots;
+  items_.clear();
+  int fixed = 0;
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    Session& s = *active_[i];
+    if (s.depth_limit_ == 0) continue;
+    const SpeculationParams& p = s.hypotheses_.params();
+    const bool automatic = p.mode == Mode::kAuto;
+    // A hand-set width is a wish for a session alone; together they share the budget evenly.
+    const int most = std::min(p.max_width - 1, automatic ? budget : budget / roots);
+    s.n_unrolled_ = s.hypotheses_.unroll(most, s.depth_limit_, target_.info().max_leaves);
+    if (!automatic) {
+      s.n_chosen_ = s.n_unrolled_;
+      fixed += s.n_chosen_;
+      continue;
+    }
+    for (int n = 0; n < s.n_unrolled_; ++n) {
+      items_.push_back({static_cast<std::int32_t>(i), n, s.hypotheses_.unrolled_probability(n)});
+    }
+  }
+  std::sort(items_.begin(), items_.end(), [](const Planner::Item& a, const Planner::Item& b) {
+    return a.gain != b.gain ? a.gain > b.gain : std::pair(a.session, a.id) < std::pair(b.session, b.id);
+  });
+  const auto most = static_cast<std::size_t>(std::max(0, budget - fixed));
+  const std::span<const Planner::Item> affordable(items_.data(), std::min(items_.size(), most));
+  const std::size_t count = planner_.choose_width(affordable, roots, roots + fixed);
+  for (std::size_t n = 0; n < count; ++n) ++active_[static_cast<std::size_t>(items_[n].session)]->n_chosen_;
+}
+
+// Puts every session's tree into one batch; row i of a tree is first_row_ + i.
+void Engine::gather_trees() {
+  batch_.clear();
+  for (Session* s : active_) {
+    const TokenTree& tree = s->hypotheses_.build(s->n_chosen_);
+    s->first_row_ = static_cast<std::int32_t>(batch_.size());
+    for (std::int32_t i = 0; i < tree.size(); ++i) {
+      batch_.push_back({s->slot_, tree.token[static_cast<std::size_t>(i)], tree.parent[static_cast<std::size_t>(i)], true});
+    }
+  }
+}
+
+void Engine::verify() {
+  gather_trees();
+  const Stopwatch clock;
+  try {
+    target_.forward(batch_);
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kNoKvSlot || batch_.size() == active_.size()) throw;
+    for (Session* s : active_) s->n_chosen_ = 0;  // no room for the trees: the roots alone
+    gather_trees();
+    target_.forward(batch_);
+  }
+  step_verify_ms_ = clock.ms();
+  const int width = static_cast<int>(batch_.size());
+  target_cost_.observe(width, step_verify_ms_);
+  step_modelled_ms_ += target_cost_.ms(width);
+}
+
+void Engine::take(Session& s) {
+  const std::int64_t left = s.options_.max_tokens < 0 ? INT64_MAX : s.options_.max_tokens - static_cast<std::int64_t>(s.generated().size());
+  const TokenTree& tree = s.hypotheses_.tree();
+  const AcceptInput in{.tree = tree,
+                       .backend = target_,
+                       .first_row = s.first_row_,
+                       .on_token = s.options_.on_token,
+                       .constraint = s.options_.constraint ? &*s.options_.constraint : nullptr,
+                       .position = static_cast<std::uint32_t>(s.generated().size()),
+                       .max_tokens = left,
+                       .primary_only = options_.exact,
+                       .ignore_eog = s.options_.ignore_eog};
+  accept(in, s.sampler_, s.tokens_, s.acceptance_);
+  s.finish_ = s.acceptance_.finish;
+  path_.clear();
+  path_.push_back(0);
+  path_.insert(path_.end(), s.acceptance_.path.begin(), s.acceptance_.path.end());
+  target_.commit(s.slot_, path_);
+  if (draft_ != nullptr) commit_draft(s);
+  for (const Token t : s.acceptance_.token) s.hypotheses_.remember(t);
+  if (s.acceptance_.token.size() > s.acceptance_.path.size()) s.hypotheses_.learn(s.acceptance_.path, s.acceptance_.token);
+  if (!s.acceptance_.tentative.empty()) s.hypotheses_.hint(s.acceptance_.tentative);
+  s.step_.emitted = static_cast<std::int64_t>(s.acceptance_.token.size());
+  s.step_.accepted = static_cast<std::int64_t>(s.acceptance_.path.size());
+  s.step_.verified = tree.size() - 1;
+  s.step_.drafted = s.hypotheses_.graph().size() - 1;
+  s.step_.merged = s.hypotheses_.graph().n_merges();
+  s.step_.plain_steps = tree.size() == 1 ? 1 : 0;
+}
+
+}  // namespace gsd

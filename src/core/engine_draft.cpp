@@ -1,0 +1,196 @@
+// The draft phase of a step: level by level, one draft forward for all sessions.
+#include <algorithm>
+#include <utility>
+
+#include "gsd/engine.h"
+#include "gsd/error.h"
+#include "feed.h"
+#include "stopwatch.h"
+
+namespace gsd {
+namespace {
+
+bool by_gain(const Planner::Item& a, const Planner::Item& b) {
+  return a.gain != b.gain ? a.gain > b.gain : std::pair(a.session, a.id) < std::pair(b.session, b.id);
+}
+
+}  // namespace
+
+void Engine::draft_all() {
+  for (Session* s : active_) s->wants_draft_ = s->depth_limit_ > 0;
+  choose_drafting_sessions();
+  if (!draft_roots()) return;
+  while (draft_level()) {
+  }
+}
+
+// Modes set by hand always draft; for automatic sessions the first level must pay, or a probe must be due.
+void Engine::choose_drafting_sessions() {
+  items_.clear();
+  int backlog = 0;
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    const Session& s = *active_[i];
+    if (!s.wants_draft_ || s.hypotheses_.params().mode != Mode::kAuto) continue;
+    items_.push_back({static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0)});
+    backlog += static_cast<int>(s.tokens_.size() - s.n_drafted_) - 1;
+  }
+  if (items_.empty()) {
+    step_wanted_ = true;
+    return;
+  }
+  std::sort(items_.begin(), items_.end(), by_gain);
+  const int roots = static_cast<int>(active_.size());
+  std::size_t count = planner_.choose_level(items_, roots, roots, backlog);
+  step_wanted_ = count > 0;
+  if (count == 0 && planner_.probe_due()) count = items_.size();
+  for (std::size_t n = count; n < items_.size(); ++n) active_[static_cast<std::size_t>(items_[n].session)]->wants_draft_ = false;
+}
+
+// One pass of the draft over batch_. False if its memory has no room: the step then goes on with what there is.
+bool Engine::forward_draft() {
+  const Stopwatch clock;
+  try {
+    draft_->forward(batch_);
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kNoKvSlot) throw;
+    return false;
+  }
+  const double ms = clock.ms();
+  const int width = static_cast<int>(batch_.size());
+  ++step_draft_forwards_;
+  step_draft_ms_ += ms;
+  draft_cost_.observe(width, ms);
+  step_modelled_ms_ += draft_cost_.ms(width);
+  return true;
+}
+
+// Feeds what the draft has not seen of each session (at least the root) and expands the roots.
+bool Engine::draft_roots() {
+  const auto chunk = static_cast<std::size_t>(draft_->info().max_batch);
+  const auto at_once = std::min(chunk, static_cast<std::size_t>(draft_->info().max_outputs));
+  batch_.clear();
+  std::size_t drafting = 0;
+  for (Session* s : active_) {
+    if (!s->wants_draft_) continue;
+    while (s->tokens_.size() - s->n_drafted_ > chunk / active_.size()) {  // a long backlog: whole chunks first
+      const std::size_t stop = std::min(s->tokens_.size() - 1, s->n_drafted_ + chunk);
+      const Stopwatch clock;
+      feed(*draft_, s->slot_, s->tokens_, s->n_drafted_, stop, feed_batch_, path_);
+      step_draft_ms_ += clock.ms();
+      s->step_.draft_nodes += static_cast<std::int64_t>(stop - s->n_drafted_);
+      s->n_drafted_ = stop;
+    }
+    if (drafting == at_once) {
+      s->wants_draft_ = false;
+      continue;
+    }
+    ++drafting;
+    std::int32_t parent = -1;
+    for (std::size_t i = s->n_drafted_; i < s->tokens_.size(); ++i) {
+      batch_.push_back({s->slot_, s->tokens_[i], parent, i + 1 == s->tokens_.size()});
+      ++parent;
+    }
+  }
+  if (batch_.empty() || !forward_draft()) return false;
+  std::int32_t row = 0;
+  for (Session* s : active_) {
+    if (!s->wants_draft_) continue;
+    path_.clear();
+    for (std::int32_t i = 0; i < static_cast<std::int32_t>(s->tokens_.size() - s->n_drafted_); ++i) path_.push_back(i);
+    s->hypotheses_.expand(0, draft_logits(row++));
+    draft_->commit(s->slot_, path_);
+    s->step_.draft_nodes += static_cast<std::int64_t>(path_.size());
+    ++s->step_.draft_forwards;
+    s->n_drafted_ = s->tokens_.size();
+    s->draft_leaves_ = 1;
+  }
+  return true;
+}
+
+// The part of a row that the target knows too: vocabularies may differ in unused ids at the end.
+std::span<const float> Engine::draft_logits(std::int32_t row) const {
+  const auto all = draft_->logits(row);
+  return all.first(std::min(all.size(), static_cast<std::size_t>(target_.info().n_vocab)));
+}
+
+// True if the draft's memory has a leaf to spare for graph node `id`: a first evaluated child goes on its father's.
+bool Engine::take_leaf(Session& s, std::int32_t id) {
+  const TokenGraph& g = s.hypotheses_.graph();
+  bool first = true;
+  for (std::int32_t other = 1; other < g.size(); ++other) {
+    first &= g.node(other).parent != g.node(id).parent || g.node(other).draft_index < 0;
+  }
+  if (first) return true;
+  if (s.draft_leaves_ == draft_->info().max_leaves) return false;
+  ++s.draft_leaves_;
+  return true;
+}
+
+// Evaluates the next frontier of all drafting sessions; false when there is nothing left that pays.
+bool Engine::draft_level() {
+  items_.clear();
+  int width = static_cast<int>(active_.size());
+  bool automatic = true;
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    Session& s = *active_[i];
+    if (!s.wants_draft_) continue;
+    width += s.hypotheses_.graph().size() - 1;
+    automatic &= s.hypotheses_.params().mode == Mode::kAuto;
+    for (const std::int32_t id : s.hypotheses_.frontier()) {
+      const GraphNode& n = s.hypotheses_.graph().node(id);
+      if (n.depth >= s.depth_limit_) continue;
+      items_.push_back({static_cast<std::int32_t>(i), id, n.probability * s.hypotheses_.expansion_gain(n.depth)});
+    }
+  }
+  std::sort(items_.begin(), items_.end(), by_gain);
+  const auto most = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
+  if (items_.size() > most) items_.resize(most);
+  if (automatic) items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0));
+  // One level's nodes of a session must be numbered in batch order, and siblings' leaves are counted as they come.
+  batch_.clear();
+  std::erase_if(items_, [this](const Planner::Item& item) {
+    Session& s = *active_[static_cast<std::size_t>(item.session)];
+    if (!take_leaf(s, item.id)) return true;
+    GraphNode& n = s.hypotheses_.graph().node(item.id);
+    const std::int32_t parent = n.parent == 0 ? -1 : s.hypotheses_.graph().node(n.parent).draft_index;
+    n.draft_index = draft_->n_speculative(s.slot_) + static_cast<std::int32_t>(s.level_nodes_++);
+    batch_.push_back({s.slot_, n.token, parent, true});
+    return false;
+  });
+  for (Session* s : active_) s->level_nodes_ = 0;
+  if (batch_.empty()) return false;
+  if (!forward_draft()) {
+    for (const Planner::Item& item : items_) active_[static_cast<std::size_t>(item.session)]->hypotheses_.graph().node(item.id).draft_index = -1;
+    return false;
+  }
+  for (std::size_t n = 0; n < items_.size(); ++n) {
+    Session& s = *active_[static_cast<std::size_t>(items_[n].session)];
+    s.hypotheses_.expand(items_[n].id, draft_logits(static_cast<std::int32_t>(n)));
+    ++s.step_.draft_nodes;
+    ++s.level_nodes_;
+  }
+  for (Session* s : active_) {
+    s->step_.draft_forwards += s->level_nodes_ > 0 ? 1 : 0;
+    s->level_nodes_ = 0;
+  }
+  return true;
+}
+
+// Keeps in the draft's memory what was accepted and evaluated there behind the same tokens. A node reached through a
+// merge was evaluated behind other tokens: it is fed again with the next step's root.
+void Engine::commit_draft(Session& s) {
+  if (!s.wants_draft_) return;
+  const TokenTree& tree = s.hypotheses_.tree();
+  s.draft_path_.clear();
+  std::int32_t father = 0;
+  for (const std::int32_t t : s.acceptance_.path) {
+    const std::int32_t g = tree.graph_node[static_cast<std::size_t>(t)];
+    if (g < 0 || s.hypotheses_.graph().node(g).parent != father || s.hypotheses_.graph().node(g).draft_index < 0) break;
+    s.draft_path_.push_back(s.hypotheses_.graph().node(g).draft_index);
+    father = g;
+  }
+  draft_->commit(s.slot_, s.draft_path_);
+  s.n_drafted_ += s.draft_path_.size();
+}
+
+}  // namespace gsd

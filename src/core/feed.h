@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "gsd/backend.h"
+
+namespace gsd {
+
+// Scores tokens [from, to) of a sequence without logits and commits them. `batch` and `path` are work buffers.
+inline void feed(Backend& backend, std::int32_t slot, std::span<const Token> tokens, std::size_t from, std::size_t to,
+                 std::vector<NodeInput>& batch, std::vector<std::int32_t>& path) {
+  batch.clear();
+  path.clear();
+  for (std::size_t i = from; i < to; ++i) {
+    const auto index = static_cast<std::int32_t>(i - from);
+    batch.push_back({slot, tokens[i], index - 1, false});
+    path.push_back(index);
+  }
+  backend.forward(batch);
+  backend.commit(slot, path);
+}
+
+}  // namespace gsd

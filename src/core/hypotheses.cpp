@@ -1,0 +1,343 @@
+#include "gsd/hypotheses.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+
+#include "gsd/error.h"
+#include "gsd/topk.h"
+
+namespace gsd {
+namespace {
+
+constexpr std::size_t kSampledCandidates = 16;  // under noise a later candidate may come first
+constexpr int kRecycledCapacity = 4096;
+constexpr int kRecycledPerStep = 4;
+constexpr float kLookupFloor = 0.02F;  // paths less probable than this are not worth a look into the history
+constexpr std::array<const char*, 5> kModeNames{"plain", "chain", "tree", "graph", "auto"};
+
+void require(bool ok, const char* name, const char* range) {
+  if (!ok) throw Error(ErrorCode::kUsage, std::string("The parameter ") + name + " must be " + range + ".");
+}
+
+int merge_length_of(const SpeculationParams& p) {
+  return p.mode == Mode::kGraph || p.mode == Mode::kAuto ? p.merge_length : TokenGraph::kNoMerge;
+}
+
+}  // namespace
+
+Mode parse_mode(std::string_view name) {
+  for (std::size_t i = 0; i < kModeNames.size(); ++i) {
+    if (name == kModeNames[i]) return static_cast<Mode>(i);
+  }
+  throw Error(ErrorCode::kUsage, "The mode must be plain, chain, tree, graph or auto, not '" + std::string(name) + "'.");
+}
+
+const char* mode_name(Mode mode) { return kModeNames[static_cast<std::size_t>(mode)]; }
+
+void validate(const SpeculationParams& p) {
+  require(p.depth >= 1 && p.depth <= 64, "depth", "from 1 to 64");
+  require(p.top_k >= 1 && p.top_k <= static_cast<int>(kSampledCandidates), "draft-top-k", "from 1 to 16");
+  require(p.sibling_threshold >= 0 && p.sibling_threshold <= 1, "sibling-threshold", "from 0 to 1");
+  require(p.path_threshold >= 0 && p.path_threshold < 1, "path-threshold", "from 0 to below 1");
+  require(p.merge_length >= 0 && p.merge_length <= 16, "merge-length", "from 0 to 16");
+  require(p.frontier >= 1 && p.frontier <= 64, "frontier", "from 1 to 64");
+  require(p.max_nodes >= 2 && p.max_nodes <= 1024, "max-nodes", "from 2 to 1024");
+  require(p.max_width >= 1 && p.max_width <= 64, "max-width", "from 1 to 64");
+}
+
+Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration, std::span<const bool> is_eog,
+                       int history_capacity)
+    : params_(params),
+      sampler_(sampler),
+      calibration_(calibration),
+      is_eog_(is_eog),
+      graph_(params.max_nodes, merge_length_of(params)),
+      main_(std::max(history_capacity, History::kGram)),
+      recycled_(kRecycledCapacity) {
+  validate(params);
+  items_.reserve(2048);
+  heap_.reserve(2048);
+  order_.reserve(128);
+  ranked_.reserve(kSampledCandidates);
+  scratch_tokens_.resize(kSampledCandidates);
+  scratch_log_q_.resize(kSampledCandidates);
+  path_tokens_.reserve(2 * History::kMaxMatch + 64);
+  tree_.reserve(128);
+}
+
+void Hypotheses::set_params(const SpeculationParams& params) {
+  validate(params);
+  if (params.max_nodes != params_.max_nodes) graph_ = TokenGraph(params.max_nodes, merge_length_of(params));
+  params_ = params;
+}
+
+void Hypotheses::begin(std::span<const Token> tokens, std::uint32_t position) {
+  tokens_ = tokens;
+  position_ = position;
+  graph_.reset(tokens, merge_length_of(params_));
+  level_ = 0;
+  items_.clear();
+  order_.clear();
+}
+
+// Orders the candidates of `node` as the target would draw them at `depth` tokens below the root.
+void Hypotheses::rank_edges(std::int32_t node, int depth) {
+  ranked_.clear();
+  for (std::int32_t e = graph_.node(node).first_edge; e >= 0; e = graph_.edge(e).next) {
+    float score = 0;
+    sampler_.perturb({&graph_.edge(e).token, 1}, {&graph_.edge(e).log_q, 1}, position_ + static_cast<std::uint32_t>(depth), {&score, 1});
+    ranked_.push_back({e, score});
+  }
+  if (!sampler_.params().greedy()) {
+    std::sort(ranked_.begin(), ranked_.end(), [](const Ranked& a, const Ranked& b) { return a.score > b.score; });
+  }
+}
+
+float Hypotheses::gap(std::size_t rank) const {
+  if (ranked_.size() < 2) return 99;
+  return ranked_[0].score - ranked_[std::max<std::size_t>(rank, 1)].score;
+}
+
+bool Hypotheses::admitted(std::size_t rank) const {
+  const auto k = params_.mode == Mode::kChain ? std::size_t{1} : static_cast<std::size_t>(params_.top_k);
+  if (rank >= k) return false;
+  return rank == 0 || std::exp(ranked_[rank].score - ranked_[0].score) >= params_.sibling_threshold;
+}
+
+void Hypotheses::expand(std::int32_t node, std::span<const float> logits) {
+  const SamplingParams& s = sampler_.params();
+  const auto wanted = s.greedy() ? static_cast<std::size_t>(params_.mode == Mode::kChain ? 2 : std::max(2, params_.top_k)) : kSampledCandidates;
+  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, s.greedy() ? 1.0F : 1.0F / s.temperature,
+                                                            std::span(scratch_tokens_).first(wanted), std::span(scratch_log_q_).first(wanted)));
+  graph_.expand(node, std::span(scratch_tokens_).first(n), std::span(scratch_log_q_).first(n));
+  const int depth = graph_.node(node).depth;
+  level_ = std::max(level_, depth + 1);
+  rank_edges(node, depth);
+  for (std::size_t rank = 0; rank < ranked_.size() && admitted(rank); ++rank) {
+    const std::int32_t e = ranked_[rank].edge;
+    const Token t = graph_.edge(e).token;
+    if (is_eog_[static_cast<std::size_t>(t)]) continue;  // a leaf: nothing follows it
+    const double p = calibration_.probability(calibration_.draft_cell(static_cast<int>(rank), graph_.edge(e).log_q, gap(rank)));
+    const auto path = static_cast<float>(p * graph_.node(node).probability);
+    if (path < params_.path_threshold) continue;
+    const std::int32_t child = graph_.add_child(node, e);
+    if (child >= 0 && !graph_.edge(e).merged) graph_.node(child).probability = path;
+  }
+}
+
+std::span<const std::int32_t> Hypotheses::frontier() {
+  frontier_.clear();
+  for (std::int32_t id = 1; id < graph_.size(); ++id) {
+    const GraphNode& n = graph_.node(id);
+    if (n.expanded || n.depth >= params_.depth) continue;
+    // The paper drafts level by level; the planner may come back to a node of an earlier level.
+    if (params_.mode != Mode::kAuto && n.depth != level_) continue;
+    frontier_.push_back(id);
+  }
+  std::sort(frontier_.begin(), frontier_.end(), [this](std::int32_t a, std::int32_t b) {
+    const float pa = graph_.node(a).probability;
+    const float pb = graph_.node(b).probability;
+    return pa > pb || (pa == pb && a < b);
+  });
+  if (frontier_.size() > static_cast<std::size_t>(params_.frontier)) frontier_.resize(static_cast<std::size_t>(params_.frontier));
+  return frontier_;
+}
+
+int Hypotheses::unroll(int max_nodes, int max_depth, int max_leaves) {
+  max_depth_ = max_depth;
+  int leaves = 1;
+  items_.clear();
+  order_.clear();
+  heap_.clear();
+  items_.push_back(Item{.token = tokens_.back(), .parent = -1, .graph_node = 0, .depth = 0, .probability = 1, .base = 1, .origin = Origin::kRoot,
+                        .cell = Calibration::kNone, .merge_cell = Calibration::kNone, .agreement = 0, .hint = hint_.empty() ? -1 : 0, .match = {}});
+  order_.push_back({.item = 0});
+  enumerate(0);
+  // Greater probability first; equal: the one that was offered first.
+  const auto worse = [this](std::int32_t a, std::int32_t b) {
+    const float pa = items_[static_cast<std::size_t>(a)].probability;
+    const float pb = items_[static_cast<std::size_t>(b)].probability;
+    return pa < pb || (pa == pb && a > b);
+  };
+  std::int32_t queued = 1;
+  while (static_cast<int>(order_.size()) <= max_nodes) {
+    for (; queued < static_cast<std::int32_t>(items_.size()); ++queued) {
+      heap_.push_back(queued);
+      std::push_heap(heap_.begin(), heap_.end(), worse);
+    }
+    if (heap_.empty()) break;
+    std::pop_heap(heap_.begin(), heap_.end(), worse);
+    const std::int32_t best = heap_.back();
+    heap_.pop_back();
+    const auto index = static_cast<std::int32_t>(order_.size());
+    const auto father = static_cast<std::size_t>(items_[static_cast<std::size_t>(best)].parent);
+    const bool branches = order_[father].first_child >= 0;
+    if (branches && leaves == max_leaves) continue;
+    leaves += branches ? 1 : 0;
+    order_.push_back({.item = best});
+    if (!branches) order_[father].first_child = index;
+    enumerate(index);
+  }
+  return static_cast<int>(order_.size()) - 1;
+}
+
+// Appends the candidates that follow popped node `index` to items_.
+void Hypotheses::enumerate(int index) {
+  const auto first = items_.size();
+  Item f = popped(index);  // a copy: items_ grows
+  if (f.depth < max_depth_ && !(f.depth > 0 && is_eog_[static_cast<std::size_t>(f.token)])) {
+    if (params_.history && f.probability >= kLookupFloor) {
+      if (!f.match[0]) f.match[0] = find(main_, index);
+      if (!f.match[1]) f.match[1] = find(recycled_, index);
+    }
+    if (f.graph_node >= 0 && graph_.node(f.graph_node).expanded) enumerate_draft(index, f);
+    enumerate_history(index, f, first);
+  }
+  Popped& p = order_[static_cast<std::size_t>(index)];
+  p.begin = static_cast<std::int32_t>(first);
+  p.end = static_cast<std::int32_t>(items_.size());
+}
+
+void Hypotheses::enumerate_draft(std::int32_t father, const Item& f) {
+  rank_edges(f.graph_node, f.depth);
+  const auto merge = f.agreement > 0 ? calibration_.merge_cell(f.agreement) : Calibration::kNone;
+  const double factor = merge == Calibration::kNone ? 1 : std::min(1.0, calibration_.probability(merge));
+  for (std::size_t rank = 0; rank < ranked_.size() && admitted(rank); ++rank) {
+    const GraphEdge& e = graph_.edge(ranked_[rank].edge);
+    const auto cell = calibration_.draft_cell(static_cast<int>(rank), e.log_q, gap(rank));
+    const double base = calibration_.probability(cell);
+    const auto path = static_cast<float>(f.probability * base * factor);
+    if (params_.mode != Mode::kAuto && path < params_.path_threshold) continue;
+    // Below a merge edge the candidates were drafted behind other tokens; only the merged n-gram agrees at first.
+    const std::int32_t agreement = f.agreement > 0 ? f.agreement + 1 : e.merged ? graph_.merge_length() + 1 : 0;
+    items_.push_back(Item{.token = e.token, .parent = father, .graph_node = e.child, .depth = f.depth + 1, .probability = path,
+                          .base = static_cast<float>(base), .origin = f.agreement > 0 ? Origin::kMerged : Origin::kDraft, .cell = cell,
+                          .merge_cell = merge, .agreement = agreement, .hint = -1, .match = {}});
+  }
+}
+
+void Hypotheses::enumerate_history(std::int32_t father, const Item& f, std::size_t first) {
+  constexpr std::array<Origin, 3> kOrigins{Origin::kHistory, Origin::kRecycled, Origin::kHint};
+  const std::array<Token, 3> next{f.match[0] ? main_.next(f.match[0].position) : -1, f.match[1] ? recycled_.next(f.match[1].position) : -1,
+                                  hint_at(f.hint)};
+  for (std::size_t i = 0; i < 3; ++i) {
+    if (next[i] < 0) continue;
+    const int length = i < 2 ? f.match[i].length : History::kMaxMatch;
+    const auto cell = calibration_.history_cell(kOrigins[i], length);
+    const double p = calibration_.probability(cell);
+    Item c{.token = next[i], .parent = father, .graph_node = -1, .depth = f.depth + 1, .probability = static_cast<float>(f.probability * p),
+           .base = static_cast<float>(p), .origin = kOrigins[i], .cell = cell, .merge_cell = Calibration::kNone, .agreement = 0, .hint = -1,
+           .match = {}};
+    if (i < 2) c.match[i] = {f.match[i].position + 1, std::min(length + 1, History::kMaxMatch)};
+    if (i == 2) c.hint = f.hint + 1;
+    offer(first, c);
+  }
+}
+
+// Two sources that name the same token make one candidate, as probable as the surer of the two.
+void Hypotheses::offer(std::size_t first, Item c) {
+  for (std::size_t i = first; i < items_.size(); ++i) {
+    Item& old = items_[i];
+    if (old.token != c.token) continue;
+    for (std::size_t m = 0; m < 2; ++m) {
+      if (c.match[m]) old.match[m] = c.match[m];
+    }
+    old.hint = std::max(old.hint, c.hint);
+    if (c.probability > old.probability) {
+      old.probability = c.probability;
+      old.base = c.base;
+      old.cell = c.cell;
+      old.merge_cell = Calibration::kNone;
+      old.origin = c.origin;
+    }
+    return;
+  }
+  items_.push_back(c);
+}
+
+History::Match Hypotheses::find(const History& store, int index) {
+  path_tokens_.clear();
+  for (std::int32_t at = index; at > 0 && path_tokens_.size() < History::kMaxMatch; at = popped(at).parent) path_tokens_.push_back(popped(at).token);
+  const std::size_t rest = std::min<std::size_t>(History::kMaxMatch - path_tokens_.size(), tokens_.size());
+  for (std::size_t i = 0; i < rest; ++i) path_tokens_.push_back(tokens_[tokens_.size() - 1 - i]);
+  std::reverse(path_tokens_.begin(), path_tokens_.end());
+  return store.find(path_tokens_);
+}
+
+const TokenTree& Hypotheses::build(int n) {
+  tree_.clear();
+  for (Popped& p : order_) p.tree_index = -1;
+  const auto put = [this](int index) {
+    const Item& x = popped(index);
+    const std::int32_t father = x.parent < 0 ? -1 : order_[static_cast<std::size_t>(x.parent)].tree_index;
+    order_[static_cast<std::size_t>(index)].tree_index = tree_.add(x.token, father, x.probability, x.origin, x.graph_node);
+  };
+  if (order_.empty()) {  // nothing was unrolled: plain decoding
+    tree_.add(tokens_.back(), -1, 1, Origin::kRoot, 0);
+    return tree_;
+  }
+  put(0);
+  // The most probable path stands first, so that its KV cells are in the order of plain decoding (exact mode).
+  for (std::int32_t at = order_[0].first_child; at >= 0 && at <= n; at = order_[static_cast<std::size_t>(at)].first_child) {
+    put(at);
+    ++tree_.primary;
+  }
+  for (int i = 1; i <= n; ++i) {
+    if (order_[static_cast<std::size_t>(i)].tree_index < 0) put(i);
+  }
+  return tree_;
+}
+
+void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token> emitted) {
+  std::size_t step = 0;
+  for (const Popped& p : order_) {
+    // order_ holds fathers before children, so the accepted path comes by in its own order.
+    const std::int32_t want = step == 0 ? 0 : path[step - 1];
+    if (p.tree_index != want) continue;
+    const Token y = emitted[step];
+    bool named = false;
+    for (std::int32_t i = p.begin; i < p.end; ++i) {
+      const Item& c = items_[static_cast<std::size_t>(i)];
+      const bool hit = c.token == y;
+      named |= hit && c.origin == Origin::kDraft;
+      if (c.merge_cell != Calibration::kNone) {
+        calibration_.observe(c.merge_cell, hit, c.base);
+      } else {
+        calibration_.observe(c.cell, hit);
+      }
+    }
+    const Item& x = items_[static_cast<std::size_t>(p.item)];
+    if (x.graph_node >= 0 && x.agreement == 0 && graph_.node(x.graph_node).expanded) {
+      calibration_.observe(calibration_.expansion_cell(x.depth), named && step < path.size());
+    }
+    if (++step > path.size()) break;
+  }
+  if (params_.history) recycle(path);
+  hint_.clear();
+}
+
+// Keeps the most probable drafted paths that were not accepted, each with the tokens before it.
+void Hypotheses::recycle(std::span<const std::int32_t> path) {
+  scratch_flags_.assign(static_cast<std::size_t>(graph_.size()), false);
+  for (std::int32_t id = 1; id < graph_.size(); ++id) scratch_flags_[static_cast<std::size_t>(graph_.node(id).parent)] = true;  // has a child
+  for (const std::int32_t t : path) {
+    const std::int32_t g = tree_.graph_node[static_cast<std::size_t>(t)];
+    if (g >= 0) scratch_flags_[static_cast<std::size_t>(g)] = true;  // accepted
+  }
+  int kept = 0;
+  for (std::int32_t id = graph_.size() - 1; id > 0 && kept < kRecycledPerStep; --id) {
+    if (scratch_flags_[static_cast<std::size_t>(id)] || graph_.node(id).depth < 2) continue;
+    path_tokens_.clear();
+    for (std::int32_t at = id; at > 0; at = graph_.node(at).parent) path_tokens_.push_back(graph_.node(at).token);
+    const std::size_t before = std::min<std::size_t>(History::kGram, tokens_.size());
+    for (std::size_t i = 0; i < before; ++i) path_tokens_.push_back(tokens_[tokens_.size() - 1 - i]);
+    recycled_.end_chain();
+    for (auto t = path_tokens_.rbegin(); t != path_tokens_.rend(); ++t) recycled_.push(*t);
+    ++kept;
+  }
+  recycled_.end_chain();
+}
+
+}  // namespace gsd

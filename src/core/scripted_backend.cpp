@@ -1,0 +1,127 @@
+#include "gsd/scripted_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "gsd/error.h"
+
+namespace gsd {
+namespace {
+
+void require(bool ok, const char* what) {
+  if (!ok) throw Error(ErrorCode::kInternal, std::string("scripted backend: ") + what);
+}
+
+std::uint64_t splitmix(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15ULL;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
+float unit(std::uint64_t h) { return static_cast<float>(splitmix(h) >> 40) * 0x1p-24F; }
+
+}  // namespace
+
+Script random_script(std::uint64_t seed, int order, float sharpness, float drift) {
+  return [=](std::span<const Token> context, std::span<float> logits) {
+    std::uint64_t h = splitmix(seed);
+    std::uint64_t other = splitmix(seed + 1);
+    const std::size_t n = std::min(context.size(), static_cast<std::size_t>(order));
+    for (const Token t : context.last(n)) {
+      h = splitmix(h ^ static_cast<std::uint32_t>(t));
+      other = splitmix(other ^ static_cast<std::uint32_t>(t));
+    }
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      logits[i] = sharpness * ((1 - drift) * unit(h + i) + drift * unit(other + i));
+    }
+  };
+}
+
+ScriptedBackend::ScriptedBackend(BackendInfo info, Script script, int order, Token eog)
+    : info_(info), script_(std::move(script)), order_(order), eog_(eog), sequences_(static_cast<std::size_t>(info.n_seq)) {
+  logits_.resize(static_cast<std::size_t>(info.max_outputs) * static_cast<std::size_t>(info.n_vocab));
+  for (Sequence& s : sequences_) {
+    s.prefix.reserve(static_cast<std::size_t>(info.n_ctx));
+    s.nodes.reserve(static_cast<std::size_t>(info.n_ctx));
+  }
+}
+
+ScriptedBackend::Sequence& ScriptedBackend::sequence(std::int32_t seq) {
+  require(seq >= 0 && seq < info_.n_seq, "no such sequence");
+  return sequences_[static_cast<std::size_t>(seq)];
+}
+
+const ScriptedBackend::Sequence& ScriptedBackend::sequence(std::int32_t seq) const {
+  return const_cast<ScriptedBackend*>(this)->sequence(seq);
+}
+
+void ScriptedBackend::add(const NodeInput& in) {
+  Sequence& s = sequence(in.seq);
+  const auto index = static_cast<std::int32_t>(s.nodes.size());
+  require(in.parent >= -1 && in.parent < index, "a father does not stand before its child");
+  require(in.token >= 0 && in.token < info_.n_vocab, "a token is out of range");
+  for (const Node& n : s.nodes) require(n.parent != in.parent || n.token != in.token, "equal siblings");
+  const bool extends_leaf = in.parent >= 0 ? s.nodes[static_cast<std::size_t>(in.parent)].children++ == 0 : false;
+  s.leaves += extends_leaf ? 0 : 1;
+  require(s.leaves <= info_.max_leaves, "too many leaves");
+  std::int32_t depth = 1;
+  for (std::int32_t at = in.parent; at >= 0; at = s.nodes[static_cast<std::size_t>(at)].parent) ++depth;
+  require(static_cast<std::int32_t>(s.prefix.size()) + depth <= info_.n_ctx, "a position beyond the context");
+  s.nodes.push_back({in.token, in.parent, 0});
+  if (!in.want_logits) return;
+  require(n_rows_ < info_.max_outputs, "too many rows of logits");
+  context_.clear();
+  for (std::int32_t at = index; at >= 0 && static_cast<int>(context_.size()) < order_; at = s.nodes[static_cast<std::size_t>(at)].parent) {
+    context_.push_back(s.nodes[static_cast<std::size_t>(at)].token);
+  }
+  for (std::size_t i = s.prefix.size(); i > 0 && static_cast<int>(context_.size()) < order_; --i) context_.push_back(s.prefix[i - 1]);
+  std::reverse(context_.begin(), context_.end());
+  const auto n = static_cast<std::size_t>(info_.n_vocab);
+  script_(context_, std::span(logits_).subspan(static_cast<std::size_t>(n_rows_++) * n, n));
+}
+
+void ScriptedBackend::forward(std::span<const NodeInput> nodes) {
+  require(!nodes.empty() && static_cast<std::int32_t>(nodes.size()) <= info_.max_batch, "a batch that is empty or too large");
+  if (fail_ > 0) {
+    --fail_;
+    throw Error(ErrorCode::kNoKvSlot, "The scripted backend was told to have no room.");
+  }
+  ++n_forwards_;
+  n_rows_ = 0;
+  for (const NodeInput& in : nodes) add(in);
+}
+
+std::span<const float> ScriptedBackend::logits(std::int32_t row) const {
+  require(row >= 0 && row < n_rows_, "no such row of logits");
+  const auto n = static_cast<std::size_t>(info_.n_vocab);
+  return std::span(logits_).subspan(static_cast<std::size_t>(row) * n, n);
+}
+
+void ScriptedBackend::commit(std::int32_t seq, std::span<const std::int32_t> path) {
+  Sequence& s = sequence(seq);
+  std::int32_t father = -1;
+  for (const std::int32_t id : path) {
+    require(id >= 0 && id < static_cast<std::int32_t>(s.nodes.size()), "no such speculative node");
+    const Node& n = s.nodes[static_cast<std::size_t>(id)];
+    require(n.parent == father, "the committed nodes are no path");
+    s.prefix.push_back(n.token);
+    father = id;
+  }
+  s.nodes.clear();
+  s.leaves = 0;
+}
+
+void ScriptedBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
+  Sequence& s = sequence(seq);
+  require(n_tokens >= 0 && n_tokens <= static_cast<std::int32_t>(s.prefix.size()), "truncation beyond the prefix");
+  s.prefix.resize(static_cast<std::size_t>(n_tokens));
+  s.nodes.clear();
+  s.leaves = 0;
+}
+
+std::int32_t ScriptedBackend::n_committed(std::int32_t seq) const { return static_cast<std::int32_t>(sequence(seq).prefix.size()); }
+std::int32_t ScriptedBackend::n_speculative(std::int32_t seq) const { return static_cast<std::int32_t>(sequence(seq).nodes.size()); }
+
+}  // namespace gsd

@@ -1,0 +1,377 @@
+// The engine on the scripted backend: whatever is drafted, the text is the target's.
+#include "gsd/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "chi_square.h"
+#include "gsd/error.h"
+#include "gsd/scripted_backend.h"
+#include "random.h"
+
+namespace gsd {
+namespace {
+
+struct World {
+  int n_vocab = 12;
+  int n_ctx = 256;
+  int n_seq = 1;
+  int order = 2;
+  float sharpness = 6;
+  float drift = 0.3F;
+  int max_leaves = 16;
+  Token eog = -1;
+  bool with_draft = true;
+  std::uint64_t seed = 1;
+  EngineOptions engine;
+};
+
+// A target, a draft that mostly agrees with it, and an engine over both.
+struct Rig {
+  explicit Rig(const World& s)
+      : info{.n_vocab = s.n_vocab, .n_ctx = s.n_ctx, .n_seq = s.n_seq, .max_batch = 128, .max_outputs = 64, .max_leaves = s.max_leaves},
+        target(info, random_script(s.seed, s.order, s.sharpness), s.order, s.eog),
+        draft(info, random_script(s.seed, s.order, s.sharpness, s.drift), s.order, s.eog),
+        engine(target, s.with_draft ? &draft : nullptr, s.engine) {
+    // Times of the scripted backend mean nothing; a machine on which speculation pays.
+    engine.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
+    engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});
+    engine.planner().target_cost().freeze(true);
+    engine.planner().draft_cost().freeze(true);
+  }
+
+  std::vector<Token> run(SessionOptions options, std::vector<Token> prompt) {
+    auto s = engine.open(std::move(options));
+    engine.set_prompt(*s, prompt);
+    while (engine.prefill(*s) > 0) {
+    }
+    Session* list[] = {s.get()};
+    while (!s->finished()) {
+      engine.step(list);
+      check(*s);
+    }
+    stats = s->stats();
+    finish = s->finish();
+    return {s->generated().begin(), s->generated().end()};
+  }
+
+  // The target's memory holds everything but the last token; the draft's never more, and no wrong token.
+  void check(const Session& s) const {
+    const auto all = s.tokens();
+    const auto held = target.committed(0);
+    if (!s.finished()) {
+      ASSERT_EQ(held.size(), all.size() - 1);
+    }
+    ASSERT_TRUE(std::equal(held.begin(), held.end(), all.begin()));
+    const auto drafted = draft.committed(0);
+    ASSERT_LE(drafted.size(), all.size());
+    ASSERT_TRUE(std::equal(drafted.begin(), drafted.end(), all.begin()));
+    ASSERT_EQ(target.n_speculative(0), 0);
+    ASSERT_EQ(draft.n_speculative(0), 0);
+  }
+
+  BackendInfo info;
+  ScriptedBackend target;
+  ScriptedBackend draft;
+  Engine engine;
+  Stats stats;
+  FinishReason finish = FinishReason::kNone;
+};
+
+SessionOptions options(Mode mode, float temperature = 0, std::uint64_t seed = 0, std::int64_t max_tokens = 60) {
+  SessionOptions o;
+  o.speculation.mode = mode;
+  o.sampling.temperature = temperature;
+  o.sampling.seed = seed;
+  o.max_tokens = max_tokens;
+  return o;
+}
+
+constexpr Mode kModes[] = {Mode::kPlain, Mode::kChain, Mode::kTree, Mode::kGraph, Mode::kAuto};
+constexpr Mode kSpeculative[] = {Mode::kChain, Mode::kTree, Mode::kGraph, Mode::kAuto};
+
+TEST(Engine, EveryModeGivesPlainDecodingsTextForTheSameSeed) {
+  for (int round = 0; round < 60; ++round) {
+    GSD_SEEDED(rng, round);
+    World setup;
+    setup.seed = rng();
+    setup.n_vocab = 4 + static_cast<int>(rng() % 30);
+    setup.order = 1 + static_cast<int>(rng() % 3);
+    setup.drift = static_cast<float>(rng() % 10) / 10;
+    setup.sharpness = static_cast<float>(1 + rng() % 12);
+    setup.max_leaves = 1 + static_cast<int>(rng() % 20);
+    setup.with_draft = rng() % 8 != 0;
+    setup.engine.exact = rng() % 3 == 0;
+    setup.engine.prefill_chunk = 1 + static_cast<int>(rng() % 20);
+    setup.eog = rng() % 2 ? 0 : -1;
+    std::vector<Token> prompt(1 + rng() % 40);
+    for (Token& t : prompt) t = static_cast<Token>(1 + rng() % (setup.n_vocab - 1));
+    SessionOptions o = options(Mode::kPlain, round % 3 == 0 ? 0 : 0.5F + static_cast<float>(rng() % 10) / 10, rng());
+    o.speculation.merge_length = static_cast<int>(rng() % 3);
+    o.speculation.top_k = 1 + static_cast<int>(rng() % 6);
+    o.speculation.depth = 1 + static_cast<int>(rng() % 10);
+    o.speculation.sibling_threshold = static_cast<float>(rng() % 3) / 4;
+    o.speculation.path_threshold = static_cast<float>(rng() % 3) / 10;
+    o.speculation.max_width = 1 + static_cast<int>(rng() % 40);
+    o.speculation.history = rng() % 3 != 0;
+    if (rng() % 3 == 0) o.sampling.repeat_penalty = 1.3F;
+    if (rng() % 3 == 0) o.sampling.top_k = 5;
+    if (rng() % 3 == 0) o.sampling.top_p = 0.9F;
+    if (rng() % 4 == 0) o.constraint = Constraint{[](Token t) { return t % 3 != 1; }, [](Token) {}};
+    const auto plain = Rig(setup).run(o, prompt);
+    ASSERT_FALSE(plain.empty());
+    for (const Mode mode : kSpeculative) {
+      SCOPED_TRACE(mode_name(mode));
+      o.speculation.mode = mode;
+      ASSERT_EQ(Rig(setup).run(o, prompt), plain);
+    }
+  }
+}
+
+// The sequences of three tokens over a vocabulary of four: 64 outcomes with known probabilities.
+TEST(Engine, EveryModeSamplesTheTargetsDistribution) {
+  constexpr int kVocab = 4;
+  constexpr int kLength = 3;
+  constexpr int kRuns = 6000;
+  for (int round = 0; round < 3; ++round) {
+    GSD_SEEDED(rng, round);
+    World setup;
+    setup.seed = rng();
+    setup.n_vocab = kVocab;
+    setup.sharpness = 3;
+    setup.drift = 0.5F;
+    const std::vector<Token> prompt{1, 2};
+    const Script script = random_script(setup.seed, setup.order, setup.sharpness);
+    std::vector<double> want;
+    for (int code = 0; code < kVocab * kVocab * kVocab; ++code) {
+      std::vector<Token> text = prompt;
+      double p = 1;
+      for (int i = 0, rest = code; i < kLength; ++i, rest /= kVocab) {
+        std::vector<float> logits(kVocab);
+        script(text, logits);
+        double z = 0;
+        for (const float x : logits) z += std::exp(static_cast<double>(x));
+        p *= std::exp(static_cast<double>(logits[static_cast<std::size_t>(rest % kVocab)])) / z;
+        text.push_back(rest % kVocab);
+      }
+      want.push_back(p);
+    }
+    for (const Mode mode : kModes) {
+      SCOPED_TRACE(mode_name(mode));
+      Rig rig(setup);
+      std::vector<long> count(want.size());
+      for (int run = 0; run < kRuns; ++run) {
+        const auto text = rig.run(options(mode, 1, static_cast<std::uint64_t>(run) * 977 + round, kLength), prompt);
+        ASSERT_EQ(text.size(), static_cast<std::size_t>(kLength));
+        ++count[static_cast<std::size_t>(text[0] + kVocab * (text[1] + kVocab * text[2]))];
+      }
+      test::expect_distribution(want, count);
+    }
+  }
+}
+
+TEST(Engine, SessionsSteppedTogetherGiveTheTextsTheyGiveAlone) {
+  for (int round = 0; round < 10; ++round) {
+    GSD_SEEDED(rng, round);
+    World setup;
+    setup.seed = rng();
+    setup.n_seq = 4;
+    Rig rig(setup);
+    std::vector<std::unique_ptr<Session>> sessions;
+    std::vector<std::vector<Token>> alone;
+    std::vector<std::vector<Token>> prompts;
+    for (int i = 0; i < 4; ++i) {
+      const Mode mode = kModes[rng() % 5];
+      prompts.push_back({static_cast<Token>(rng() % 12), static_cast<Token>(rng() % 12), 3});
+      const auto o = options(mode, i % 2 ? 0.8F : 0, rng(), 20 + static_cast<int>(rng() % 40));
+      alone.push_back(Rig(setup).run(o, prompts.back()));
+      sessions.push_back(rig.engine.open(o));
+      rig.engine.set_prompt(*sessions.back(), prompts.back());
+      while (rig.engine.prefill(*sessions.back()) > 0) {
+      }
+    }
+    EXPECT_THROW(rig.engine.open({}), Error) << "all slots are taken";
+    while (true) {
+      std::vector<Session*> running;
+      for (const auto& s : sessions) {
+        if (!s->finished() && rng() % 4 != 0) running.push_back(s.get());
+      }
+      if (!running.empty()) rig.engine.step(running);
+      if (std::all_of(sessions.begin(), sessions.end(), [](const auto& s) { return s->finished(); })) break;
+    }
+    for (std::size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(std::vector<Token>(sessions[i]->generated().begin(), sessions[i]->generated().end()), alone[i]) << "session " << i;
+    }
+  }
+}
+
+TEST(Engine, SpeculationAcceptsAndMergingDraftsLess) {
+  World setup;
+  setup.n_vocab = 8;
+  setup.n_ctx = 2048;
+  setup.order = 1;  // the next token depends on the last one only: every merge is right
+  auto run = [&](Mode mode, float temperature) {
+    Rig rig(setup);
+    auto o = options(mode, temperature, 7, 1000);
+    o.speculation.history = false;
+    o.speculation.max_nodes = 64;
+    o.speculation.max_width = 32;
+    rig.run(o, {1, 2, 3});
+    return rig.stats;
+  };
+  const auto per_step = [](std::int64_t n, const Stats& s) { return static_cast<double>(n) / static_cast<double>(s.steps); };
+  // With noise a merged subtree was drafted for another position's noise: a candidate that wins here may be a bare leaf.
+  for (const auto& [temperature, kept] : {std::pair{0.0F, 0.98}, std::pair{0.8F, 0.9}}) {
+    const Stats tree = run(Mode::kTree, temperature);
+    const Stats graph = run(Mode::kGraph, temperature);
+    EXPECT_GT(tree.accepted_per_step(), 1.5);
+    EXPECT_LT(per_step(graph.drafted, graph), 0.8 * per_step(tree.drafted, tree));
+    EXPECT_GT(graph.accepted_per_step(), kept * tree.accepted_per_step());
+  }
+  EXPECT_EQ(run(Mode::kPlain, 0).accepted_per_step(), 1);
+}
+
+TEST(Engine, AutoFallsBackToPlainWhereNothingPays) {
+  World setup;
+  setup.drift = 1;  // the draft knows nothing
+  setup.n_vocab = 500;
+  setup.n_ctx = 2048;
+  Rig rig(setup);
+  rig.engine.planner().target_cost().freeze(false);
+  rig.engine.planner().target_cost().load({{1, 10}, {32, 320}});
+  rig.engine.planner().target_cost().freeze(true);
+  rig.run(options(Mode::kAuto, 1, 3, 1000), {1, 2, 3});
+  EXPECT_GT(rig.stats.plain_steps, 900);
+  EXPECT_LT(rig.stats.draft_forwards, 60);
+}
+
+TEST(Engine, EndsForTheStatedReasons) {
+  for (const Mode mode : kModes) {
+    SCOPED_TRACE(mode_name(mode));
+    World setup;
+    setup.n_ctx = 40;
+    {
+      Rig rig(setup);
+      const auto text = rig.run(options(mode, 0, 0, -1), {1, 2, 3});
+      EXPECT_EQ(rig.finish, FinishReason::kContextFull);
+      EXPECT_EQ(text.size(), 38U) << "40 positions hold all but the last token";
+    }
+    {
+      Rig rig(setup);
+      EXPECT_EQ(rig.run(options(mode, 0, 0, 0), {1, 2, 3}).size(), 0U);
+      EXPECT_EQ(rig.finish, FinishReason::kLength);
+    }
+    {
+      Rig rig(setup);
+      auto o = options(mode, 0.9F, 5, -1);
+      int seen = 0;
+      o.on_token = [&](Token) { return ++seen < 7; };
+      EXPECT_EQ(rig.run(o, {1, 2, 3}).size(), 7U);
+      EXPECT_EQ(rig.finish, FinishReason::kStopped);
+    }
+    {
+      setup.eog = 4;
+      Rig rig(setup);
+      const auto text = rig.run(options(mode, 1.5F, 11, -1), {1, 2, 3});
+      ASSERT_EQ(rig.finish, FinishReason::kEndOfText);
+      EXPECT_EQ(text.back(), 4);
+      EXPECT_EQ(std::count(text.begin(), text.end(), 4), 1);
+      auto o = options(mode, 1.5F, 11, -1);
+      o.ignore_eog = true;
+      EXPECT_EQ(Rig(setup).run(o, {1, 2, 3}).size(), 38U);
+      setup.eog = -1;
+    }
+    {
+      Rig rig(setup);
+      auto o = options(mode);
+      o.constraint = Constraint{[](Token) { return false; }, [](Token) {}};
+      EXPECT_EQ(rig.run(o, {1, 2, 3}).size(), 0U);
+      EXPECT_EQ(rig.finish, FinishReason::kConstraint);
+    }
+  }
+}
+
+TEST(Engine, RefusesBadPrompts) {
+  Rig rig({});
+  auto s = rig.engine.open(options(Mode::kAuto));
+  EXPECT_THROW(rig.engine.set_prompt(*s, {}), Error);
+  EXPECT_THROW(rig.engine.set_prompt(*s, std::vector<Token>{99}), Error);
+  try {
+    rig.engine.set_prompt(*s, std::vector<Token>(257, 1));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kContextFull);
+    EXPECT_THAT(e.what(), testing::HasSubstr("257"));
+  }
+}
+
+TEST(Engine, NarrowsWhenTheCacheHasNoRoom) {
+  for (const Mode mode : kSpeculative) {
+    SCOPED_TRACE(mode_name(mode));
+    const auto plain = Rig({}).run(options(Mode::kPlain), {1, 2, 3});
+    Rig rig({});
+    auto s = rig.engine.open(options(mode));
+    rig.engine.set_prompt(*s, std::vector<Token>{1, 2, 3});
+    rig.engine.prefill(*s);
+    Session* list[] = {s.get()};
+    for (int i = 0; !s->finished(); ++i) {
+      if (i % 3 == 1) rig.target.fail_next(1);
+      if (i % 4 == 1) rig.draft.fail_next(1);
+      try {
+        rig.engine.step(list);
+      } catch (const Error& e) {
+        ASSERT_EQ(e.code(), ErrorCode::kNoKvSlot) << "even the root alone found no room";
+      }
+      rig.check(*s);
+    }
+    EXPECT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()), plain);
+  }
+}
+
+TEST(Engine, KeepsTheMemoryOfACommonPrefix) {
+  Rig rig({});
+  auto s = rig.engine.open(options(Mode::kAuto, 0, 0, 10));
+  const std::vector<Token> first{1, 2, 3, 4, 5, 6};
+  rig.engine.set_prompt(*s, first);
+  while (rig.engine.prefill(*s) > 0) {
+  }
+  Session* list[] = {s.get()};
+  while (!s->finished()) rig.engine.step(list);
+  std::vector<Token> second(s->tokens().begin(), s->tokens().end());
+  second.push_back(7);
+  second.push_back(8);
+  rig.engine.set_prompt(*s, second);
+  EXPECT_EQ(s->n_reused(), first.size() + 9) << "all but the last generated token were in memory";
+  while (rig.engine.prefill(*s) > 0) {
+  }
+  while (!s->finished()) rig.engine.step(list);
+  EXPECT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()), Rig({}).run(options(Mode::kPlain, 0, 0, 10), second));
+}
+
+TEST(Engine, TreesAndGraphsKeepTheirInvariants) {
+  for (int round = 0; round < 10; ++round) {
+    GSD_SEEDED(rng, round);
+    World setup;
+    setup.seed = rng();
+    setup.order = 1;
+    for (const Mode mode : kSpeculative) {
+      auto o = options(mode, round % 2 ? 0.9F : 0, rng());
+      o.speculation.merge_length = round % 3;
+      o.on_step = [&](const StepView& v) {
+        v.hypotheses.graph().check_integrity();
+        v.hypotheses.tree().check_integrity();
+        ASSERT_LE(v.hypotheses.tree().size(), v.hypotheses.params().max_width);
+        ASSERT_EQ(v.acceptance.path.size() + 1, v.acceptance.token.size());
+      };
+      Rig(setup).run(o, {1, 2, 3, 4});
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gsd

@@ -1,0 +1,137 @@
+#include "gsd/planner.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "gsd/error.h"
+#include "random.h"
+
+namespace gsd {
+namespace {
+
+TEST(CostModel, InterpolatesAndNeverFalls) {
+  CostModel m(16);
+  m.load({{1, 10}, {4, 16}, {8, 15}, {16, 40}});
+  EXPECT_DOUBLE_EQ(m.ms(0), 0);
+  EXPECT_DOUBLE_EQ(m.ms(1), 10);
+  EXPECT_DOUBLE_EQ(m.ms(4), 15.5) << "4 and 8 are pooled";
+  EXPECT_DOUBLE_EQ(m.ms(8), 15.5);
+  for (int w = 2; w <= 16; ++w) EXPECT_GE(m.ms(w), m.ms(w - 1));
+  EXPECT_THROW(m.load({{17, 1}}), Error);
+  EXPECT_THROW(m.load({{1, -1}}), Error);
+}
+
+TEST(CostModel, OneOutlierMovesLittleAndFrozenNothing) {
+  CostModel m(8);
+  m.load({{1, 10}, {8, 20}});
+  m.observe(1, 1000);
+  EXPECT_LT(m.ms(1), 10.5);
+  m.observe(4, 1000);  // first sight of a width
+  EXPECT_LT(m.ms(4), 25);
+  m.freeze(true);
+  const double before = m.ms(4);
+  m.observe(4, 1);
+  EXPECT_EQ(m.ms(4), before);
+}
+
+TEST(CostModel, RandomObservationsStayMonotone) {
+  for (int round = 0; round < 50; ++round) {
+    GSD_SEEDED(rng, round);
+    CostModel m(32);
+    for (int i = 0; i < 200; ++i) {
+      m.observe(1 + static_cast<int>(rng() % 40), static_cast<double>(rng() % 1000) / 10);
+      for (int w = 1; w <= 32; ++w) ASSERT_GE(m.ms(w), m.ms(w - 1));
+    }
+  }
+}
+
+struct Machine {
+  CostModel target{32};
+  CostModel draft{32};
+  Planner planner{target, draft};
+};
+
+std::vector<Planner::Item> items(std::vector<float> gains) {
+  std::vector<Planner::Item> out;
+  for (std::size_t i = 0; i < gains.size(); ++i) out.push_back({0, static_cast<std::int32_t>(i), gains[i]});
+  return out;
+}
+
+TEST(Planner, VerifiesWhatPaysAndNothingWhereWidthCostsItsShare) {
+  Machine m;
+  m.target.load({{1, 10}, {32, 320}});
+  EXPECT_EQ(m.planner.choose_width(items({0.9F, 0.8F, 0.7F}), 1, 1), 0U) << "every token costs a whole pass";
+  m.target.load({{1, 10}, {32, 11}});
+  EXPECT_EQ(m.planner.choose_width(items({0.9F, 0.8F, 0.7F, 0.0001F}), 1, 1), 3U) << "width is all but free";
+}
+
+TEST(Planner, CrossesAStepOfTheStaircaseOnlyForEnoughGain) {
+  Machine m;
+  m.target.load({{1, 10}, {4, 10}, {5, 15}, {8, 15}, {9, 30}, {32, 30}});
+  EXPECT_EQ(m.planner.choose_width(items({0.3F, 0.2F, 0.1F, 0.05F, 0.01F, 0.01F, 0.01F}), 1, 1), 3U);
+  EXPECT_EQ(m.planner.choose_width(items({0.9F, 0.8F, 0.7F, 0.6F, 0.5F, 0.4F, 0.3F, 0.2F}), 1, 1), 7U);
+}
+
+TEST(Planner, DraftsALevelOnlyWhereItPays) {
+  Machine m;
+  m.target.load({{1, 10}, {8, 12}});
+  m.draft.load({{1, 1}, {8, 2}});
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0), 1U);
+  EXPECT_EQ(m.planner.choose_level(items({0.05F}), 1, 1, 0), 0U);
+  m.draft.load({{1, 9}, {8, 10}});
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0), 0U) << "the draft is as dear as the target";
+}
+
+TEST(Planner, ProbesNowAndThenAndLessAndLess) {
+  Machine m;
+  m.target.load({{1, 10}, {8, 12}});
+  int steps = 0;
+  std::vector<int> gaps;
+  for (int i = 0, last = 0; i < 400; ++i, ++steps) {
+    const bool probe = m.planner.probe_due();
+    m.planner.end_step(1, 10, probe, false);
+    if (probe) {
+      gaps.push_back(i - last);
+      last = i;
+    }
+  }
+  ASSERT_GE(gaps.size(), 4U);
+  EXPECT_LE(gaps.front(), 8);
+  EXPECT_GE(gaps.back(), 64);
+  m.planner.end_step(3, 12, true, true);
+  for (int i = 0; i < 8; ++i) m.planner.end_step(1, 10, false, false);
+  EXPECT_TRUE(m.planner.probe_due()) << "a level that paid resets the interval";
+}
+
+TEST(Calibration, LearnsFrequenciesAndFollowsAChange) {
+  Calibration c(true);
+  const auto cell = c.draft_cell(0, std::log(0.9F), 0);
+  for (int i = 0; i < 500; ++i) c.observe(cell, i % 4 == 0);
+  EXPECT_NEAR(c.probability(cell), 0.25, 0.03);
+  for (int i = 0; i < 60; ++i) c.observe(cell, true);
+  EXPECT_GT(c.probability(cell), 0.45);
+}
+
+TEST(Calibration, MergeCellsLearnTheShareOfThePrediction) {
+  Calibration c(true);
+  const auto cell = c.merge_cell(1);
+  for (int i = 0; i < 1000; ++i) c.observe(cell, i % 10 < 4, 0.8);
+  EXPECT_NEAR(c.probability(cell), 0.5, 0.08);
+}
+
+TEST(Calibration, CellsOfDifferentKindsDoNotMeet) {
+  Calibration c(false);
+  std::vector<Calibration::Cell> cells;
+  for (int rank = 0; rank < 4; ++rank) cells.push_back(c.draft_cell(rank, -1, 1));
+  for (const Origin o : {Origin::kHistory, Origin::kRecycled, Origin::kHint}) {
+    for (const int length : {3, 4, 5, 6, 8, 12, 20}) cells.push_back(c.history_cell(o, length));
+  }
+  for (int a = 1; a <= 6; ++a) cells.push_back(c.merge_cell(a));
+  for (int d = 0; d < 8; ++d) cells.push_back(c.expansion_cell(d));
+  std::sort(cells.begin(), cells.end());
+  EXPECT_EQ(std::unique(cells.begin(), cells.end()), cells.end());
+}
+
+}  // namespace
+}  // namespace gsd

@@ -1,0 +1,195 @@
+#include "gsd/token_graph.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "gsd/error.h"
+#include "random.h"
+
+namespace gsd {
+namespace {
+
+std::int32_t child(TokenGraph& g, std::int32_t father, Token t) { return g.add_child(father, g.find_edge(father, t)); }
+
+void expand(TokenGraph& g, std::int32_t node, std::vector<Token> tokens) {
+  std::vector<float> log_q;
+  for (std::size_t i = 0; i < tokens.size(); ++i) log_q.push_back(-static_cast<float>(i + 1));
+  g.expand(node, tokens, log_q);
+}
+
+TEST(TokenGraph, MergesAnEqualTokenAndInheritsItsSubtree) {
+  TokenGraph g(16, 0);
+  const std::vector<Token> context{7};
+  g.reset(context);
+  expand(g, 0, {1, 2});
+  const auto a = child(g, 0, 1);
+  const auto b = child(g, 0, 2);
+  expand(g, a, {3});
+  const auto c = child(g, a, 3);
+  expand(g, b, {3});
+  EXPECT_EQ(child(g, b, 3), c);
+  EXPECT_EQ(g.n_merges(), 1);
+  EXPECT_EQ(g.size(), 4);
+  EXPECT_TRUE(g.reaches(b, c));
+  g.check_integrity();
+}
+
+TEST(TokenGraph, LongerMergeLengthAsksForTheTokensBefore) {
+  TokenGraph g(16, 1);
+  const std::vector<Token> context{7};
+  g.reset(context);
+  expand(g, 0, {1, 2});
+  const auto a = child(g, 0, 1);
+  const auto b = child(g, 0, 2);
+  expand(g, a, {3});
+  expand(g, b, {3});
+  EXPECT_NE(child(g, a, 3), child(g, b, 3)) << "2-grams (1 3) and (2 3) differ";
+  EXPECT_EQ(g.n_merges(), 0);
+  g.check_integrity();
+}
+
+TEST(TokenGraph, NeverClosesACycleEvenByTwoMerges) {
+  TokenGraph g(16, 0);
+  const std::vector<Token> context{7};
+  g.reset(context);
+  expand(g, 0, {1, 2});
+  const auto a = child(g, 0, 1);
+  const auto b = child(g, 0, 2);
+  expand(g, a, {2});
+  EXPECT_EQ(child(g, a, 2), b);
+  expand(g, b, {1});  // a -> b stands; b -> a would close a cycle that creation fathers do not show
+  EXPECT_NE(child(g, b, 1), a);
+  g.check_integrity();
+}
+
+TEST(TokenGraph, SeveralMergeEdgesIntoOneNode) {
+  TokenGraph g(16, 0);
+  const std::vector<Token> context{7};
+  g.reset(context);
+  expand(g, 0, {1, 2, 3});
+  const auto a = child(g, 0, 1);
+  const auto b = child(g, 0, 2);
+  const auto c = child(g, 0, 3);
+  for (const auto father : {a, b, c}) expand(g, father, {9, 8});
+  const auto nine = child(g, a, 9);
+  const auto eight = child(g, a, 8);
+  EXPECT_EQ(child(g, b, 9), nine);
+  EXPECT_EQ(child(g, b, 8), eight);
+  EXPECT_EQ(child(g, c, 9), nine);
+  EXPECT_EQ(g.n_merges(), 3);
+  g.check_integrity();
+}
+
+TEST(TokenGraph, GramsNearTheRootReachIntoTheContext) {
+  TokenGraph g(16, 2);
+  g.reset(std::vector<Token>{5, 6, 5, 6});
+  expand(g, 0, {5});
+  const auto a = child(g, 0, 5);  // 3-gram (5 6 5)
+  expand(g, a, {6});
+  const auto b = child(g, a, 6);
+  expand(g, b, {5});
+  EXPECT_NE(child(g, b, 5), a) << "the equal 3-gram stands above, a merge would close a cycle";
+  g.check_integrity();
+}
+
+TEST(TokenGraph, FullGraphKeepsCandidatesWithoutNodes) {
+  TokenGraph g(2, TokenGraph::kNoMerge);
+  g.reset(std::vector<Token>{1});
+  expand(g, 0, {1, 2});
+  EXPECT_EQ(child(g, 0, 1), 1);
+  EXPECT_EQ(child(g, 0, 2), -1);
+  g.check_integrity();
+}
+
+TEST(TokenGraph, RefusesAbsurdSizes) {
+  EXPECT_THROW(TokenGraph(0, 0), Error);
+  EXPECT_THROW(TokenGraph(5000, 0), Error);
+  EXPECT_THROW(TokenGraph(16, 17), Error);
+  EXPECT_THROW(TokenGraph(16, -2), Error);
+}
+
+// A second model of the same rules: nodes as whole token strings, reachability by search.
+struct Naive {
+  struct Node {
+    std::vector<Token> path;  // context and creation path
+    std::set<int> children;
+  };
+  std::vector<Node> nodes;
+  int m;
+
+  bool reaches(int from, int to) const {
+    if (from == to) return true;
+    for (const int c : nodes[static_cast<std::size_t>(from)].children) {
+      if (reaches(c, to)) return true;
+    }
+    return false;
+  }
+  // The nodes that a merge may take; empty = a new node is due.
+  std::set<int> allowed(int father, Token t) const {
+    std::set<int> out;
+    if (m < 0) return out;
+    auto want = nodes[static_cast<std::size_t>(father)].path;
+    want.push_back(t);
+    for (int v = 1; v < static_cast<int>(nodes.size()); ++v) {
+      const auto& have = nodes[static_cast<std::size_t>(v)].path;
+      bool equal = true;
+      for (int back = 0; back <= m; ++back) {
+        const auto at = [back](const auto& p) { return back < static_cast<int>(p.size()) ? p[p.size() - 1 - static_cast<std::size_t>(back)] : -1; };
+        equal &= at(have) == at(want);
+      }
+      if (equal && !reaches(v, father)) out.insert(v);
+    }
+    return out;
+  }
+};
+
+TEST(TokenGraph, RandomOperationsAgreeWithANaiveModel) {
+  for (int round = 0; round < 300; ++round) {
+    GSD_SEEDED(rng, round);
+    const int m = static_cast<int>(rng() % 4) - 1;
+    const int vocab = 2 + static_cast<int>(rng() % 6);
+    TokenGraph g(64, m);
+    std::vector<Token> context(1 + rng() % 5);
+    for (Token& t : context) t = static_cast<Token>(rng() % vocab);
+    g.reset(context);
+    Naive naive{{{context, {}}}, m};
+    for (int op = 0; op < 40 && !g.full(); ++op) {
+      const auto father = static_cast<std::int32_t>(rng() % g.size());
+      if (g.node(father).expanded) continue;
+      std::vector<Token> tokens;
+      for (Token t = 0; t < vocab; ++t) {
+        if (rng() % 2) tokens.push_back(t);
+      }
+      expand(g, father, tokens);
+      for (const Token t : tokens) {
+        if (rng() % 4 == 0) continue;  // stays a bare candidate
+        const auto allowed = naive.allowed(father, t);
+        const int before = g.size();
+        const auto v = child(g, father, t);
+        if (v < 0) break;
+        if (allowed.empty()) {
+          ASSERT_EQ(v, before);
+          auto path = naive.nodes[static_cast<std::size_t>(father)].path;
+          path.push_back(t);
+          naive.nodes.push_back({path, {}});
+        } else {
+          ASSERT_TRUE(allowed.contains(v));
+          ASSERT_EQ(g.size(), before);
+        }
+        naive.nodes[static_cast<std::size_t>(father)].children.insert(v);
+      }
+    }
+    g.check_integrity();
+    for (int a = 0; a < g.size(); ++a) {
+      for (int b = 0; b < g.size(); ++b) ASSERT_EQ(g.reaches(a, b), naive.reaches(a, b));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gsd

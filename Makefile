@@ -3,7 +3,7 @@
 
 MAKEFLAGS += --no-print-directory
 BUILD := build/release
-DEMO_ARGS ?= --help
+DEMO_ARGS ?= generate -m models/toy-target.gguf -d models/toy-draft.gguf -p "\# tar" --n-predict 200 --ignore-eos --compare
 DEMO_TARGETS ?= gsd
 GSD_USE_PREFIX ?= OFF
 

@@ -5,7 +5,7 @@ set(flags "")
 if(GSD_SANITIZE)
   set(flags "-fsanitize=${GSD_SANITIZE}")
 endif()
-set(GSD_CONSUMER_ARGS "" CACHE STRING "Arguments of the consumer in its test")
+set(GSD_CONSUMER_ARGS "${PROJECT_SOURCE_DIR}/models/toy-target.gguf;${PROJECT_SOURCE_DIR}/models/toy-draft.gguf;# tar" CACHE STRING "Arguments of the consumer in its test")
 
 add_test(NAME consumer.install COMMAND ${CMAKE_COMMAND} --install "${PROJECT_BINARY_DIR}" --prefix "${scratch}/prefix")
 add_test(

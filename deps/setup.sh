@@ -38,7 +38,7 @@ die() {
   exit 1
 }
 
-extra_groups=() use_prefix=${GSD_USE_PREFIX:-} relock=
+extra_groups=() use_prefix=${GSD_USE_PREFIX:-} relock='' system_llama=''
 while (($#)); do
   case $1 in
     --group) extra_groups+=("${2:?--group needs the name of a group}") && shift 2 ;;
@@ -56,16 +56,17 @@ done
 
 # --- what is already there ---------------------------------------------------------------------------------------------
 
-# Prints "KEY FORMAT" of the lock file as it is now.
+# The stamp is written last. Its first line holds this key, kFormat and the folder of the system's libllama where that is
+# used; its second line the groups; then follow the packages.
 lock_key() { sha256sum "$lock_file" | cut -c1-64; }
 
 # True when the prefix was finished from this very lock file and holds every group asked for.
 up_to_date() {
   [[ -r $stamp ]] || return 1
-  local key format groups group
-  { read -r key format && read -r groups; } <"$stamp" || return 1
+  local key format groups group system_llama
+  { read -r key format system_llama && read -r groups; } <"$stamp" || return 1
   [[ $key == "$(lock_key)" && $format == "$kFormat" ]] || return 1
-  [[ -z $use_prefix || " $groups " == *" runtime "* ]] || return 1
+  [[ " $groups " == *" runtime "* ]] || [[ -z $use_prefix && -d $system_llama ]] || return 1
   for group in ${extra_groups[@]+"${extra_groups[@]}"}; do
     [[ " $groups " == *" $group "* ]] || return 1
   done
@@ -117,28 +118,25 @@ is_debian() { # Debian itself: its packages need not fit its derivatives
   [[ -r /etc/os-release ]] && [[ $(os_release ID) == debian ]]
 }
 
-# Asks CMake, exactly as the build will, whether the system has a libllama that is new enough.
-system_has_llama() {
+# Asks CMake, exactly as the build will, for a libllama of the system that is new enough. Prints its folder, or nothing.
+find_system_llama() {
   local dir=$prefix/cache/probe
   rm -rf "$dir" && mkdir -p "$dir"
-  local found=1
-  cmake -S "$root/cmake/probe" -B "$dir" >"$dir.log" 2>&1 && found=0
+  if cmake -S "$root/cmake/probe" -B "$dir" >"$dir/log" 2>&1; then cat "$dir/found"; fi
   rm -rf "$dir"
-  return "$found"
 }
 
 # Writes a sources file for the suite whose URI and key are those of the machine's own Debian sources.
 write_sources() {
   local codename files=()
   codename=$(os_release VERSION_CODENAME)
-  local etc=${GSD_APT_ETC:-/etc/apt}
-  for file in "$etc"/sources.list.d/*.sources "$etc"/sources.list "$etc"/sources.list.d/*.list; do
+  for file in /etc/apt/sources.list.d/*.sources /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
     [[ -r $file ]] && files+=("$file")
   done
-  ((${#files[@]})) || die "no apt sources were found in $etc; add Debian's own (see 'man sources.list') and try again."
+  ((${#files[@]})) || die "no apt sources were found in /etc/apt; add Debian's own (see 'man sources.list') and try again."
   awk -v codename="${codename%%/*}" -v suite="$kSuite" -f "$root/deps/sources.awk" "${files[@]}" >"$apt/debian.sources"
   [[ -s $apt/debian.sources ]] ||
-    die "no Debian archive with component main was found in the apt sources of $etc; enable one and try again."
+    die "no Debian archive with component main was found in the apt sources of /etc/apt; enable one and try again."
 }
 
 # A configuration of apt that reads the system's (proxies, credentials), but keeps all state below the prefix and runs
@@ -262,19 +260,31 @@ fetch_source() { # name version extension sha256
     >"$apt/log" 2>&1
 }
 
-# The same for a source package whose locked version is gone. Prints the row that was fetched instead.
+# Prints "version extension sha256" of the newest source of a package; needs the index fetched with deb-src.
+newest_source() { # name
+  private_apt apt-cache showsrc --only-source "$1" 2>/dev/null | awk -v prefix="$1_" '
+    /^Checksums-Sha256:/ { on = 1; next }
+    /^[^ ]/ { on = 0 }
+    on && $3 ~ /\.orig\.tar\.[a-z0-9]+$/ {
+      version = extension = substr($3, length(prefix) + 1)
+      sub(/\.orig\..*/, "", version)
+      sub(/.*\.orig\./, "", extension)
+      print version, extension, $1
+      exit
+    }' || true
+}
+
+# Fetches the newest source where the locked one is gone, and prints its row.
 fetch_newest_source() { # name version group minimum
   fetch_index deb-src
-  local version sum file
-  read -r sum file < <(private_apt apt-cache showsrc --only-source "$1" 2>/dev/null |
-    awk '/^Checksums-Sha256:/ { on = 1; next } /^[^ ]/ { on = 0 } on && $3 ~ /\.orig\.tar\.[a-z0-9]+$/ { print $1, $3; exit }') ||
+  local newest extension sum
+  read -r newest extension sum < <(newest_source "$1") ||
     die "Debian $kSuite has no source package $1 any more; take a newer release of this project, or change deps/packages.lock."
-  version=${file#"$1"_} && version=${version%.orig.*}
-  dpkg --compare-versions "$version" ge "$4" ||
-    die "Debian $kSuite has the source of $1 $version, but at least $4 is needed; check the mirror named in the apt sources."
-  say "note: the source of $1 $2 is no longer in Debian $kSuite; taking $version, which satisfies the minimum $4"
-  fetch_source "$1" "$version" "${file##*.orig.}" "$sum" || explain_apt "the source of $1 could not be fetched"
-  echo "$1 $version source:${file##*.orig.} $sum $3 $4"
+  dpkg --compare-versions "$newest" ge "$4" ||
+    die "Debian $kSuite has the source of $1 $newest, but at least $4 is needed; check the mirror named in the apt sources."
+  say "note: the source of $1 $2 is no longer in Debian $kSuite; taking $newest, which satisfies the minimum $4"
+  fetch_source "$1" "$newest" "$extension" "$sum" || explain_apt "the source of $1 could not be fetched"
+  echo "$1 $newest source:$extension $sum $3 $4"
 }
 
 # Downloads every row that the cache lacks and leaves the rows really taken in $prefix/cache/rows.
@@ -418,13 +428,13 @@ install_prefix() { # group...
   [[ ! -e $prefix/usr ]] || mv "$prefix/usr" "$prefix/old"
   mv "$staging/usr" "$prefix/usr"
   rm -rf "$staging" "$prefix/old" "$apt"
-  { echo "$(lock_key) $kFormat" && echo "$*" && awk '{ print $1, $2, $4 }' "$prefix/cache/rows"; } >"$stamp.new"
+  { echo "$(lock_key) $kFormat $system_llama" && echo "$*" && awk '{ print $1, $2, $4 }' "$prefix/cache/rows"; } >"$stamp.new"
   mv "$stamp.new" "$stamp"
   say "done: $(wc -l <"$prefix/cache/rows") packages, $(du -sm "$prefix/usr" | cut -f1) MB in .prefix"
 }
 
 print_new_lock() {
-  fetch_index deb-src >&2
+  fetch_index deb-src
   local line name version arch sum group minimum
   while IFS= read -r line; do
     if [[ -z $line || $line == '#'* ]]; then
@@ -432,8 +442,12 @@ print_new_lock() {
       continue
     fi
     read -r name version arch sum group minimum <<<"$line"
-    if [[ $arch != source:* ]]; then
+    if [[ $arch == source:* ]]; then
+      read -r version arch sum < <(newest_source "$name") || die "Debian $kSuite has no source package $name any more."
+      arch=source:$arch
+    else
       version=$(index_field Version "$name") sum=$(index_field SHA256 "$name") arch=$(index_field Architecture "$name")
+      [[ -n $version ]] || die "Debian $kSuite has no package $name any more."
     fi
     printf '%-24s %-44s %-14s %s %-8s %s\n' "$name" "$version" "$arch" "$sum" "$group" "$minimum"
   done <"$lock_file"
@@ -463,7 +477,8 @@ main() {
   check_space "$kSpaceNeededMb"
 
   local groups=$kDefaultGroups
-  if [[ -z $use_prefix ]] && system_has_llama; then
+  [[ -n $use_prefix ]] || system_llama=$(find_system_llama)
+  if [[ -n $system_llama ]]; then
     say "the system has libllama 0.7 or newer; fetching the helper libraries only (GSD_USE_PREFIX=ON takes the pinned one)"
     groups="headers test"
   fi

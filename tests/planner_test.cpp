@@ -77,10 +77,18 @@ TEST(Planner, DraftsALevelOnlyWhereItPays) {
   Machine m;
   m.target.load({{1, 10}, {8, 12}});
   m.draft.load({{1, 1}, {8, 2}});
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0), 1U);
-  EXPECT_EQ(m.planner.choose_level(items({0.05F}), 1, 1, 0), 0U);
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 1U);
+  EXPECT_EQ(m.planner.choose_level(items({0.05F}), 1, 1, 0, {0, 0}), 0U);
   m.draft.load({{1, 9}, {8, 10}});
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0), 0U) << "the draft is as dear as the target";
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 0U) << "the draft is as dear as the target";
+}
+
+TEST(Planner, LooksBeyondADearFirstStep) {
+  Machine m;
+  m.target.load({{1, 10}, {2, 18}, {8, 20}});
+  m.draft.load({{1, 0.2}, {8, 0.3}});
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 0U) << "the second token alone costs 0.8 of a pass";
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0.7F, 5}), 1U) << "the third and fourth are all but free";
 }
 
 TEST(Planner, ProbesNowAndThenAndLessAndLess) {

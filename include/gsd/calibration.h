@@ -27,7 +27,7 @@ class Calibration {
   Cell history_cell(Origin origin, int match_length) const;
   // Cell of the discount for candidates inherited through a merge that agree in `agreement` >= 1 tokens with the path.
   Cell merge_cell(int agreement) const;
-  // Cell of "an expansion at this depth names the target's token at all": prices a draft level before it is drafted.
+  // Cell of "an expansion at this depth names the target's token as a likely one": prices a level before it is drafted.
   Cell expansion_cell(int depth) const;
 
   double probability(Cell cell) const { return cells_[cell].hits / cells_[cell].trials; }

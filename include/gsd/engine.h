@@ -147,6 +147,7 @@ class Engine {
   bool prepare(Session& s);
   void draft_all();
   void choose_drafting_sessions();
+  Planner::Ahead ahead(int depth) const;
   bool draft_roots();
   bool draft_level();
   bool forward_draft();

@@ -90,7 +90,7 @@ class Hypotheses {
 
   const TokenGraph& graph() const { return graph_; }
   TokenGraph& graph() { return graph_; }
-  // Probability that an expansion `depth` levels below the root names the target's token and it is verified.
+  // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
   float expansion_gain(int depth) const { return static_cast<float>(calibration_.probability(calibration_.expansion_cell(depth))); }
 
  private:

@@ -28,9 +28,15 @@ class Planner {
   CostModel& target_cost() { return target_; }
   CostModel& draft_cost() { return draft_; }
 
-  // How many of `items` (sorted by gain, best first) the next draft level should evaluate. `roots`: sessions in the step; `width`: tokens that the
-  // verification would score without them; `extra`: tokens of the draft pass beside one per item.
-  std::size_t choose_level(std::span<const Item> items, int roots, int width, int extra) const;
+  // What the next draft level may be worth beyond its own candidates: a chain from the best of them.
+  struct Ahead {
+    float gain;   // expected acceptance of each further level given the one before
+    int levels;   // further levels that may be drafted
+  };
+  // How many of `items` (sorted by gain, best first) the next draft level should evaluate. `roots`: sessions in the
+  // step; `width`: tokens that the verification would score without them; `extra`: tokens of the draft pass beside one
+  // per item. Looks ahead, because cost is no convex function of width: on many machines the second token costs most.
+  std::size_t choose_level(std::span<const Item> items, int roots, int width, int extra, Ahead ahead) const;
 
   // How many of `items` (sorted by gain, best first) the verification should score beside `width` tokens that it
   // scores anyway, the `roots` among them.
@@ -44,6 +50,8 @@ class Planner {
   double rate(int roots) const;  // tokens per millisecond
 
  private:
+  double value_ahead(double probability, int width, Ahead ahead, double price) const;
+
   CostModel& target_;
   CostModel& draft_;
   double tokens_ = 0;  // fading sums over the last steps

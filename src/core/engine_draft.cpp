@@ -40,10 +40,21 @@ void Engine::choose_drafting_sessions() {
   }
   std::sort(items_.begin(), items_.end(), by_gain);
   const int roots = static_cast<int>(active_.size());
-  std::size_t count = planner_.choose_level(items_, roots, roots, backlog);
+  std::size_t count = planner_.choose_level(items_, roots, roots, backlog, ahead(1));
   step_wanted_ = count > 0;
   if (count == 0 && planner_.probe_due()) count = items_.size();
   for (std::size_t n = count; n < items_.size(); ++n) active_[static_cast<std::size_t>(items_[n].session)]->wants_draft_ = false;
+}
+
+// What levels below `depth` promise, by the best of the drafting sessions.
+Planner::Ahead Engine::ahead(int depth) const {
+  Planner::Ahead out{0, 0};
+  for (const Session* s : active_) {
+    if (!s->wants_draft_) continue;
+    out.gain = std::max(out.gain, s->hypotheses_.expansion_gain(depth));
+    out.levels = std::max(out.levels, std::min(s->hypotheses_.params().depth, s->depth_limit_) - depth);
+  }
+  return out;
 }
 
 // One pass of the draft over batch_. False if its memory has no room: the step then goes on with what there is.
@@ -72,7 +83,7 @@ bool Engine::draft_roots() {
   std::size_t drafting = 0;
   for (Session* s : active_) {
     if (!s->wants_draft_) continue;
-    while (s->tokens_.size() - s->n_drafted_ > chunk / active_.size()) {  // a long backlog: whole chunks first
+    while (s->tokens_.size() - s->n_drafted_ > std::max<std::size_t>(1, chunk / active_.size())) {  // a long backlog: whole chunks first
       const std::size_t stop = std::min(s->tokens_.size() - 1, s->n_drafted_ + chunk);
       const Stopwatch clock;
       feed(*draft_, s->slot_, s->tokens_, s->n_drafted_, stop, feed_batch_, path_);
@@ -87,7 +98,7 @@ bool Engine::draft_roots() {
     ++drafting;
     std::int32_t parent = -1;
     for (std::size_t i = s->n_drafted_; i < s->tokens_.size(); ++i) {
-      batch_.push_back({s->slot_, s->tokens_[i], parent, i + 1 == s->tokens_.size()});
+      batch_.push_back({s->slot_, known_token(*draft_, s->tokens_[i]), parent, i + 1 == s->tokens_.size()});
       ++parent;
     }
   }
@@ -131,6 +142,7 @@ bool Engine::draft_level() {
   items_.clear();
   int width = static_cast<int>(active_.size());
   bool automatic = true;
+  int deepest = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Session& s = *active_[i];
     if (!s.wants_draft_) continue;
@@ -139,13 +151,14 @@ bool Engine::draft_level() {
     for (const std::int32_t id : s.hypotheses_.frontier()) {
       const GraphNode& n = s.hypotheses_.graph().node(id);
       if (n.depth >= s.depth_limit_) continue;
+      deepest = std::max(deepest, n.depth);
       items_.push_back({static_cast<std::int32_t>(i), id, n.probability * s.hypotheses_.expansion_gain(n.depth)});
     }
   }
   std::sort(items_.begin(), items_.end(), by_gain);
   const auto most = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
   if (items_.size() > most) items_.resize(most);
-  if (automatic) items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0));
+  if (automatic) items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0, ahead(deepest + 1)));
   // One level's nodes of a session must be numbered in batch order, and siblings' leaves are counted as they come.
   batch_.clear();
   std::erase_if(items_, [this](const Planner::Item& item) {

@@ -9,6 +9,10 @@
 
 namespace gsd {
 
+// Vocabularies may differ in additional ids at the end. A token that the backend does not know is fed as token 0: it
+// only spoils the draft's guess, never the text.
+inline Token known_token(const Backend& backend, Token t) { return t < backend.info().n_vocab ? t : 0; }
+
 // Scores tokens [from, to) of a sequence without logits and commits them. `batch` and `path` are work buffers.
 inline void feed(Backend& backend, std::int32_t slot, std::span<const Token> tokens, std::size_t from, std::size_t to,
                  std::vector<NodeInput>& batch, std::vector<std::int32_t>& path) {
@@ -16,7 +20,7 @@ inline void feed(Backend& backend, std::int32_t slot, std::span<const Token> tok
   path.clear();
   for (std::size_t i = from; i < to; ++i) {
     const auto index = static_cast<std::int32_t>(i - from);
-    batch.push_back({slot, tokens[i], index - 1, false});
+    batch.push_back({slot, known_token(backend, tokens[i]), index - 1, false});
     path.push_back(index);
   }
   backend.forward(batch);

@@ -14,6 +14,7 @@ namespace {
 constexpr std::size_t kSampledCandidates = 16;  // under noise a later candidate may come first
 constexpr int kRecycledCapacity = 4096;
 constexpr int kRecycledPerStep = 4;
+constexpr float kLikely = 0.15F;       // candidates at least as probable as this are what an expansion is drafted for
 constexpr float kLookupFloor = 0.02F;  // paths less probable than this are not worth a look into the history
 constexpr std::array<const char*, 5> kModeNames{"plain", "chain", "tree", "graph", "auto"};
 
@@ -301,7 +302,7 @@ void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token
     for (std::int32_t i = p.begin; i < p.end; ++i) {
       const Item& c = items_[static_cast<std::size_t>(i)];
       const bool hit = c.token == y;
-      named |= hit && c.origin == Origin::kDraft;
+      named |= hit && c.origin == Origin::kDraft && c.base >= kLikely;
       if (c.merge_cell != Calibration::kNone) {
         calibration_.observe(c.merge_cell, hit, c.base);
       } else {
@@ -310,7 +311,7 @@ void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token
     }
     const Item& x = items_[static_cast<std::size_t>(p.item)];
     if (x.graph_node >= 0 && x.agreement == 0 && graph_.node(x.graph_node).expanded) {
-      calibration_.observe(calibration_.expansion_cell(x.depth), named && step < path.size());
+      calibration_.observe(calibration_.expansion_cell(x.depth), named);
     }
     if (++step > path.size()) break;
   }

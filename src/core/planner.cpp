@@ -16,7 +16,7 @@ double Planner::rate(int roots) const {
   return ms_ > 0 ? std::max(plain, tokens_ / ms_) : plain;
 }
 
-std::size_t Planner::choose_level(std::span<const Item> items, int roots, int width, int extra) const {
+std::size_t Planner::choose_level(std::span<const Item> items, int roots, int width, int extra, Ahead ahead) const {
   const double price = rate(roots);
   double gain = 0;
   double best = 0;
@@ -25,13 +25,25 @@ std::size_t Planner::choose_level(std::span<const Item> items, int roots, int wi
     gain += items[n - 1].gain;
     const int more = static_cast<int>(n);
     const double cost = draft_.ms(more + extra) + target_.ms(width + more) - target_.ms(width);
-    const double value = gain - price * cost;
+    const double value = gain - price * cost + value_ahead(items[0].gain, width + more, ahead, price);
     if (value > best) {
       best = value;
       count = n;
     }
   }
   return count;
+}
+
+// The best that a chain of one to `levels` further levels can add; 0 if none pays.
+double Planner::value_ahead(double probability, int width, Ahead ahead, double price) const {
+  double value = 0;
+  double best = 0;
+  for (int level = 1; level <= ahead.levels && width + level <= target_.max_width(); ++level) {
+    probability *= ahead.gain;
+    value += probability - price * (draft_.ms(1) + target_.ms(width + level) - target_.ms(width + level - 1));
+    best = std::max(best, value);
+  }
+  return best;
 }
 
 std::size_t Planner::choose_width(std::span<const Item> items, int roots, int width) const {

@@ -1,0 +1,141 @@
+// The backend over libllama: GGUF models, their vocabulary, chat template and grammar, and a pair ready to generate.
+// llama.h itself is not needed to use this header.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gsd/backend.h"
+#include "gsd/engine.h"
+#include "gsd/error.h"
+
+namespace gsd {
+
+struct ModelOptions {
+  std::string path;                            // a GGUF file
+  int gpu_layers = 0;                          // layers kept on the GPU; -1 = all
+  bool exact = false;                          // leave the weights as they are (no repacking), see ContextOptions::exact
+  std::function<bool(float)> progress;         // may be empty; share loaded [0, 1]; false cancels the load
+};
+
+struct ChatMessage {
+  std::string role;     // "system", "user", "assistant"
+  std::string content;
+};
+
+// A loaded GGUF model and its vocabulary. Immutable after the load: any thread may call the const functions.
+class Model {
+ public:
+  // Throws Error(kModelFile) for a file that is missing, unreadable, truncated or no GGUF, Error(kModelUnsupported) for
+  // one that cannot generate text with rollback (embedding-only, encoder, diffusion, recurrent, hybrid),
+  // Error(kOutOfMemory) if the weights do not fit.
+  explicit Model(const ModelOptions& options);
+  ~Model();
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+
+  // Text to tokens. `add_special`: with the model's own begin-of-text token; `parse_special`: names of control tokens
+  // in the text become these tokens (for chat templates; never for a user's text).
+  std::vector<Token> tokenize(std::string_view text, bool add_special, bool parse_special) const;
+  // The bytes of one token; may be a piece of a UTF-8 character. Control tokens give nothing unless `special`.
+  std::string piece(Token token, bool special = false) const;
+  std::string detokenize(std::span<const Token> tokens) const;
+  bool is_eog(Token token) const;
+
+  // The model's own template, or empty. Throws Error(kModelUnsupported) from apply_template if there is none or
+  // libllama does not know it.
+  std::string chat_template() const;
+  std::string apply_template(std::span<const ChatMessage> messages, bool add_assistant) const;
+
+  int n_vocab() const;
+  int n_ctx_train() const;
+  int n_layers() const;
+  int n_embd() const;
+  std::uint64_t n_params() const;
+  std::uint64_t n_bytes() const;             // of all tensors
+  std::string description() const;           // architecture, size and format in words
+  std::string architecture() const;
+  std::string format() const;                // "Q8_0", "BF16", …
+  const std::string& path() const;
+
+  struct Impl;
+  Impl& impl() const { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// What speaks against using `draft` for `target`; empty if they fit. Vocabularies that differ only in additional ids at
+// the end fit. Names the first tokens that differ.
+std::string pair_mismatch(const Model& target, const Model& draft);
+
+// True if every width and order gives the same bits on this machine's CPU kernels with this format (`--exact`).
+bool format_is_width_invariant(const Model& model);
+
+struct ContextOptions {
+  int n_ctx = 4096;         // positions of one sequence
+  int n_seq = 1;            // sequences
+  int n_threads = 0;        // 0 = one per core
+  int max_leaves = 16;      // leaves of one sequence's tree, [1, 64]; n_seq * max_leaves <= 256
+  int max_outputs = 64;     // rows of logits of one pass
+  int max_batch = 512;      // tokens of one pass
+  std::string type_k = "f16";  // KV cache types: f32, f16, bf16, q8_0, q4_0
+  std::string type_v = "f16";
+  bool exact = false;       // flash attention off, one context per sequence: the bits do not depend on what is drafted
+};
+
+// A context over `model`, which must outlive it. Throws Error(kUsage) for sizes out of range, Error(kOutOfMemory) if
+// the context cannot be made.
+std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options);
+
+// A GBNF grammar as a constraint, with its own state: one per generation.
+// Throws Error(kGrammar) if it does not parse.
+Constraint make_grammar(const Model& model, const std::string& gbnf);
+
+// Milliseconds of passes of a few widths on an empty sequence 0, within about `budget_ms`; feeds `cost`.
+void measure_cost(Backend& backend, CostModel& cost, double budget_ms);
+
+struct PairOptions {
+  std::string target;                 // path
+  std::string draft;                  // path; empty = no draft model, only the history is drawn on
+  int target_gpu_layers = 0;
+  int draft_gpu_layers = 0;
+  ContextOptions context;             // n_ctx 0 = what the target was trained for, at most 4096
+  EngineOptions engine;               // engine.exact rules context.exact
+  bool profile = true;                // measure or load the cost profile; false = learn while running
+  std::string profile_dir;            // where profiles are kept; empty = the user's cache folder
+  std::function<bool(float)> progress;
+};
+
+// A target, its draft, and the engine over both. One thread owns it.
+class Pair {
+ public:
+  // Throws what Model and make_backend throw, and Error(kPairMismatch) for a draft that does not fit.
+  explicit Pair(const PairOptions& options);
+  ~Pair();
+
+  const Model& target() const;
+  const Model* draft() const;  // null without one
+  Engine& engine();
+  int n_ctx() const;
+  // How the cost profile came about: "measured", "cached", "off".
+  const std::string& profile_source() const;
+  // Writes what was learned about costs, for the next load. Errors are ignored: a cache is no duty.
+  void save_profile() const;
+
+  // Generates behind `prompt` and hands each piece of text to `on_text` as soon as it is certain; false stops. Whole
+  // UTF-8 characters only. Returns the text.
+  std::string generate(std::string_view prompt, SessionOptions options, const std::function<bool(std::string_view)>& on_text = {});
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gsd

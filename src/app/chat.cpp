@@ -1,0 +1,95 @@
+// gsd chat: a conversation in the model's own chat template; the memory of earlier turns is reused.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <iostream>
+#include <memory>
+
+#include "commands.h"
+#include "console.h"
+#include "gsd/utf8.h"
+#include "options.h"
+
+namespace gsd::app {
+namespace {
+
+class Chat {
+ public:
+  Chat(Pair& pair, SessionOptions options) : pair_(pair) {
+    options.on_token = [this](Token t) { return on_token(t); };
+    session_ = pair.engine().open(std::move(options));
+  }
+
+  // Answers one turn. Ctrl-C ends the answer, not the conversation.
+  void turn(std::vector<ChatMessage>& messages) {
+    const std::string prompt = pair_.target().apply_template(messages, true);
+    const Stats before = session_->stats();
+    answer_.clear();
+    // Control tokens come from the template; what the user typed stands inside it. libllama's templates write begin
+    // of text themselves where the model wants it.
+    pair_.engine().set_prompt(*session_, pair_.target().tokenize(prompt, messages.size() <= 2, true));
+    while (!interrupted() && pair_.engine().prefill(*session_) > 0) {
+    }
+    Session* list[] = {session_.get()};
+    while (!session_->finished() && !interrupted()) pair_.engine().step(list);
+    print(utf8_.flush());
+    messages.push_back({"assistant", answer_});
+    const Stats& after = session_->stats();
+    const double ms = after.total_ms - before.total_ms;
+    const auto n = after.emitted - before.emitted;
+    fmt::print(stderr, "\n[{} tokens, {:.1f} tokens/s, {:.2f} per step, {} prompt tokens reused{}]\n", n, ms > 0 ? 1000 * static_cast<double>(n) / ms : 0,
+               after.steps > before.steps ? static_cast<double>(n) / static_cast<double>(after.steps - before.steps) : 0, session_->n_reused(),
+               session_->finish() == FinishReason::kContextFull ? "; the context is full, start a new chat" : "");
+  }
+
+ private:
+  bool on_token(Token t) {
+    if (!pair_.target().is_eog(t)) print(utf8_.push(pair_.target().piece(t)));
+    return !interrupted() && !closed_;
+  }
+  void print(const std::string& text) {
+    answer_ += text;
+    if (!text.empty() && !write_out(text)) closed_ = true;
+  }
+
+  Pair& pair_;
+  std::unique_ptr<Session> session_;
+  Utf8Buffer utf8_;
+  std::string answer_;
+  bool closed_ = false;
+};
+
+int chat(const ModelFlags& flags, const std::string& system) {
+  const SessionOptions options = flags.session();
+  Pair pair = load_pair(flags);
+  std::vector<ChatMessage> messages;
+  if (!system.empty()) messages.push_back({"system", system});
+  pair.target().apply_template(std::vector<ChatMessage>{{"user", "?"}}, true);  // complain about the template at once
+  Chat conversation(pair, options);
+  const bool terminal = isatty(STDIN_FILENO) != 0;
+  if (terminal) fmt::print(stderr, "Type a message; an empty line or Ctrl-D ends.\n");
+  for (std::string line; !interrupted();) {
+    if (terminal) write_out("> ");
+    if (!std::getline(std::cin, line) || line.empty()) break;
+    messages.push_back({"user", line});
+    conversation.turn(messages);
+  }
+  pair.save_profile();
+  return interrupted() ? kExitInterrupted : 0;
+}
+
+}  // namespace
+
+void add_chat(CLI::App& program, int& exit_code) {
+  auto flags = std::make_shared<ModelFlags>();
+  auto system = std::make_shared<std::string>();
+  CLI::App* app = program.add_subcommand("chat", "Talk to a model with a chat template");
+  app->footer("Examples:\n  gsd chat -m target.gguf -d draft.gguf --temp 0.7\n  echo \"Hello\" | gsd chat -m target.gguf");
+  app->add_option("--system", *system, "System message");
+  add_model_flags(*app, *flags);
+  add_speculation_flags(*app, *flags);
+  add_sampling_flags(*app, *flags);
+  app->callback([=, &exit_code] { exit_code = chat(*flags, *system); });
+}
+
+}  // namespace gsd::app

@@ -1,0 +1,13 @@
+// The subcommands of gsd. Each adds itself to the program and, when chosen, sets `exit_code`.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace gsd::app {
+
+void add_generate(CLI::App& program, int& exit_code);
+void add_chat(CLI::App& program, int& exit_code);
+void add_inspect(CLI::App& program, int& exit_code);
+void add_trace(CLI::App& program, int& exit_code);
+
+}  // namespace gsd::app

@@ -1,0 +1,90 @@
+#include "console.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+namespace gsd::app {
+namespace {
+
+constexpr std::size_t kMaxFile = 64 << 20;
+
+volatile std::sig_atomic_t signalled = 0;
+
+void on_signal(int signal) {
+  if (signalled != 0) _exit(kExitInterrupted);
+  signalled = signal;
+}
+
+double now_ms() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;  // no SA_RESTART: a read of standard input is interrupted too
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
+bool interrupted() { return signalled != 0; }
+
+bool write_out(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return true;
+}
+
+ProgressLine::ProgressLine(std::string what) : what_(std::move(what)), start_ms_(now_ms()) {}
+
+ProgressLine::~ProgressLine() {
+  if (last_ >= 0) std::fputs("\r\033[K", stderr);
+}
+
+void ProgressLine::show(float share) {
+  const int percent = static_cast<int>(share * 100);
+  if (percent == last_ || now_ms() - start_ms_ < 500 || isatty(STDERR_FILENO) == 0) return;
+  last_ = percent;
+  std::fputs(fmt::format("\r{} {} %", what_, percent).c_str(), stderr);
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream file;
+  if (path != "-") {
+    file.open(path, std::ios::binary);
+    if (!file) throw Error(ErrorCode::kIo, fmt::format("The file '{}' cannot be opened: {}.", path, std::strerror(errno)));
+  }
+  std::istream& in = path == "-" ? std::cin : file;
+  std::string text;
+  char block[1 << 16];
+  while (in.read(block, sizeof block) || in.gcount() > 0) {
+    text.append(block, static_cast<std::size_t>(in.gcount()));
+    if (text.size() > kMaxFile) throw Error(ErrorCode::kIo, fmt::format("The file '{}' is larger than 64 MiB.", path));
+  }
+  if (in.bad()) throw Error(ErrorCode::kIo, fmt::format("The file '{}' cannot be read: {}.", path, std::strerror(errno)));
+  return text;
+}
+
+std::string read_prompt(const std::string& text, const std::string& file) {
+  if (!text.empty()) return text;
+  if (!file.empty()) return read_file(file);
+  if (isatty(STDIN_FILENO) == 0) return read_file("-");
+  throw Error(ErrorCode::kUsage, "There is no prompt; give one with -p TEXT, -f FILE, or on standard input.");
+}
+
+}  // namespace gsd::app

@@ -1,0 +1,40 @@
+// Terminal, signals and files: what the subcommands share in talking to the outside.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "gsd/engine.h"
+#include "gsd/llama.h"
+
+namespace gsd::app {
+
+constexpr int kExitInterrupted = 130;
+
+// Ctrl-C and SIGTERM set a flag; a second one ends the program at once. A closed pipe becomes a write error.
+void catch_signals();
+bool interrupted();
+
+// Writes to stdout at once. False if the reader is gone.
+bool write_out(std::string_view text);
+
+// A percentage on stderr while something takes longer than half a second; silent where stderr is no terminal.
+class ProgressLine {
+ public:
+  explicit ProgressLine(std::string what);
+  ~ProgressLine();
+  void show(float share);
+
+ private:
+  std::string what_;
+  double start_ms_;
+  int last_ = -1;
+};
+
+// Whole file, or standard input for "-". Throws Error(kIo); at most 64 MiB.
+std::string read_file(const std::string& path);
+
+// The prompt from -p, -f or standard input. Throws Error(kUsage) if there is none.
+std::string read_prompt(const std::string& text, const std::string& file);
+
+}  // namespace gsd::app

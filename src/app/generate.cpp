@@ -1,0 +1,195 @@
+// gsd generate: a prompt in, text out, and what it cost.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "console.h"
+#include "gsd/utf8.h"
+#include "options.h"
+#include "record.h"
+
+namespace gsd::app {
+namespace {
+
+using nlohmann::json;
+
+struct GenerateFlags {
+  ModelFlags model;
+  std::string prompt;
+  std::string prompt_file;
+  std::string record;
+  bool compare = false;
+  bool json = false;
+};
+
+struct Run {
+  std::string text;
+  std::vector<Token> tokens;
+  std::vector<float> margins;
+  Stats stats;
+  FinishReason finish = FinishReason::kNone;
+  double prefill_ms = 0;
+  double decode_ms = 0;
+  double tokens_per_second() const { return decode_ms > 0 ? 1000 * static_cast<double>(tokens.size()) / decode_ms : 0; }
+};
+
+double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+struct Output {
+  bool stream;
+  bool closed = false;
+};
+
+Run run(Pair& pair, const std::vector<Token>& prompt, SessionOptions options, Output& output, Recorder* recorder) {
+  Run r;
+  Utf8Buffer utf8;
+  const auto emit = [&](const std::string& piece) {
+    r.text += piece;
+    if (output.stream && !piece.empty() && !write_out(piece)) output.closed = true;
+  };
+  options.on_token = [&](Token t) {
+    emit(utf8.push(pair.target().is_eog(t) ? "" : pair.target().piece(t)));
+    return !interrupted() && !output.closed;
+  };
+  options.on_step = [&](const StepView& v) {
+    r.margins.insert(r.margins.end(), v.acceptance.margin.begin(), v.acceptance.margin.end());
+    if (recorder != nullptr) recorder->step(v);
+  };
+  Engine& engine = pair.engine();
+  const auto session = engine.open(std::move(options));
+  const double start = now_ms();
+  engine.set_prompt(*session, prompt);
+  ProgressLine line("Reading the prompt");
+  while (!interrupted()) {
+    const std::size_t left = engine.prefill(*session);
+    if (left == 0) break;
+    line.show(1 - static_cast<float>(left) / static_cast<float>(prompt.size()));
+  }
+  r.prefill_ms = now_ms() - start;
+  Session* list[] = {session.get()};
+  while (!session->finished() && !interrupted() && !output.closed) engine.step(list);
+  r.decode_ms = now_ms() - start - r.prefill_ms;
+  emit(utf8.flush());
+  r.tokens.assign(session->generated().begin(), session->generated().end());
+  r.stats = session->stats();
+  r.finish = session->finish();
+  return r;
+}
+
+json to_json(const Run& r) {
+  const Stats& s = r.stats;
+  return {{"text", r.text},
+          {"tokens", r.tokens},
+          {"finish", finish_reason_name(r.finish)},
+          {"tokens_per_second", r.tokens_per_second()},
+          {"prefill_ms", r.prefill_ms},
+          {"decode_ms", r.decode_ms},
+          {"steps", s.steps},
+          {"accepted_per_step", s.accepted_per_step()},
+          {"drafted", s.drafted},
+          {"merged", s.merged},
+          {"verified", s.verified},
+          {"accepted", s.accepted},
+          {"draft_nodes", s.draft_nodes},
+          {"draft_forwards", s.draft_forwards},
+          {"plain_steps", s.plain_steps},
+          {"draft_ms", s.draft_ms},
+          {"verify_ms", s.verify_ms},
+          {"sequence_ms", s.sequence_ms},
+          {"total_ms", s.total_ms}};
+}
+
+void print_summary(const Run& r, const Run* plain, const std::string& mode) {
+  const Stats& s = r.stats;
+  const auto per_step = [&](std::int64_t n) { return s.steps > 0 ? static_cast<double>(n) / static_cast<double>(s.steps) : 0; };
+  const double rest = s.total_ms - s.draft_ms - s.verify_ms - s.sequence_ms;
+  const auto share = [&](double ms) { return s.total_ms > 0 ? 100 * ms / s.total_ms : 0; };
+  std::string out = fmt::format("\n{} tokens in {:.2f} s: {:.1f} tokens/s ({}), ended: {}\n", r.tokens.size(), r.decode_ms / 1000, r.tokens_per_second(), mode,
+                                interrupted() ? "interrupted" : finish_reason_name(r.finish));
+  if (plain != nullptr) {
+    out += fmt::format("plain decoding: {:.1f} tokens/s, so {:.2f}x; ", plain->tokens_per_second(), r.tokens_per_second() / std::max(1e-9, plain->tokens_per_second()));
+    const auto [a, b] = std::mismatch(r.tokens.begin(), r.tokens.end(), plain->tokens.begin(), plain->tokens.end());
+    if (a == r.tokens.end() && b == plain->tokens.end()) {
+      out += "the same text\n";
+    } else {
+      const auto at = static_cast<std::size_t>(a - r.tokens.begin());
+      out += fmt::format("texts differ from token {} on, where the two best were {:.2g} apart (kernels round differently at different widths; --exact avoids it)\n", at,
+                         at < plain->margins.size() ? plain->margins[at] : 0.0F);
+    }
+  }
+  out += fmt::format("per step: {:.2f} tokens emitted, {:.1f} drafted, {:.1f} merged, {:.1f} verified; {:.1f} draft passes\n", s.accepted_per_step(), per_step(s.drafted),
+                     per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
+  out += fmt::format("time: draft {:.0f} %, verify {:.0f} %, sequences {:.1f} %, rest {:.1f} % ({:.0f} us a step)\n", share(s.draft_ms), share(s.verify_ms), share(s.sequence_ms),
+                     share(rest), s.steps > 0 ? 1000 * rest / static_cast<double>(s.steps) : 0);
+  std::fputs(out.c_str(), stderr);
+}
+
+SessionOptions with_grammar(const ModelFlags& flags, const Pair& pair) {
+  SessionOptions o = flags.session();
+  const std::string text = flags.grammar_file.empty() ? flags.grammar : read_file(flags.grammar_file);
+  if (!text.empty()) o.constraint = make_grammar(pair.target(), text);
+  return o;
+}
+
+int generate(const GenerateFlags& flags) {
+  flags.model.session();  // complain about parameters before the models are loaded
+  std::string text = read_prompt(flags.prompt, flags.prompt_file);
+  Pair pair = load_pair(flags.model);
+  if (flags.model.pair.engine.exact && !format_is_width_invariant(pair.target())) {
+    std::fprintf(stderr, "gsd: note: %s weights round differently at different widths, so --exact cannot promise plain decoding's bits.\n", pair.target().format().c_str());
+  }
+  const std::vector<Token> prompt = pair.target().tokenize(text, true, false);
+  std::unique_ptr<Recorder> recorder;
+  if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
+  Output output{.stream = !flags.json};
+  if (!flags.json) write_out(text);
+  const Run r = run(pair, prompt, with_grammar(flags.model, pair), output, recorder.get());
+  if (recorder) recorder->close();
+  Run plain;
+  const bool compare = flags.compare && !interrupted() && !output.closed;
+  if (compare) {
+    SessionOptions o = with_grammar(flags.model, pair);
+    o.speculation.mode = Mode::kPlain;
+    o.max_tokens = static_cast<std::int64_t>(r.tokens.size());
+    Output silent{.stream = false};
+    plain = run(pair, prompt, std::move(o), silent, nullptr);
+  }
+  if (flags.json) {
+    json j = to_json(r);
+    j["mode"] = flags.model.mode;
+    j["prompt_tokens"] = prompt.size();
+    if (compare) j["plain"] = to_json(plain);
+    output.closed = !write_out(j.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
+  } else {
+    print_summary(r, compare ? &plain : nullptr, flags.model.mode);
+  }
+  pair.save_profile();
+  if (output.closed) throw Error(ErrorCode::kIo, "The output was closed before the text was complete.");
+  return interrupted() ? kExitInterrupted : 0;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& program, int& exit_code) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* app = program.add_subcommand("generate", "Continue a prompt");
+  app->footer(R"(Examples:
+  gsd generate -m target.gguf -d draft.gguf -p "# tar"
+  gsd generate -m target.gguf -d draft.gguf -f prompt.txt --temp 0.8 --seed 7 -n 500
+  gsd generate -m target.gguf -d draft.gguf -p "Question:" --mode graph --merge-length 1 --width 12 --compare
+  echo "# ls" | gsd generate -m target.gguf --json)");
+  app->add_option("-p,--prompt", flags->prompt, "The prompt");
+  app->add_option("-f,--file", flags->prompt_file, "The prompt from a file; - = standard input")->type_name("FILE");
+  app->add_flag("--compare", flags->compare, "Decode plainly afterwards and compare speed and text");
+  app->add_flag("--json", flags->json, "Write one JSON object instead of the text");
+  app->add_option("--record", flags->record, "Write every step to this file, for gsd trace")->type_name("FILE");
+  add_model_flags(*app, flags->model);
+  add_speculation_flags(*app, flags->model);
+  add_sampling_flags(*app, flags->model);
+  app->callback([flags, &exit_code] { exit_code = generate(*flags); });
+}
+
+}  // namespace gsd::app

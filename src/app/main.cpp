@@ -1,0 +1,59 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "commands.h"
+#include "console.h"
+#include "gsd/error.h"
+
+namespace {
+
+constexpr const char* kFooter = R"(Exit codes:
+  0 done                        6 the prompt does not fit the context
+  1 internal error              7 out of memory
+  2 wrong usage                 8 the KV cache has no room
+  3 model file missing or bad   9 a forward pass failed
+  4 model cannot be used       10 the grammar does not parse
+  5 models do not fit together 11 a file or pipe failed      130 interrupted
+
+Examples:
+  gsd generate -m target.gguf -d draft.gguf -p "# tar"
+  gsd chat     -m target.gguf -d draft.gguf
+  gsd inspect  -m target.gguf -d draft.gguf
+  gsd generate -m target.gguf -d draft.gguf -p "# tar" --record run.jsonl && gsd trace run.jsonl -o run.html)";
+
+int report(const char* sentence, gsd::ErrorCode code) {
+  std::fprintf(stderr, "gsd: %s\n", sentence);
+  return static_cast<int>(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace gsd;
+  app::catch_signals();
+  CLI::App program("Graph-structured speculative decoding for GGUF models: the target's own text, faster.", "gsd");
+  program.footer(kFooter);
+  program.require_subcommand(1);
+  program.set_version_flag("--version", "gsd " GSD_VERSION);
+  int exit_code = 0;
+  app::add_generate(program, exit_code);
+  app::add_chat(program, exit_code);
+  app::add_inspect(program, exit_code);
+  // app::add_trace(program, exit_code);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    const int code = program.exit(e);
+    return code == 0 ? 0 : static_cast<int>(ErrorCode::kUsage);
+  } catch (const Error& e) {
+    if (app::interrupted()) return app::kExitInterrupted;
+    return report(e.what(), e.code());
+  } catch (const std::bad_alloc&) {
+    return report("There is not enough memory; take a smaller model or context.", ErrorCode::kOutOfMemory);
+  } catch (const std::exception& e) {
+    return report(e.what(), ErrorCode::kInternal);
+  }
+  return exit_code;
+}

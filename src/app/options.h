@@ -1,0 +1,36 @@
+// Command-line options that the subcommands share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "gsd/engine.h"
+#include "gsd/llama.h"
+
+namespace gsd::app {
+
+struct ModelFlags {
+  PairOptions pair;
+  std::string mode = "auto";
+  std::string width = "auto";
+  SpeculationParams speculation;
+  SamplingParams sampling;
+  std::int64_t n_predict = 256;
+  std::string grammar_file;
+  std::string grammar;
+  bool ignore_eos = false;
+  bool no_history = false;
+  bool no_profile = false;
+
+  // Checked values as the library wants them. Throws Error(kUsage).
+  SessionOptions session() const;
+};
+
+void add_model_flags(CLI::App& app, ModelFlags& flags);
+void add_speculation_flags(CLI::App& app, ModelFlags& flags);
+void add_sampling_flags(CLI::App& app, ModelFlags& flags);
+
+// Loads the pair with a progress line on stderr where that is a terminal.
+Pair load_pair(const ModelFlags& flags);
+
+}  // namespace gsd::app

@@ -1,0 +1,35 @@
+// Owning handles and log capture: shared by the files of the llama backend.
+#pragma once
+
+#include <llama.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gsd/llama.h"
+
+namespace gsd {
+
+struct ModelDeleter {
+  void operator()(llama_model* m) const { llama_model_free(m); }
+};
+struct ContextDeleter {
+  void operator()(llama_context* c) const { llama_free(c); }
+};
+struct SamplerDeleter {
+  void operator()(llama_sampler* s) const { llama_sampler_free(s); }
+};
+
+struct Model::Impl {
+  ModelOptions options;
+  std::unique_ptr<llama_model, ModelDeleter> model;
+  const llama_vocab* vocab = nullptr;
+};
+
+// Loads ggml's backends once and starts to keep libllama's messages instead of printing them. Thread safe.
+void start_llama();
+// libllama's error messages since the last call, in one line; empty if there were none. Thread safe.
+std::string take_llama_errors();
+
+}  // namespace gsd

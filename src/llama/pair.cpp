@@ -1,0 +1,221 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "../core/stopwatch.h"
+#include "gsd/utf8.h"
+#include "handles.h"
+
+namespace gsd {
+namespace {
+
+using nlohmann::json;
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+std::filesystem::path user_cache() {
+  if (const char* dir = std::getenv("XDG_CACHE_HOME"); dir != nullptr && *dir != '\0') return std::filesystem::path(dir) / "gsd";
+  if (const char* dir = std::getenv("HOME"); dir != nullptr && *dir != '\0') return std::filesystem::path(dir) / ".cache" / "gsd";
+  return {};
+}
+
+json to_json(const CostModel& m) {
+  json out = json::array();
+  for (const auto& p : m.points()) out.push_back({p.width, p.ms});
+  return out;
+}
+
+void from_json(const json& j, CostModel& m) {
+  std::vector<CostModel::Point> points;
+  for (const json& p : j) {
+    if (p.at(0).get<int>() <= m.max_width()) points.push_back({p.at(0).get<int>(), p.at(1).get<double>()});
+  }
+  m.load(points);
+}
+
+int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
+
+}  // namespace
+
+void measure_cost(Backend& backend, CostModel& cost, double budget_ms) {
+  const BackendInfo& info = backend.info();
+  const int most = std::min({cost.max_width(), info.max_outputs, info.n_ctx});
+  std::vector<NodeInput> nodes;
+  const auto pass = [&](int width) {
+    nodes.clear();
+    for (int i = 0; i < width; ++i) nodes.push_back({0, static_cast<Token>(i % info.n_vocab), i - 1, true});
+    const Stopwatch clock;
+    backend.forward(nodes);
+    const double ms = clock.ms();
+    backend.commit(0, {});
+    return ms;
+  };
+  const Stopwatch whole;
+  pass(1);  // brings the weights into memory
+  std::vector<CostModel::Point> points;
+  // The widths that tell most come first: a slow model gets no further.
+  for (const int width : {1, 8, 4, 16, 2, 32}) {
+    if (width > most) continue;
+    const double guess = points.empty() ? 0 : points.front().ms * width;
+    if (points.size() >= 2 && whole.ms() + guess > budget_ms) break;
+    pass(width);  // the first pass of a shape builds its graph
+    std::vector<double> times;
+    for (int i = 0; i < 5; ++i) {
+      times.push_back(pass(width));
+      if (whole.ms() > budget_ms) break;
+    }
+    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+    points.push_back({width, times[times.size() / 2]});
+  }
+  cost.load(points);
+}
+
+struct Pair::Impl {
+  PairOptions options;
+  std::unique_ptr<Model> target;
+  std::unique_ptr<Model> draft;
+  std::unique_ptr<Backend> target_backend;
+  std::unique_ptr<Backend> draft_backend;
+  std::unique_ptr<Engine> engine;
+  std::string profile_source = "off";
+  int n_threads = 0;
+
+  std::filesystem::path profile_file() const {
+    const std::filesystem::path dir = options.profile_dir.empty() ? user_cache() : std::filesystem::path(options.profile_dir);
+    return dir.empty() ? dir : dir / "profiles.json";
+  }
+  std::string profile_key() const;
+  bool load_profile();
+  void make_profile(double load_ms);
+};
+
+// Everything the times depend on, as far as it can be known.
+std::string Pair::Impl::profile_key() const {
+  const auto model = [](const Model* m, int layers) { return m == nullptr ? std::string("none") : fmt::format("{} {} {} gpu {}", m->description(), m->n_params(), m->n_bytes(), layers); };
+  return fmt::format("{} | {} | {} | {} threads | ctx {} | kv {} {} | {}", cpu_name(), model(target.get(), options.target_gpu_layers),
+                     model(draft.get(), options.draft_gpu_layers), n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
+                     options.engine.exact ? "exact" : "fast");
+}
+
+bool Pair::Impl::load_profile() {
+  try {
+    std::ifstream in(profile_file());
+    const json all = json::parse(in);
+    const json& mine = all.at(profile_key());
+    from_json(mine.at("target_ms"), engine->planner().target_cost());
+    if (draft) from_json(mine.at("draft_ms"), engine->planner().draft_cost());
+    return true;
+  } catch (const std::exception&) {
+    return false;  // no file, not ours, or damaged: measure
+  }
+}
+
+void Pair::Impl::make_profile(double load_ms) {
+  const double budget = std::max(500.0, load_ms / 10);
+  measure_cost(*target_backend, engine->planner().target_cost(), draft ? budget * 0.8 : budget);
+  if (draft) measure_cost(*draft_backend, engine->planner().draft_cost(), budget * 0.2);
+}
+
+Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
+  const Stopwatch clock;
+  Impl& m = *impl_;
+  m.options = options;
+  const bool exact = options.engine.exact;
+  const bool with_draft = !options.draft.empty();
+  const auto part = [&](float from, float to) {
+    return [&progress = options.progress, from, to](float share) { return !progress || progress(from + (to - from) * share); };
+  };
+  m.target = std::make_unique<Model>(ModelOptions{options.target, options.target_gpu_layers, exact, part(0, with_draft ? 0.9F : 1)});
+  if (with_draft) {
+    m.draft = std::make_unique<Model>(ModelOptions{options.draft, options.draft_gpu_layers, exact, part(0.9F, 1)});
+    const std::string why = pair_mismatch(*m.target, *m.draft);
+    if (!why.empty()) throw Error(ErrorCode::kPairMismatch, "The draft '" + options.draft + "' does not fit the target '" + options.target + "': " + why + ".");
+  }
+  ContextOptions context = options.context;
+  if (context.n_ctx == 0) context.n_ctx = default_context(*m.target);
+  context.exact = exact;
+  if (context.n_threads == 0) context.n_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  m.options.context = context;
+  m.n_threads = context.n_threads;
+  m.target_backend = make_backend(*m.target, context);
+  if (with_draft) {
+    ContextOptions draft_context = context;
+    draft_context.exact = false;               // it only proposes
+    draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
+    m.draft_backend = make_backend(*m.draft, draft_context);
+  }
+  m.engine = std::make_unique<Engine>(*m.target_backend, m.draft_backend.get(), options.engine);
+  if (!options.profile) return;
+  if (m.load_profile()) {
+    m.profile_source = "cached";
+    return;
+  }
+  m.make_profile(clock.ms());
+  m.profile_source = "measured";
+  save_profile();
+}
+
+Pair::~Pair() = default;
+
+const Model& Pair::target() const { return *impl_->target; }
+const Model* Pair::draft() const { return impl_->draft.get(); }
+Engine& Pair::engine() { return *impl_->engine; }
+int Pair::n_ctx() const { return impl_->options.context.n_ctx; }
+const std::string& Pair::profile_source() const { return impl_->profile_source; }
+
+void Pair::save_profile() const {
+  const std::filesystem::path file = impl_->profile_file();
+  if (file.empty() || !impl_->options.profile) return;
+  json all = json::object();
+  try {
+    std::ifstream in(file);
+    all = json::parse(in);
+  } catch (const std::exception&) {  // none yet, or damaged: start anew
+  }
+  if (!all.is_object() || all.size() > 200) all = json::object();  // bounded
+  Planner& planner = impl_->engine->planner();
+  all[impl_->profile_key()] = {{"target_ms", to_json(planner.target_cost())}, {"draft_ms", to_json(planner.draft_cost())}};
+  std::error_code ignored;
+  std::filesystem::create_directories(file.parent_path(), ignored);
+  // Written beside and renamed, so that two programs never leave half a file.
+  const std::filesystem::path scratch = file.string() + fmt::format(".{}", std::hash<std::thread::id>{}(std::this_thread::get_id()));
+  if (std::ofstream out(scratch); !(out << all.dump(1))) return;
+  std::filesystem::rename(scratch, file, ignored);
+}
+
+std::string Pair::generate(std::string_view prompt, SessionOptions options, const std::function<bool(std::string_view)>& on_text) {
+  std::string text;
+  Utf8Buffer utf8;
+  const Model& model = *impl_->target;
+  const auto outer = std::move(options.on_token);
+  options.on_token = [&](Token t) {
+    const std::string ready = utf8.push(model.is_eog(t) ? "" : model.piece(t));
+    text += ready;
+    const bool go_on = !outer || outer(t);
+    return (ready.empty() || !on_text || on_text(ready)) && go_on;
+  };
+  Engine& engine = *impl_->engine;
+  const auto session = engine.open(std::move(options));
+  engine.set_prompt(*session, model.tokenize(prompt, true, false));
+  while (engine.prefill(*session) > 0) {
+  }
+  Session* list[] = {session.get()};
+  while (!session->finished()) engine.step(list);
+  const std::string rest = utf8.flush();
+  text += rest;
+  if (!rest.empty() && on_text) on_text(rest);
+  return text;
+}
+
+}  // namespace gsd

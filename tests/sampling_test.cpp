@@ -58,8 +58,7 @@ TEST(Noise, IsAPureFunctionOfItsKeyAndFinite) {
     }
   }
   EXPECT_EQ(seen.size(), 3U * 2 * 3 * 6);
-  EXPECT_TRUE(std::isfinite(max_gumbel_noise()));
-  EXPECT_GT(max_gumbel_noise(), 20);
+  for (const double g : seen) EXPECT_TRUE(std::isfinite(g));
 }
 
 TEST(Sampler, DrawsTheStatedDistribution) {
@@ -70,10 +69,14 @@ TEST(Sampler, DrawsTheStatedDistribution) {
       {.temperature = 1, .top_p = 0.8F},
       {.temperature = 1, .min_p = 0.1F},
       {.temperature = 0.8F, .top_k = 20, .top_p = 0.9F, .min_p = 0.02F},
+      // Beyond what the one-pass path holds:
+      {.temperature = 1, .top_k = 300},
+      {.temperature = 1, .top_p = 0.99F},
+      {.temperature = 1, .min_p = 0.001F},
   };
   for (std::size_t c = 0; c < cases.size(); ++c) {
     GSD_SEEDED(rng, c);
-    const auto row = random_row(rng, 100, 2);
+    const auto row = random_row(rng, c < 6 ? 100 : 600, c < 6 ? 2.0F : 1.0F);
     SamplingParams p = cases[c];
     p.seed = 99 + c;
     Sampler sampler(p);

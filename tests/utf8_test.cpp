@@ -14,8 +14,11 @@ TEST(Utf8Buffer, WholeCharactersWhereverThePiecesEnd) {
   for (std::size_t cut = 0; cut <= text.size(); ++cut) {
     for (std::size_t second = cut; second <= text.size(); ++second) {
       Utf8Buffer b;
-      const std::string out = b.push(text.substr(0, cut)) + b.push(text.substr(cut, second - cut)) + b.push(text.substr(second));
-      EXPECT_EQ(out + b.flush(), text);
+      std::string out = b.push(text.substr(0, cut));
+      out += b.push(text.substr(cut, second - cut));
+      out += b.push(text.substr(second));
+      out += b.flush();
+      EXPECT_EQ(out, text);
     }
   }
 }

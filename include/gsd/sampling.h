@@ -42,8 +42,6 @@ void validate(const SamplingParams& params);
 // Gumbel noise of (seed, choice, index of the generated token, token id), from Philox4x32-10 (Salmon et al., SC 2011).
 // Always finite. Thread safe.
 double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token);
-// The largest value gumbel_noise can take.
-double max_gumbel_noise();
 
 // What a grammar has to answer. Both functions are called from the thread that steps the engine.
 struct Constraint {
@@ -82,6 +80,8 @@ class Sampler {
   };
   std::span<const float> adjust(std::span<const float> logits, std::span<const Token> recent);
   void survivors(std::span<const float> logits);
+  bool few_survivors(std::span<const float> logits);
+  void all_survivors(std::span<const float> logits);
   void cut_top_p();
   Choice draw(std::uint32_t position);
   Choice draw_all(std::span<const float> logits, std::uint32_t position);

@@ -17,4 +17,8 @@ int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::sp
 // REQUIRES: row is not empty. Thread safe.
 Token arg_max(std::span<const float> row, float* second);
 
+// out[i] = exp(row[i] * scale - shift), relative error below 1e-5, arguments clamped to [-87, 88]. NaN gives e^-87.
+// REQUIRES: out.size() == row.size(). Thread safe.
+void exp_shifted(std::span<const float> row, float scale, float shift, std::span<float> out);
+
 }  // namespace gsd

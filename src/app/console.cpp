@@ -1,6 +1,7 @@
 #include "console.h"
 
 #include <fmt/format.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -63,6 +64,22 @@ void ProgressLine::show(float share) {
   std::fputs(fmt::format("\r{} {} %", what_, percent).c_str(), stderr);
 }
 
+QuietStderr::QuietStderr() : saved_(dup(STDERR_FILENO)) {
+  std::fflush(stderr);
+  if (const int null = open("/dev/null", O_WRONLY | O_CLOEXEC); null >= 0) {
+    dup2(null, STDERR_FILENO);
+    close(null);
+  }
+}
+
+QuietStderr::~QuietStderr() {
+  std::fflush(stderr);
+  if (saved_ >= 0) {
+    dup2(saved_, STDERR_FILENO);
+    close(saved_);
+  }
+}
+
 std::string read_file(const std::string& path) {
   std::ifstream file;
   if (path != "-") {
@@ -83,7 +100,10 @@ std::string read_file(const std::string& path) {
 std::string read_prompt(const std::string& text, const std::string& file) {
   if (!text.empty()) return text;
   if (!file.empty()) return read_file(file);
-  if (isatty(STDIN_FILENO) == 0) return read_file("-");
+  if (isatty(STDIN_FILENO) == 0) {
+    std::string input = read_file("-");
+    if (!input.empty()) return input;
+  }
   throw Error(ErrorCode::kUsage, "There is no prompt; give one with -p TEXT, -f FILE, or on standard input.");
 }
 

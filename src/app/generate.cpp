@@ -130,7 +130,10 @@ void print_summary(const Run& r, const Run* plain, const std::string& mode) {
 SessionOptions with_grammar(const ModelFlags& flags, const Pair& pair) {
   SessionOptions o = flags.session();
   const std::string text = flags.grammar_file.empty() ? flags.grammar : read_file(flags.grammar_file);
-  if (!text.empty()) o.constraint = make_grammar(pair.target(), text);
+  if (!text.empty()) {
+    const QuietStderr quiet;
+    o.constraint = make_grammar(pair.target(), text);
+  }
   return o;
 }
 

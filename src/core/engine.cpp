@@ -41,6 +41,7 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
   acceptance_.path.reserve(64);
   acceptance_.token.reserve(65);
   acceptance_.margin.reserve(65);
+  acceptance_.tentative.reserve(65);
 }
 
 Session::~Session() { engine_.release(slot_); }
@@ -65,6 +66,8 @@ Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
   for (Token i = 0; i < t.n_vocab; ++i) is_eog_[static_cast<std::size_t>(i)] = target.is_eog(i);
   slot_taken_.resize(static_cast<std::size_t>(t.n_seq));
   batch_.reserve(static_cast<std::size_t>(t.max_batch));
+  feed_batch_.reserve(static_cast<std::size_t>(t.max_batch));
+  active_.reserve(static_cast<std::size_t>(t.n_seq));
   items_.reserve(1024);
   path_.reserve(static_cast<std::size_t>(t.max_batch));
 }

@@ -58,6 +58,8 @@ Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, 
       main_(std::max(history_capacity, History::kGram)),
       recycled_(kRecycledCapacity) {
   validate(params);
+  frontier_.reserve(static_cast<std::size_t>(params.max_nodes));
+  scratch_flags_.reserve(static_cast<std::size_t>(params.max_nodes));
   items_.reserve(2048);
   heap_.reserve(2048);
   order_.reserve(128);

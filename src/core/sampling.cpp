@@ -28,6 +28,11 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::uint32_
   return c;
 }
 
+// The block of four neighbouring tokens that `token` belongs to.
+std::array<std::uint32_t, 4> noise_bits(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token) {
+  return philox({static_cast<std::uint32_t>(token) / 4, position, choice, 0x67736421}, static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
+}
+
 // 32 random bits to Gumbel noise; the half keeps U away from 0 and 1.
 double to_gumbel(std::uint32_t bits) { return -std::log(-std::log((bits + 0.5) * 0x1p-32)); }
 
@@ -50,14 +55,7 @@ void validate(const SamplingParams& p) {
 }
 
 double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token) {
-  const auto id = static_cast<std::uint32_t>(token);
-  const auto block = philox({id / 4, position, choice, 0x67736421}, static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
-  return to_gumbel(block[id % 4]);
-}
-
-double max_gumbel_noise() {
-  static const double value = to_gumbel(0xffffffff);
-  return value;
+  return to_gumbel(noise_bits(seed, choice, position, token)[static_cast<std::uint32_t>(token) % 4]);
 }
 
 Sampler::Sampler(SamplingParams params) : params_(std::move(params)) { validate(params_); }
@@ -111,17 +109,43 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
   return adjusted_;
 }
 
-// Leaves in candidates_ what top-k, top-p and min-p let through, sorted by logit, equal logits by id.
+// Leaves in candidates_ what top-k, top-p and min-p let through, the best one in front.
 void Sampler::survivors(std::span<const float> logits) {
-  candidates_.clear();
-  float floor = kLowest;
-  if (params_.min_p > 0) {
-    const Token best = arg_max(logits, nullptr);
-    floor = logits[static_cast<std::size_t>(best)] + std::log(params_.min_p);
+  if (!few_survivors(logits)) all_survivors(logits);
+  if (params_.min_p > 0 && !candidates_.empty()) {
+    const float floor = candidates_.front().logit + std::log(params_.min_p);
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < floor; });
   }
+}
+
+// The common case in one pass over the row: the cuts leave at most kFew. False if that cannot be told.
+bool Sampler::few_survivors(std::span<const float> logits) {
+  constexpr std::size_t kFew = 256;
+  const bool by_k = params_.top_k > 0 && params_.top_k <= static_cast<int>(kFew);
+  std::array<Token, kFew> token;
+  std::array<float, kFew> log_p;
+  const std::size_t wanted = by_k ? static_cast<std::size_t>(params_.top_k) : kFew;
+  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, 1, std::span(token).first(wanted), std::span(log_p).first(wanted)));
+  // Top-p looks at what top-k left.
+  double total = 1;
+  if (by_k) {
+    total = 0;
+    for (std::size_t i = 0; i < n; ++i) total += std::exp(static_cast<double>(log_p[i]));
+  }
+  double sum = 0;
+  std::size_t keep = 0;
+  while (keep < n && (params_.top_p >= 1 || sum < static_cast<double>(params_.top_p) * total)) sum += std::exp(static_cast<double>(log_p[keep++]));
+  const bool below_floor = params_.min_p > 0 && n > 0 && log_p[n - 1] < log_p[0] + std::log(params_.min_p);
+  if (!by_k && keep == n && n == kFew && (!below_floor || params_.top_p < 1)) return false;
+  candidates_.clear();
+  for (std::size_t i = 0; i < keep; ++i) candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
+  return true;
+}
+
+void Sampler::all_survivors(std::span<const float> logits) {
+  candidates_.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    // With top-p every token counts towards the total, so min-p cuts later.
-    if (logits[i] > kLowest && (params_.top_p < 1 || logits[i] >= floor)) candidates_.push_back({static_cast<Token>(i), logits[i], 0});
+    if (logits[i] > kLowest) candidates_.push_back({static_cast<Token>(i), logits[i], 0});
   }
   const auto by_logit = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); };
   if (params_.top_k > 0 && static_cast<std::size_t>(params_.top_k) < candidates_.size()) {
@@ -129,8 +153,9 @@ void Sampler::survivors(std::span<const float> logits) {
     std::nth_element(candidates_.begin(), cut, candidates_.end(), by_logit);
     candidates_.erase(cut, candidates_.end());
   }
+  // min-p needs the best candidate in front.
+  if (!candidates_.empty()) std::iter_swap(candidates_.begin(), std::min_element(candidates_.begin(), candidates_.end(), by_logit));
   if (params_.top_p < 1) cut_top_p();
-  if (params_.min_p > 0) std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < floor; });
 }
 
 void Sampler::cut_top_p() {
@@ -156,58 +181,73 @@ void Sampler::cut_top_p() {
   }
 }
 
-// The winner of log p / T + G among candidates_; all scores are filled in.
-Choice Sampler::draw(std::uint32_t position) {
-  Choice c;
-  double best = -std::numeric_limits<double>::infinity();
-  double second = best;
-  for (Candidate& x : candidates_) {
-    x.score = static_cast<double>(x.logit) / params_.temperature + gumbel_noise(params_.seed, params_.choice, position, x.token);
-    if (x.score > best || (x.score == best && x.token < c.token)) {
-      second = best;
-      best = x.score;
-      c.token = x.token;
-    } else {
-      second = std::max(second, x.score);
-    }
-  }
-  c.margin = static_cast<float>((best - second) * params_.temperature);
-  return c;
-}
+namespace {
 
-// No cut: the noise is drawn only for tokens that could still win, the probable ones first.
-Choice Sampler::draw_all(std::span<const float> logits, std::uint32_t position) {
-  constexpr int kFirst = 32;
-  Token token[kFirst];
-  float log_p[kFirst];
-  const int n = top_k_log_softmax(logits, 1.0F, token, log_p);
-  candidates_.clear();
-  for (int i = 0; i < n; ++i) candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
-  if (candidates_.empty()) return {};
-  Choice c = draw(position);
-  const float last = candidates_.back().logit;
-  // A token below the 32nd needs noise of at least best - logit / T to win; keep a logit of room for the margin.
-  const auto score = [&](Token t) {
-    return static_cast<double>(logits[static_cast<std::size_t>(t)]) / params_.temperature + gumbel_noise(params_.seed, params_.choice, position, t);
-  };
-  double best = score(c.token);
-  double second = best - static_cast<double>(c.margin) / params_.temperature;
-  const double bound = (second - max_gumbel_noise()) * params_.temperature;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    const auto t = static_cast<Token>(i);
-    if (!(logits[i] > bound) || logits[i] > last) continue;
-    if (logits[i] == last && std::find(token, token + n, t) != token + n) continue;
-    const double s = score(t);
-    if (s > best || (s == best && t < c.token)) {
+// The winner of x / T + G and how far it is ahead.
+struct Race {
+  explicit Race(float t) : temperature(t) {}
+  double enter(Token t, float logit, double noise) {
+    const double s = static_cast<double>(logit) / temperature + noise;
+    if (s > best || (s == best && t < token)) {
       second = best;
       best = s;
-      c.token = t;
+      token = t;
     } else {
       second = std::max(second, s);
     }
+    return s;
   }
-  c.margin = static_cast<float>((best - second) * params_.temperature);
-  return c;
+  Choice result() const { return {token, static_cast<float>((best - second) * temperature)}; }
+
+  double temperature;
+  double best = -std::numeric_limits<double>::infinity();
+  double second = best;
+  Token token = -1;
+};
+
+}  // namespace
+
+// The race among candidates_; all scores are filled in.
+Choice Sampler::draw(std::uint32_t position) {
+  Race race(params_.temperature);
+  for (Candidate& c : candidates_) c.score = race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
+  return race.result();
+}
+
+// No cut: the probable tokens first; of the others only those whose noise can lift them above the runner-up.
+// -log(-log U) <= -log(1 - U), so a token at log-probability x needs 1 - U < exp(x - runner-up): one comparison.
+Choice Sampler::draw_all(std::span<const float> logits, std::uint32_t position) {
+  constexpr std::size_t kFirst = 32;
+  constexpr std::size_t kChunk = 256;
+  constexpr float kSlack = 1.0001F;  // exp_shifted rounds
+  std::array<Token, kFirst> token;
+  std::array<float, kFirst> log_p;
+  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, 1.0F, token, log_p));
+  candidates_.clear();
+  for (std::size_t i = 0; i < n; ++i) candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
+  if (candidates_.empty()) return {};
+  Race race(params_.temperature);
+  for (const Candidate& c : candidates_) race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
+  const float last = candidates_.back().logit;
+  std::array<float, kChunk> needed;
+  for (std::size_t chunk = 0; chunk < logits.size(); chunk += kChunk) {
+    const auto row = logits.subspan(chunk, std::min(kChunk, logits.size() - chunk));
+    exp_shifted(row, 1 / params_.temperature, static_cast<float>(race.second), std::span(needed).first(row.size()));
+    for (std::size_t four = 0; four < row.size(); four += 4) {
+      const std::size_t lanes = std::min<std::size_t>(4, row.size() - four);
+      if (*std::max_element(needed.begin() + static_cast<std::ptrdiff_t>(four), needed.begin() + static_cast<std::ptrdiff_t>(four + lanes)) < 0x1p-34F) continue;
+      const auto bits = noise_bits(params_.seed, params_.choice, position, static_cast<Token>(chunk + four));
+      for (std::size_t lane = 0; lane < lanes; ++lane) {
+        const float rest = (static_cast<float>(0xffffffffU - bits[lane]) + 0.5F) * 0x1p-32F;  // 1 - U
+        if (rest > needed[four + lane] * kSlack) continue;
+        const auto t = static_cast<Token>(chunk + four + lane);
+        const float x = row[four + lane];
+        if (x > last || (x == last && std::find(token.begin(), token.begin() + static_cast<std::ptrdiff_t>(n), t) != token.begin() + static_cast<std::ptrdiff_t>(n))) continue;
+        race.enter(t, x, to_gumbel(bits[lane]));
+      }
+    }
+  }
+  return race.result();
 }
 
 // The first candidate in order of score that the constraint allows; if no survivor passes, the most probable token

@@ -30,7 +30,7 @@ TokenGraph::TokenGraph(int max_nodes, int merge_length) : max_nodes_(max_nodes),
   const auto n = static_cast<std::size_t>(max_nodes);
   words_ = (n + 63) / 64;
   nodes_.reserve(n);
-  edges_.reserve(n * 8);
+  edges_.reserve(n * 16);
   reach_.resize(n * words_);
   same_bucket_.resize(n);
   bucket_.resize(std::bit_ceil(n * 2));

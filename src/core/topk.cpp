@@ -123,6 +123,14 @@ __attribute__((target("avx2,fma"))) std::size_t scan_avx2(const float* row, std:
   return i;
 }
 
+__attribute__((target("avx2,fma"))) std::size_t exp_avx2(const float* row, std::size_t n, float scale, float shift, float* out) {
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    _mm256_storeu_ps(out + i, exp8(_mm256_fmsub_ps(load_clean(row + i), _mm256_set1_ps(scale), _mm256_set1_ps(shift))));
+  }
+  return i;
+}
+
 bool has_avx2() {
   static const bool yes = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return yes;
@@ -158,6 +166,14 @@ int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::sp
   const auto log_sum = static_cast<float>(std::log(z.sum));
   for (int i = 0; i < best.n; ++i) log_p[static_cast<std::size_t>(i)] = (best.value[i] - z.reference) * inv_temperature - log_sum;
   return best.n;
+}
+
+void exp_shifted(std::span<const float> row, float scale, float shift, std::span<float> out) {
+  std::size_t i = 0;
+#if defined(__x86_64__)
+  if (has_avx2()) i = exp_avx2(row.data(), row.size(), scale, shift, out.data());
+#endif
+  for (; i < row.size(); ++i) out[i] = row[i] > kLowest ? std::exp(std::clamp(row[i] * scale - shift, -87.0F, 88.0F)) : std::exp(-87.0F);
 }
 
 Token arg_max(std::span<const float> row, float* second) {

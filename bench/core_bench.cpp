@@ -1,0 +1,125 @@
+// What our own code costs beside the two models: the parts, and whole steps on a backend that costs nothing.
+//   build/release/bin/core_bench
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "gsd/engine.h"
+#include "gsd/scripted_backend.h"
+#include "gsd/topk.h"
+
+namespace gsd {
+namespace {
+
+std::vector<float> random_row(std::size_t n) {
+  std::mt19937 rng(7);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> row(n);
+  for (float& x : row) x = normal(rng);
+  return row;
+}
+
+// Floor: one pass over the row, n * 4 bytes from the second-level cache or beyond.
+void BM_TopKLogSoftmax(benchmark::State& state) {
+  const auto row = random_row(static_cast<std::size_t>(state.range(0)));
+  std::vector<Token> tokens(static_cast<std::size_t>(state.range(1)));
+  std::vector<float> log_p(tokens.size());
+  for (auto _ : state) benchmark::DoNotOptimize(top_k_log_softmax(row, 1, tokens, log_p));
+  state.SetBytesProcessed(state.iterations() * state.range(0) * 4);
+}
+BENCHMARK(BM_TopKLogSoftmax)->Args({4096, 4})->Args({131072, 4})->Args({131072, 16})->Unit(benchmark::kMicrosecond);
+
+// The draft's candidates under sampling noise.
+void BM_TopKWithNoise(benchmark::State& state) {
+  const auto row = random_row(static_cast<std::size_t>(state.range(0)));
+  const Sampler sampler({.temperature = 0.8F, .seed = 3});
+  std::vector<Token> tokens(16);
+  std::vector<float> log_p(16);
+  std::vector<float> score(16);
+  std::uint32_t position = 0;
+  for (auto _ : state) {
+    top_k_log_softmax(row, 1 / 0.8F, tokens, log_p);
+    sampler.perturb(tokens, log_p, ++position, score);
+    benchmark::DoNotOptimize(score.data());
+  }
+}
+BENCHMARK(BM_TopKWithNoise)->Arg(4096)->Arg(131072)->Unit(benchmark::kMicrosecond);
+
+// The target's draw.
+void BM_Sample(benchmark::State& state) {
+  const auto row = random_row(131072);
+  SamplingParams p{.temperature = state.range(0) == 0 ? 0.0F : 0.8F};
+  if (state.range(0) == 2) p.top_p = 0.95F;
+  if (state.range(0) == 3) p.top_k = 40;
+  Sampler sampler(p);
+  std::uint32_t position = 0;
+  for (auto _ : state) benchmark::DoNotOptimize(sampler.choose(row, ++position, {}, nullptr));
+  state.SetLabel(state.range(0) == 0 ? "greedy" : state.range(0) == 1 ? "all" : state.range(0) == 2 ? "top-p 0.95" : "top-k 40");
+}
+BENCHMARK(BM_Sample)->DenseRange(0, 3)->Unit(benchmark::kMicrosecond);
+
+// Whole steps on a scripted pair: vocabulary 4096, prefix 4096, width 16. Time: what Stats calls the rest, so without
+// the backends' own work; the counters are per step.
+void BM_Step(benchmark::State& state) {
+  constexpr int kVocab = 4096;
+  const BackendInfo info{.n_vocab = kVocab, .n_ctx = 16384, .n_seq = 1, .max_batch = 512, .max_outputs = 64, .max_leaves = 16};
+  // A pool of rows chosen by the last two tokens: the script costs one copy.
+  std::vector<std::vector<float>> pool;
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal(0, 3);
+  for (int i = 0; i < 64; ++i) {
+    pool.emplace_back(kVocab);
+    for (float& x : pool.back()) x = normal(rng);
+    pool.back()[rng() % kVocab] += 14;
+  }
+  const Script script = [&pool](std::span<const Token> context, std::span<float> logits) {
+    const auto h = static_cast<std::size_t>(context.back()) * 31 + static_cast<std::size_t>(context.front());
+    std::copy(pool[h % pool.size()].begin(), pool[h % pool.size()].end(), logits.begin());
+  };
+  ScriptedBackend target(info, script, 2);
+  ScriptedBackend draft(info, script, 2);
+  Engine engine(target, &draft);
+  engine.planner().target_cost().load({{1, 10}, {16, 11}, {32, 40}});
+  engine.planner().draft_cost().load({{1, 0.2}, {16, 0.3}});
+  engine.planner().target_cost().freeze(true);
+  engine.planner().draft_cost().freeze(true);
+  SessionOptions o;
+  o.speculation.mode = static_cast<Mode>(state.range(0));
+  o.speculation.frontier = 4;
+  o.speculation.max_width = 16;
+  o.speculation.path_threshold = 0.001F;
+  o.sampling.temperature = state.range(1) ? 0.8F : 0;
+  std::vector<Token> prompt(4096);
+  for (Token& t : prompt) t = static_cast<Token>(rng() % kVocab);
+  std::unique_ptr<Session> session;
+  for (auto _ : state) {
+    if (!session || session->finished()) {
+      session.reset();
+      session = engine.open(o);
+      engine.set_prompt(*session, prompt);
+      while (engine.prefill(*session) > 0) {
+      }
+    }
+    const Stats before = engine.stats();
+    Session* list[] = {session.get()};
+    engine.step(list);
+    const Stats& after = engine.stats();
+    state.SetIterationTime((after.total_ms - before.total_ms - (after.draft_ms - before.draft_ms) - (after.verify_ms - before.verify_ms)) / 1000);
+  }
+  const Stats& s = engine.stats();
+  const auto per_step = [&](std::int64_t n) { return static_cast<double>(n) / static_cast<double>(s.steps); };
+  state.counters["levels"] = per_step(s.draft_forwards);
+  state.counters["drafted"] = per_step(s.drafted);
+  state.counters["verified"] = per_step(s.verified);
+  state.counters["us_per_level"] = benchmark::Counter((s.total_ms - s.draft_ms - s.verify_ms) * 1000 / static_cast<double>(std::max<std::int64_t>(1, s.draft_forwards)));
+  state.SetLabel(std::string(mode_name(o.speculation.mode)) + (state.range(1) ? ", temperature 0.8" : ", greedy"));
+}
+BENCHMARK(BM_Step)->ArgsProduct({{0, 1, 2, 3, 4}, {0, 1}})->UseManualTime()->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+}  // namespace gsd
+
+BENCHMARK_MAIN();

@@ -1,0 +1,115 @@
+#!/bin/bash
+# The program from outside: exit codes, one clear sentence for every failure, interrupts, pipes, files.
+# Usage: cli_test.sh GSD MODELS_DIR
+set -u
+gsd=$1
+target=$2/toy-target.gguf
+draft=$2/toy-draft.gguf
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+export XDG_CACHE_HOME=$dir/cache
+failures=0
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# expect CODE PATTERN ARGS...: the exit code, one line on stderr that starts with "gsd: ", nothing on stdout.
+expect() {
+  local code=$1 pattern=$2
+  shift 2
+  "$gsd" "$@" >"$dir/out" 2>"$dir/err" </dev/null
+  local got=$?
+  [ "$got" = "$code" ] || fail "exit code $got instead of $code: gsd $*"
+  grep -Eq "$pattern" "$dir/err" || fail "stderr lacks '$pattern': gsd $* said: $(cat "$dir/err")"
+  if [ "$code" != 2 ] && [ "$(wc -l <"$dir/err")" != 1 ]; then fail "not one sentence: $(cat "$dir/err")"; fi
+}
+
+pair=(-m "$target" -d "$draft")
+
+echo "== bad models"
+expect 3 "^gsd: .*cannot be opened" generate -m "$dir/none.gguf" -p x
+echo "no model" >"$dir/text.gguf"
+expect 3 "^gsd: .*is not a GGUF" generate -m "$dir/text.gguf" -p x
+head -c 500000 "$target" >"$dir/half.gguf"
+expect 3 "^gsd: .*cannot be loaded" generate -m "$dir/half.gguf" -p x
+sed 's/help/zelp/' "$draft" >"$dir/other.gguf"
+expect 5 "^gsd: .*does not fit.*zelp" generate -m "$target" -d "$dir/other.gguf" -p x
+mkdir "$dir/folder.gguf"
+expect 3 "^gsd: " generate -m "$dir/folder.gguf" -p x
+
+echo "== bad usage"
+expect 2 "required" generate -p x
+expect 2 "mode must be" generate "${pair[@]}" -p x --mode fast
+expect 2 "temperature must be" generate "${pair[@]}" -p x --temp -1
+expect 2 "top-p must be" generate "${pair[@]}" -p x --top-p 0
+expect 2 "depth must be" generate "${pair[@]}" -p x --depth 0
+expect 2 "width must be" generate "${pair[@]}" -p x --width many
+expect 2 "max-width must be" generate "${pair[@]}" -p x --width 1000
+expect 2 "merge-length must be" generate "${pair[@]}" -p x --merge-length 99
+expect 2 "K cache must be" generate "${pair[@]}" -p x --cache-type-k q3
+expect 2 "flash attention" generate "${pair[@]}" -p x --exact --cache-type-v q8_0
+expect 2 "context size must be" generate "${pair[@]}" -p x -c 3
+expect 2 "no prompt" generate "${pair[@]}" -p ""
+expect 2 "" generate "${pair[@]}" -p x --no-such-flag
+expect 2 "" frobnicate
+expect 2 "" 
+
+echo "== bad input"
+expect 11 "^gsd: .*cannot be opened" generate "${pair[@]}" -f "$dir/none.txt"
+yes "a long prompt" | head -c 20000 >"$dir/long.txt"
+expect 6 "^gsd: .*context holds 64" generate "${pair[@]}" -f "$dir/long.txt" -c 64
+expect 10 "^gsd: .*grammar" generate "${pair[@]}" -p x --grammar "root ::= ("
+expect 11 "^gsd: .*cannot be written" generate "${pair[@]}" -p x --record "$dir/no/such/folder/x"
+expect 4 "^gsd: .*no chat template" chat "${pair[@]}"
+
+echo "== out of memory"
+(ulimit -v 400000; "$gsd" generate "${pair[@]}" -p x -c 1000000 >"$dir/out" 2>"$dir/err")
+code=$?
+[ "$code" = 7 ] || fail "exit code $code instead of 7 without memory: $(cat "$dir/err")"
+
+echo "== a full context ends with a reason, the text is kept"
+"$gsd" generate "${pair[@]}" -p "# tar" -c 64 -n -1 --ignore-eos >"$dir/out" 2>"$dir/err" || fail "full context: exit code $?"
+grep -q "context_full" "$dir/err" || fail "no reason: $(cat "$dir/err")"
+[ "$(wc -c <"$dir/out")" -gt 50 ] || fail "the text is lost"
+
+echo "== Ctrl-C ends with the summary"
+"$gsd" generate "${pair[@]}" -p "# tar" -c 4096 -n -1 --ignore-eos --mode plain --temp 1 >"$dir/out" 2>"$dir/err" &
+pid=$!
+for _ in $(seq 100); do [ "$(wc -c <"$dir/out")" -gt 40 ] && break; sleep 0.02; done
+kill -INT $pid
+wait $pid
+code=$?
+[ "$code" = 130 ] || fail "exit code $code after Ctrl-C"
+grep -q "ended: interrupted" "$dir/err" || fail "no summary after Ctrl-C: $(cat "$dir/err")"
+
+echo "== Ctrl-C while recording leaves a whole record"
+"$gsd" generate "${pair[@]}" -p "# tar" -c 4096 -n -1 --ignore-eos --temp 1 --record "$dir/int.jsonl" >"$dir/out" 2>"$dir/err" &
+pid=$!
+for _ in $(seq 100); do [ "$(wc -c <"$dir/out")" -gt 40 ] && break; sleep 0.02; done
+kill -INT $pid
+wait $pid
+[ -e "$dir/int.jsonl" ] && [ ! -e "$dir/int.jsonl.part" ] || fail "no record, or half a record, after Ctrl-C"
+
+echo "== a closed pipe"
+"$gsd" generate "${pair[@]}" -p "# tar" -c 2048 -n -1 --ignore-eos --temp 1 2>"$dir/err" | head -c 20 >/dev/null
+code=${PIPESTATUS[0]}
+[ "$code" = 11 ] || fail "exit code $code with a closed pipe: $(cat "$dir/err")"
+
+echo "== every mode gives the same text; JSON; standard input"
+for mode in plain chain tree graph auto; do
+  echo -n "# tar" | "$gsd" generate "${pair[@]}" --exact --mode $mode -n 60 --temp 0.8 --seed 5 --json >"$dir/$mode.json" 2>"$dir/err" || fail "$mode: $(cat "$dir/err")"
+  grep '"text"' "$dir/$mode.json" >"$dir/$mode.text"
+  cmp -s "$dir/plain.text" "$dir/$mode.text" || fail "$mode gives another text"
+done
+"$gsd" generate "${pair[@]}" -p "# tar" -n 30 --compare >"$dir/out" 2>"$dir/err" || fail "compare"
+grep -q "plain decoding: " "$dir/err" || fail "no comparison"
+"$gsd" inspect "${pair[@]}" >"$dir/out" 2>"$dir/err" || fail "inspect: $(cat "$dir/err")"
+grep -q "fit together" "$dir/out" || fail "inspect says nothing of the pair"
+grep -q "cost profile: cached" "$dir/out" || fail "the cost profile was not cached: $(cat "$dir/out")"
+"$gsd" inspect -m "$target" --json | grep -q '"fits": true' || fail "inspect --json"
+echo "damaged" >"$dir/cache/gsd/profiles.json"
+"$gsd" inspect "${pair[@]}" 2>&1 | grep -q "cost profile: measured" || fail "a damaged cache is not made anew"
+for c in generate chat inspect trace; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done
+"$gsd" --version | grep -q "^gsd [0-9]" || fail "--version"
+
+[ $failures = 0 ] && echo "all passed"
+exit $((failures > 0))

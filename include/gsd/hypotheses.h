@@ -90,6 +90,8 @@ class Hypotheses {
 
   const TokenGraph& graph() const { return graph_; }
   TokenGraph& graph() { return graph_; }
+  // Calibrated probability that the history alone names the target's next token; 0 without a match. After begin().
+  float history_probability();
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
   float expansion_gain(int depth) const { return static_cast<float>(calibration_.probability(calibration_.expansion_cell(depth))); }
 
@@ -102,7 +104,8 @@ class Hypotheses {
     float probability;           // of the whole path
     float base;                  // of this candidate given its father, without the merge discount
     Origin origin;
-    Calibration::Cell cell;
+    Calibration::Cell cell;        // of the surest source that names it
+    Calibration::Cell draft_cell;  // of the draft, if it names it
     Calibration::Cell merge_cell;
     std::int32_t agreement;      // tokens shared with a merged node's creation path; 0 = not below a merge
     std::int32_t hint;           // index of the next hint token, or -1
@@ -124,6 +127,8 @@ class Hypotheses {
   void enumerate_draft(std::int32_t father, const Item& f);
   void enumerate_history(std::int32_t father, const Item& f, std::size_t first);
   void offer(std::size_t first, Item candidate);
+  Item history_item(std::int32_t father, const Item& f, std::size_t source, Token token) const;
+  Item root_item() const;
   History::Match find(const History& store, int popped_index);
   void recycle(std::span<const std::int32_t> path);
   Token hint_at(std::int32_t i) const { return i >= 0 && i < static_cast<std::int32_t>(hint_.size()) ? hint_[static_cast<std::size_t>(i)] : -1; }

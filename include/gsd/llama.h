@@ -17,10 +17,16 @@
 
 namespace gsd {
 
+// Switches our backend for narrow matrix products on CPUs on or off, for the whole process; `exact` makes it take every
+// product of up to 64 columns, so that a column's bits do not depend on its neighbours. Call before models are loaded
+// and contexts made. Returns the instruction set it uses; empty if it is off, not there, or has nothing for this CPU.
+// Thread safe.
+std::string configure_narrow(bool enabled, bool exact);
+
 struct ModelOptions {
   std::string path;                            // a GGUF file
   int gpu_layers = 0;                          // layers kept on the GPU; -1 = all
-  bool exact = false;                          // leave the weights as they are (no repacking), see ContextOptions::exact
+  bool repack = true;                          // let ggml rearrange the weights; off for exact mode and the narrow backend
   std::function<bool(float)> progress;         // may be empty; share loaded [0, 1]; false cancels the load
 };
 
@@ -75,8 +81,9 @@ class Model {
 // the end fit. Names the first tokens that differ.
 std::string pair_mismatch(const Model& target, const Model& draft);
 
-// True if every width and order gives the same bits on this machine's CPU kernels with this format (`--exact`).
-bool format_is_width_invariant(const Model& model);
+// True if every width gives the same bits on the CPU with this format (`--exact`): with ggml's own kernels, or with the
+// narrow backend.
+bool format_is_width_invariant(const Model& model, bool narrow);
 
 struct ContextOptions {
   int n_ctx = 4096;         // positions of one sequence
@@ -108,6 +115,7 @@ struct PairOptions {
   int draft_gpu_layers = 0;
   ContextOptions context;             // n_ctx 0 = what the target was trained for, at most 4096
   EngineOptions engine;               // engine.exact rules context.exact
+  bool narrow = true;                 // use the narrow-matmul backend where it helps
   bool profile = true;                // measure or load the cost profile; false = learn while running
   std::string profile_dir;            // where profiles are kept; empty = the user's cache folder
   std::function<bool(float)> progress;
@@ -124,6 +132,8 @@ class Pair {
   const Model* draft() const;  // null without one
   Engine& engine();
   int n_ctx() const;
+  // The instruction set of the narrow-matmul backend, or empty if it is not used.
+  const std::string& narrow() const;
   // How the cost profile came about: "measured", "cached", "off".
   const std::string& profile_source() const;
   // Writes what was learned about costs, for the next load. Errors are ignored: a cache is no duty.

@@ -1,15 +1,14 @@
 // gsd generate: a prompt in, text out, and what it cost.
 #include <fmt/format.h>
 
-#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
 #include "console.h"
-#include "gsd/utf8.h"
 #include "options.h"
 #include "record.h"
+#include "run.h"
 
 namespace gsd::app {
 namespace {
@@ -24,83 +23,6 @@ struct GenerateFlags {
   bool compare = false;
   bool json = false;
 };
-
-struct Run {
-  std::string text;
-  std::vector<Token> tokens;
-  std::vector<float> margins;
-  Stats stats;
-  FinishReason finish = FinishReason::kNone;
-  double prefill_ms = 0;
-  double decode_ms = 0;
-  double tokens_per_second() const { return decode_ms > 0 ? 1000 * static_cast<double>(tokens.size()) / decode_ms : 0; }
-};
-
-double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-struct Output {
-  bool stream;
-  bool closed = false;
-};
-
-Run run(Pair& pair, const std::vector<Token>& prompt, SessionOptions options, Output& output, Recorder* recorder) {
-  Run r;
-  Utf8Buffer utf8;
-  const auto emit = [&](const std::string& piece) {
-    r.text += piece;
-    if (output.stream && !piece.empty() && !write_out(piece)) output.closed = true;
-  };
-  options.on_token = [&](Token t) {
-    emit(utf8.push(pair.target().is_eog(t) ? "" : pair.target().piece(t)));
-    return !interrupted() && !output.closed;
-  };
-  options.on_step = [&](const StepView& v) {
-    r.margins.insert(r.margins.end(), v.acceptance.margin.begin(), v.acceptance.margin.end());
-    if (recorder != nullptr) recorder->step(v);
-  };
-  Engine& engine = pair.engine();
-  const auto session = engine.open(std::move(options));
-  const double start = now_ms();
-  engine.set_prompt(*session, prompt);
-  ProgressLine line("Reading the prompt");
-  while (!interrupted()) {
-    const std::size_t left = engine.prefill(*session);
-    if (left == 0) break;
-    line.show(1 - static_cast<float>(left) / static_cast<float>(prompt.size()));
-  }
-  r.prefill_ms = now_ms() - start;
-  Session* list[] = {session.get()};
-  while (!session->finished() && !interrupted() && !output.closed) engine.step(list);
-  r.decode_ms = now_ms() - start - r.prefill_ms;
-  emit(utf8.flush());
-  r.tokens.assign(session->generated().begin(), session->generated().end());
-  r.stats = session->stats();
-  r.finish = session->finish();
-  return r;
-}
-
-json to_json(const Run& r) {
-  const Stats& s = r.stats;
-  return {{"text", r.text},
-          {"tokens", r.tokens},
-          {"finish", finish_reason_name(r.finish)},
-          {"tokens_per_second", r.tokens_per_second()},
-          {"prefill_ms", r.prefill_ms},
-          {"decode_ms", r.decode_ms},
-          {"steps", s.steps},
-          {"accepted_per_step", s.accepted_per_step()},
-          {"drafted", s.drafted},
-          {"merged", s.merged},
-          {"verified", s.verified},
-          {"accepted", s.accepted},
-          {"draft_nodes", s.draft_nodes},
-          {"draft_forwards", s.draft_forwards},
-          {"plain_steps", s.plain_steps},
-          {"draft_ms", s.draft_ms},
-          {"verify_ms", s.verify_ms},
-          {"sequence_ms", s.sequence_ms},
-          {"total_ms", s.total_ms}};
-}
 
 void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   const Stats& s = r.stats;
@@ -141,36 +63,35 @@ int generate(const GenerateFlags& flags) {
   flags.model.session();  // complain about parameters before the models are loaded
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
   Pair pair = load_pair(flags.model);
-  if (flags.model.pair.engine.exact && !format_is_width_invariant(pair.target())) {
+  if (flags.model.pair.engine.exact && !format_is_width_invariant(pair.target(), !pair.narrow().empty())) {
     std::fprintf(stderr, "gsd: note: %s weights round differently at different widths, so --exact cannot promise plain decoding's bits.\n", pair.target().format().c_str());
   }
   const std::vector<Token> prompt = pair.target().tokenize(text, true, false);
   std::unique_ptr<Recorder> recorder;
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
-  Output output{.stream = !flags.json};
   if (!flags.json) write_out(text);
-  const Run r = run(pair, prompt, with_grammar(flags.model, pair), output, recorder.get());
+  const Run r = run_prompt(pair, prompt, with_grammar(flags.model, pair), !flags.json, recorder.get());
   if (recorder) recorder->close();
   Run plain;
-  const bool compare = flags.compare && !interrupted() && !output.closed;
+  const bool compare = flags.compare && !interrupted() && !r.closed;
   if (compare) {
     SessionOptions o = with_grammar(flags.model, pair);
     o.speculation.mode = Mode::kPlain;
     o.max_tokens = static_cast<std::int64_t>(r.tokens.size());
-    Output silent{.stream = false};
-    plain = run(pair, prompt, std::move(o), silent, nullptr);
+    plain = run_prompt(pair, prompt, std::move(o), false, nullptr);
   }
+  bool closed = r.closed;
   if (flags.json) {
     json j = to_json(r);
     j["mode"] = flags.model.mode;
     j["prompt_tokens"] = prompt.size();
     if (compare) j["plain"] = to_json(plain);
-    output.closed = !write_out(j.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
+    closed = !write_out(j.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     print_summary(r, compare ? &plain : nullptr, flags.model.mode);
   }
   pair.save_profile();
-  if (output.closed) throw Error(ErrorCode::kIo, "The output was closed before the text was complete.");
+  if (closed) throw Error(ErrorCode::kIo, "The output was closed before the text was complete.");
   return interrupted() ? kExitInterrupted : 0;
 }
 

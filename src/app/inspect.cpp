@@ -13,11 +13,11 @@ namespace {
 
 using nlohmann::json;
 
-json model_json(const Model& m) {
+json model_json(const Model& m, bool narrow) {
   return {{"file", m.path()},         {"description", m.description()}, {"architecture", m.architecture()},   {"format", m.format()},
           {"parameters", m.n_params()}, {"bytes", m.n_bytes()},           {"layers", m.n_layers()},             {"width", m.n_embd()},
           {"vocabulary", m.n_vocab()},  {"context_trained", m.n_ctx_train()}, {"chat_template", !m.chat_template().empty()},
-          {"exact", format_is_width_invariant(m)}};
+          {"exact", format_is_width_invariant(m, narrow)}};
 }
 
 json cost_json(const CostModel& c) {
@@ -26,10 +26,10 @@ json cost_json(const CostModel& c) {
   return out;
 }
 
-void print_model(const char* role, const Model& m) {
+void print_model(const char* role, const Model& m, bool narrow) {
   fmt::print("{}: {}\n  {}, {:.1f}M parameters, {:.1f} MB, {} layers of width {}, vocabulary {}, trained for {} tokens\n", role, m.path(), m.description(),
              static_cast<double>(m.n_params()) / 1e6, static_cast<double>(m.n_bytes()) / 1e6, m.n_layers(), m.n_embd(), m.n_vocab(), m.n_ctx_train());
-  fmt::print("  chat template: {}; same bits at every width on a CPU (--exact): {}\n", m.chat_template().empty() ? "none" : "yes", format_is_width_invariant(m) ? "yes" : "not promised");
+  fmt::print("  chat template: {}; same bits at every width on a CPU (--exact): {}\n", m.chat_template().empty() ? "none" : "yes", format_is_width_invariant(m, narrow) ? "yes" : "not promised");
 }
 
 void print_cost(const char* what, const CostModel& c) {
@@ -41,19 +41,21 @@ int inspect(const ModelFlags& flags, bool as_json) {
   ModelFlags f = flags;
   Pair pair = load_pair(f);
   Planner& planner = pair.engine().planner();
+  const bool narrow = !pair.narrow().empty();
   if (as_json) {
-    json out{{"target", model_json(pair.target())}, {"fits", true}, {"profile", pair.profile_source()}, {"target_ms", cost_json(planner.target_cost())}};
+    json out{{"target", model_json(pair.target(), narrow)}, {"fits", true}, {"narrow_backend", pair.narrow()}, {"profile", pair.profile_source()}, {"target_ms", cost_json(planner.target_cost())}};
     if (pair.draft() != nullptr) {
-      out["draft"] = model_json(*pair.draft());
+      out["draft"] = model_json(*pair.draft(), narrow);
       out["draft_ms"] = cost_json(planner.draft_cost());
     }
     return write_out(out.dump(1, ' ', false, json::error_handler_t::replace) + "\n") ? 0 : static_cast<int>(ErrorCode::kIo);
   }
-  print_model("target", pair.target());
+  print_model("target", pair.target(), narrow);
   if (pair.draft() != nullptr) {
-    print_model("draft", *pair.draft());
+    print_model("draft", *pair.draft(), narrow);
     fmt::print("the two fit together: their tokens are the same\n");
   }
+  fmt::print("narrow-matmul backend: {}\n", narrow ? pair.narrow() : "off");
   fmt::print("\ncost profile: {}\n", pair.profile_source());
   print_cost("target, milliseconds of a pass by width", planner.target_cost());
   if (pair.draft() != nullptr) print_cost("draft, milliseconds of a pass by width", planner.draft_cost());

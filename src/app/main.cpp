@@ -34,14 +34,16 @@ int main(int argc, char** argv) {
   using namespace gsd;
   app::catch_signals();
   CLI::App program("Graph-structured speculative decoding for GGUF models: the target's own text, faster.", "gsd");
+  program.get_formatter()->enable_footer_formatting(false);  // examples keep their lines
   program.footer(kFooter);
   program.require_subcommand(1);
   program.set_version_flag("--version", "gsd " GSD_VERSION);
   int exit_code = 0;
   app::add_generate(program, exit_code);
+  app::add_bench(program, exit_code);
   app::add_chat(program, exit_code);
   app::add_inspect(program, exit_code);
-  // app::add_trace(program, exit_code);
+  app::add_trace(program, exit_code);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

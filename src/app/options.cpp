@@ -18,6 +18,7 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("--cache-type-k", f.pair.context.type_k, "Type of the K cache: f32, f16, bf16, q8_0, q4_0"))->capture_default_str();
   group(app.add_option("--cache-type-v", f.pair.context.type_v, "Type of the V cache"))->capture_default_str();
   group(app.add_flag("--exact", f.pair.engine.exact, "Emit the same bits as plain decoding on a CPU, at some cost in speed"));
+  group(app.add_flag("--no-narrow", f.no_narrow, "Leave narrow matrix products on the CPU to ggml"));
   group(app.add_option("--prefill-chunk", f.pair.engine.prefill_chunk, "Prompt tokens of one pass"))->capture_default_str()->check(CLI::Range(1, 512));
   group(app.add_flag("--no-profile", f.no_profile, "Learn what passes cost while running, without measuring or the cache"));
 }
@@ -79,6 +80,7 @@ SessionOptions ModelFlags::session() const {
 Pair load_pair(const ModelFlags& flags) {
   PairOptions options = flags.pair;
   options.profile = !flags.no_profile;
+  options.narrow = !flags.no_narrow;
   if (options.draft.empty() && (flags.mode == "chain" || flags.mode == "tree" || flags.mode == "graph") && flags.no_history) {
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
   }

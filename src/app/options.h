@@ -21,6 +21,7 @@ struct ModelFlags {
   bool ignore_eos = false;
   bool no_history = false;
   bool no_profile = false;
+  bool no_narrow = false;
 
   // Checked values as the library wants them. Throws Error(kUsage).
   SessionOptions session() const;

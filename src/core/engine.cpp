@@ -233,7 +233,8 @@ void Engine::choose_widths() {
     const bool automatic = p.mode == Mode::kAuto;
     // A hand-set width is a wish for a session alone; together they share the budget evenly.
     const int most = std::min(p.max_width - 1, automatic ? budget : budget / roots);
-    s.n_unrolled_ = s.hypotheses_.unroll(most, s.depth_limit_, target_.info().max_leaves);
+    const int leaves = p.mode == Mode::kChain ? 1 : target_.info().max_leaves;
+    s.n_unrolled_ = s.hypotheses_.unroll(most, s.depth_limit_, leaves);
     if (!automatic) {
       s.n_chosen_ = s.n_unrolled_;
       fixed += s.n_chosen_;

@@ -29,9 +29,10 @@ void Engine::choose_drafting_sessions() {
   items_.clear();
   int backlog = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
-    const Session& s = *active_[i];
+    Session& s = *active_[i];
     if (!s.wants_draft_ || s.hypotheses_.params().mode != Mode::kAuto) continue;
-    items_.push_back({static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0)});
+    // What the history names anyway is no gain of the draft.
+    items_.push_back({static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.history_probability())});
     backlog += static_cast<int>(s.tokens_.size() - s.n_drafted_) - 1;
   }
   if (items_.empty()) {

@@ -154,8 +154,7 @@ int Hypotheses::unroll(int max_nodes, int max_depth, int max_leaves) {
   items_.clear();
   order_.clear();
   heap_.clear();
-  items_.push_back(Item{.token = tokens_.back(), .parent = -1, .graph_node = 0, .depth = 0, .probability = 1, .base = 1, .origin = Origin::kRoot,
-                        .cell = Calibration::kNone, .merge_cell = Calibration::kNone, .agreement = 0, .hint = hint_.empty() ? -1 : 0, .match = {}});
+  items_.push_back(root_item());
   order_.push_back({.item = 0});
   enumerate(0);
   // Greater probability first; equal: the one that was offered first.
@@ -184,6 +183,26 @@ int Hypotheses::unroll(int max_nodes, int max_depth, int max_leaves) {
     enumerate(index);
   }
   return static_cast<int>(order_.size()) - 1;
+}
+
+Hypotheses::Item Hypotheses::root_item() const {
+  return Item{.token = tokens_.back(), .parent = -1, .graph_node = 0, .depth = 0, .probability = 1, .base = 1, .origin = Origin::kRoot,
+              .cell = Calibration::kNone, .draft_cell = Calibration::kNone, .merge_cell = Calibration::kNone, .agreement = 0,
+              .hint = hint_.empty() ? -1 : 0, .match = {}};
+}
+
+float Hypotheses::history_probability() {
+  float best = hint_.empty() ? 0 : static_cast<float>(calibration_.probability(calibration_.history_cell(Origin::kHint, History::kMaxMatch)));
+  if (!params_.history) return best;
+  items_.assign(1, root_item());
+  order_.assign(1, {.item = 0});
+  for (const auto& [store, origin] : {std::pair{&main_, Origin::kHistory}, std::pair{&recycled_, Origin::kRecycled}}) {
+    const History::Match m = find(*store, 0);
+    if (m) best = std::max(best, static_cast<float>(calibration_.probability(calibration_.history_cell(origin, m.length))));
+  }
+  items_.clear();
+  order_.clear();
+  return best;
 }
 
 // Appends the candidates that follow popped node `index` to items_.
@@ -217,26 +236,29 @@ void Hypotheses::enumerate_draft(std::int32_t father, const Item& f) {
     const std::int32_t agreement = f.agreement > 0 ? f.agreement + 1 : e.merged ? graph_.merge_length() + 1 : 0;
     items_.push_back(Item{.token = e.token, .parent = father, .graph_node = e.child, .depth = f.depth + 1, .probability = path,
                           .base = static_cast<float>(base), .origin = f.agreement > 0 ? Origin::kMerged : Origin::kDraft, .cell = cell,
-                          .merge_cell = merge, .agreement = agreement, .hint = -1, .match = {}});
+                          .draft_cell = cell, .merge_cell = merge, .agreement = agreement, .hint = -1, .match = {}});
   }
 }
 
 void Hypotheses::enumerate_history(std::int32_t father, const Item& f, std::size_t first) {
-  constexpr std::array<Origin, 3> kOrigins{Origin::kHistory, Origin::kRecycled, Origin::kHint};
   const std::array<Token, 3> next{f.match[0] ? main_.next(f.match[0].position) : -1, f.match[1] ? recycled_.next(f.match[1].position) : -1,
                                   hint_at(f.hint)};
-  for (std::size_t i = 0; i < 3; ++i) {
-    if (next[i] < 0) continue;
-    const int length = i < 2 ? f.match[i].length : History::kMaxMatch;
-    const auto cell = calibration_.history_cell(kOrigins[i], length);
-    const double p = calibration_.probability(cell);
-    Item c{.token = next[i], .parent = father, .graph_node = -1, .depth = f.depth + 1, .probability = static_cast<float>(f.probability * p),
-           .base = static_cast<float>(p), .origin = kOrigins[i], .cell = cell, .merge_cell = Calibration::kNone, .agreement = 0, .hint = -1,
-           .match = {}};
-    if (i < 2) c.match[i] = {f.match[i].position + 1, std::min(length + 1, History::kMaxMatch)};
-    if (i == 2) c.hint = f.hint + 1;
-    offer(first, c);
+  for (std::size_t source = 0; source < next.size(); ++source) {
+    if (next[source] >= 0) offer(first, history_item(father, f, source, next[source]));
   }
+}
+
+// The continuation of a match of the history (source 0), of the recycled chains (1), or of the hint (2).
+Hypotheses::Item Hypotheses::history_item(std::int32_t father, const Item& f, std::size_t source, Token token) const {
+  constexpr std::array<Origin, 3> kOrigins{Origin::kHistory, Origin::kRecycled, Origin::kHint};
+  const auto cell = calibration_.history_cell(kOrigins[source], source < 2 ? f.match[source].length : History::kMaxMatch);
+  const double p = calibration_.probability(cell);
+  Item c{.token = token, .parent = father, .graph_node = -1, .depth = f.depth + 1, .probability = static_cast<float>(f.probability * p),
+         .base = static_cast<float>(p), .origin = kOrigins[source], .cell = cell, .draft_cell = Calibration::kNone,
+         .merge_cell = Calibration::kNone, .agreement = 0, .hint = -1, .match = {}};
+  if (source < 2) c.match[source] = {f.match[source].position + 1, std::min(f.match[source].length + 1, History::kMaxMatch)};
+  if (source == 2) c.hint = f.hint + 1;
+  return c;
 }
 
 // Two sources that name the same token make one candidate, as probable as the surer of the two.
@@ -304,12 +326,13 @@ void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token
     for (std::int32_t i = p.begin; i < p.end; ++i) {
       const Item& c = items_[static_cast<std::size_t>(i)];
       const bool hit = c.token == y;
-      named |= hit && c.origin == Origin::kDraft && c.base >= kLikely;
       if (c.merge_cell != Calibration::kNone) {
         calibration_.observe(c.merge_cell, hit, c.base);
       } else {
         calibration_.observe(c.cell, hit);
+        if (c.draft_cell != Calibration::kNone && c.draft_cell != c.cell) calibration_.observe(c.draft_cell, hit);
       }
+      named |= hit && c.draft_cell != Calibration::kNone && calibration_.probability(c.draft_cell) >= kLikely;
     }
     const Item& x = items_[static_cast<std::size_t>(p.item)];
     if (x.graph_node >= 0 && x.agreement == 0 && graph_.node(x.graph_node).expanded) {

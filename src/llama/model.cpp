@@ -91,7 +91,7 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   impl_->options = options;
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options.gpu_layers < 0 ? 999 : options.gpu_layers;
-  params.use_extra_bufts = !options.exact;
+  params.use_extra_bufts = options.repack;
   params.progress_callback = report_progress;
   params.progress_callback_user_data = &impl_->options.progress;
   take_llama_errors();
@@ -200,13 +200,14 @@ std::string pair_mismatch(const Model& target, const Model& draft) {
   return std::to_string(count) + " of " + std::to_string(common) + " tokens differ, the first are " + differing;
 }
 
-bool format_is_width_invariant(const Model& model) {
-  // Measured with ggml 0.27 (docs/architecture.md): these formats give the same bits at every width.
+bool format_is_width_invariant(const Model& model, bool narrow) {
+  // Measured with ggml 0.27 (docs/architecture.md): ggml's kernels for these formats give the same bits at every width;
+  // the narrow backend does for the others it takes. The name is that of the file's main format ("Q4_K - Medium").
   const std::string f = model.format();
-  for (const char* name : {"F32", "F16", "BF16", "Q8_0"}) {
-    if (f.find(name) != std::string::npos && f.find("Q4") == std::string::npos) return true;
-  }
-  return false;
+  const auto is_one_of = [&](std::initializer_list<const char*> names) {
+    return std::any_of(names.begin(), names.end(), [&](const char* name) { return f == name || f.starts_with(std::string(name) + " "); });
+  };
+  return is_one_of({"F32", "all F32", "F16", "BF16", "Q8_0"}) || (narrow && is_one_of({"Q4_0", "Q4_K", "Q5_K", "Q6_K"}));
 }
 
 Constraint make_grammar(const Model& model, const std::string& gbnf) {

@@ -89,6 +89,7 @@ struct Pair::Impl {
   std::unique_ptr<Backend> draft_backend;
   std::unique_ptr<Engine> engine;
   std::string profile_source = "off";
+  std::string narrow;
   int n_threads = 0;
 
   std::filesystem::path profile_file() const {
@@ -103,9 +104,9 @@ struct Pair::Impl {
 // Everything the times depend on, as far as it can be known.
 std::string Pair::Impl::profile_key() const {
   const auto model = [](const Model* m, int layers) { return m == nullptr ? std::string("none") : fmt::format("{} {} {} gpu {}", m->description(), m->n_params(), m->n_bytes(), layers); };
-  return fmt::format("{} | {} | {} | {} threads | ctx {} | kv {} {} | {}", cpu_name(), model(target.get(), options.target_gpu_layers),
+  return fmt::format("{} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", cpu_name(), model(target.get(), options.target_gpu_layers),
                      model(draft.get(), options.draft_gpu_layers), n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
-                     options.engine.exact ? "exact" : "fast");
+                     options.engine.exact ? "exact" : "fast", narrow.empty() ? "off" : narrow);
 }
 
 bool Pair::Impl::load_profile() {
@@ -133,12 +134,14 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
   m.options = options;
   const bool exact = options.engine.exact;
   const bool with_draft = !options.draft.empty();
+  m.narrow = configure_narrow(options.narrow, exact);
+  const bool repack = !exact && m.narrow.empty();  // the narrow backend reads the weights as they stand in the file
   const auto part = [&](float from, float to) {
     return [&progress = options.progress, from, to](float share) { return !progress || progress(from + (to - from) * share); };
   };
-  m.target = std::make_unique<Model>(ModelOptions{options.target, options.target_gpu_layers, exact, part(0, with_draft ? 0.9F : 1)});
+  m.target = std::make_unique<Model>(ModelOptions{options.target, options.target_gpu_layers, repack, part(0, with_draft ? 0.9F : 1)});
   if (with_draft) {
-    m.draft = std::make_unique<Model>(ModelOptions{options.draft, options.draft_gpu_layers, exact, part(0.9F, 1)});
+    m.draft = std::make_unique<Model>(ModelOptions{options.draft, options.draft_gpu_layers, repack, part(0.9F, 1)});
     const std::string why = pair_mismatch(*m.target, *m.draft);
     if (!why.empty()) throw Error(ErrorCode::kPairMismatch, "The draft '" + options.draft + "' does not fit the target '" + options.target + "': " + why + ".");
   }
@@ -172,6 +175,7 @@ const Model& Pair::target() const { return *impl_->target; }
 const Model* Pair::draft() const { return impl_->draft.get(); }
 Engine& Pair::engine() { return *impl_->engine; }
 int Pair::n_ctx() const { return impl_->options.context.n_ctx; }
+const std::string& Pair::narrow() const { return impl_->narrow; }
 const std::string& Pair::profile_source() const { return impl_->profile_source; }
 
 void Pair::save_profile() const {

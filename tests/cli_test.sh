@@ -108,7 +108,17 @@ grep -q "cost profile: cached" "$dir/out" || fail "the cost profile was not cach
 "$gsd" inspect -m "$target" --json | grep -q '"fits": true' || fail "inspect --json"
 echo "damaged" >"$dir/cache/gsd/profiles.json"
 "$gsd" inspect "${pair[@]}" 2>&1 | grep -q "cost profile: measured" || fail "a damaged cache is not made anew"
-for c in generate chat inspect trace; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done
+"$gsd" make-draft -m "$target" --keep-layers 0,1,5 -o "$dir/self.gguf" >"$dir/out" 2>"$dir/err" || fail "make-draft: $(cat "$dir/err")"
+"$gsd" generate -m "$target" -d "$dir/self.gguf" -p "# tar" -n 20 --mode graph >"$dir/out" 2>"$dir/err" || fail "a made draft does not work: $(cat "$dir/err")"
+expect 2 "layers to keep" make-draft -m "$target" --keep-layers 0,9 -o "$dir/bad.gguf"
+expect 11 "cannot be written" make-draft -m "$target" --keep-layers 0,2 -o "$dir/no/such/folder/x.gguf"
+[ -z "$(ls "$dir" | grep -E "part|candidate|bad.gguf")" ] || fail "make-draft leaves files: $(ls "$dir")"
+echo '{"kind": "help", "prompt": "# tar"}' >"$dir/prompts.jsonl"
+"$gsd" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --modes plain,auto -n 16 --repetitions 1 --json "$dir/bench.jsonl" >"$dir/out" 2>"$dir/err" || fail "bench: $(cat "$dir/err")"
+grep -q "| help | auto |" "$dir/out" && [ "$(wc -l <"$dir/bench.jsonl")" = 2 ] || fail "bench: $(cat "$dir/out")"
+echo '{"no": 1}' >"$dir/prompts.jsonl"
+expect 11 "Line 1" bench "${pair[@]}" --prompts "$dir/prompts.jsonl"
+for c in generate chat inspect bench make-draft trace; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done
 "$gsd" --version | grep -q "^gsd [0-9]" || fail "--version"
 
 [ $failures = 0 ] && echo "all passed"

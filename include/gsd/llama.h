@@ -85,6 +85,11 @@ std::string pair_mismatch(const Model& target, const Model& draft);
 // narrow backend.
 bool format_is_width_invariant(const Model& model, bool narrow);
 
+// Writes to `path` the model without the layers that are not in `keep` (ascending, each in [0, n_layers)): a draft made
+// out of the target itself. The file appears only when it is complete.
+// Throws Error(kUsage) for layers out of range or none, Error(kIo) if it cannot be written.
+void write_pruned(const Model& model, std::span<const int> keep, const std::string& path);
+
 struct ContextOptions {
   int n_ctx = 4096;         // positions of one sequence
   int n_seq = 1;            // sequences

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <mutex>
@@ -208,6 +209,36 @@ bool format_is_width_invariant(const Model& model, bool narrow) {
     return std::any_of(names.begin(), names.end(), [&](const char* name) { return f == name || f.starts_with(std::string(name) + " "); });
   };
   return is_one_of({"F32", "all F32", "F16", "BF16", "Q8_0"}) || (narrow && is_one_of({"Q4_0", "Q4_K", "Q5_K", "Q6_K"}));
+}
+
+void write_pruned(const Model& model, std::span<const int> keep, const std::string& path) {
+  std::vector<std::int32_t> drop;
+  std::size_t next = 0;
+  for (std::int32_t layer = 0; layer < model.n_layers(); ++layer) {
+    if (next < keep.size() && keep[next] == layer) {
+      ++next;
+    } else {
+      drop.push_back(layer);
+    }
+  }
+  if (keep.empty() || next != keep.size()) {
+    throw Error(ErrorCode::kUsage, "The layers to keep must be ascending numbers from 0 to " + std::to_string(model.n_layers() - 1) + ", at least one.");
+  }
+  drop.push_back(-1);
+  llama_model_quantize_params params = llama_model_quantize_default_params();
+  params.only_copy = true;
+  params.prune_layers = drop.data();
+  const std::string scratch = path + ".part";
+  take_llama_errors();
+  std::uint32_t code = 1;
+  try {
+    code = llama_model_quantize(model.path().c_str(), scratch.c_str(), &params);
+  } catch (const std::exception&) {  // an output file that cannot be written
+  }
+  if (code != 0 || std::rename(scratch.c_str(), path.c_str()) != 0) {
+    std::remove(scratch.c_str());
+    fail(ErrorCode::kIo, "The model '" + path + "' cannot be written; check the folder, its permissions and the free space.");
+  }
 }
 
 Constraint make_grammar(const Model& model, const std::string& gbnf) {

@@ -1,10 +1,11 @@
 #!/bin/bash
 # The program from outside: exit codes, one clear sentence for every failure, interrupts, pipes, files.
-# Usage: cli_test.sh GSD MODELS_DIR
+# Usage: cli_test.sh GSD MODELS_DIR EDIT_GGUF
 set -u
 gsd=$1
 target=$2/toy-target.gguf
 draft=$2/toy-draft.gguf
+edit_gguf=$3
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 export XDG_CACHE_HOME=$dir/cache
@@ -35,6 +36,15 @@ sed 's/help/zelp/' "$draft" >"$dir/other.gguf"
 expect 5 "^gsd: .*does not fit.*zelp" generate -m "$target" -d "$dir/other.gguf" -p x
 mkdir "$dir/folder.gguf"
 expect 3 "^gsd: " generate -m "$dir/folder.gguf" -p x
+
+"$edit_gguf" "$draft" "$dir/embedding.gguf" llama.attention.causal bool false
+expect 4 "^gsd: .*makes embeddings" generate -m "$dir/embedding.gguf" -p x
+"$edit_gguf" "$draft" "$dir/pooling.gguf" llama.pooling_type u32 1
+expect 4 "^gsd: .*makes embeddings" generate -m "$target" -d "$dir/pooling.gguf" -p x
+"$edit_gguf" "$draft" "$dir/heads.gguf" llama.attention.head_count u32 0
+expect 3 "^gsd: " generate -m "$dir/heads.gguf" -p x
+"$edit_gguf" "$draft" "$dir/layers.gguf" llama.block_count u32 4000000000
+expect 3 "^gsd: " generate -m "$dir/layers.gguf" -p x
 
 echo "== bad usage"
 expect 2 "required" generate -p x
@@ -88,6 +98,12 @@ for _ in $(seq 100); do [ "$(wc -c <"$dir/out")" -gt 40 ] && break; sleep 0.02; 
 kill -INT $pid
 wait $pid
 [ -e "$dir/int.jsonl" ] && [ ! -e "$dir/int.jsonl.part" ] || fail "no record, or half a record, after Ctrl-C"
+
+echo "== a conversation reuses the memory of its earlier turns"
+"$edit_gguf" "$target" "$dir/chat.gguf" tokenizer.chat_template str "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+printf 'What is tar?\nAnd zip?\n' | "$gsd" chat -m "$dir/chat.gguf" -d "$draft" -n 20 --system "Be brief." >"$dir/out" 2>"$dir/err" || fail "chat: $(cat "$dir/err")"
+[ "$(grep -c "tokens/s" "$dir/err")" = 2 ] || fail "not two answers: $(cat "$dir/err")"
+[ "$(sed -n 's/.* \([0-9]*\) prompt tokens reused.*/\1/p' "$dir/err" | tail -1)" -gt 20 ] || fail "the second turn reuses nothing: $(cat "$dir/err")"
 
 echo "== a closed pipe"
 "$gsd" generate "${pair[@]}" -p "# tar" -c 2048 -n -1 --ignore-eos --temp 1 2>"$dir/err" | head -c 20 >/dev/null

@@ -25,9 +25,8 @@ class Chat {
     const std::string prompt = pair_.target().apply_template(messages, true);
     const Stats before = session_->stats();
     answer_.clear();
-    // Control tokens come from the template; what the user typed stands inside it. libllama's templates write begin
-    // of text themselves where the model wants it.
-    pair_.engine().set_prompt(*session_, pair_.target().tokenize(prompt, messages.size() <= 2, true));
+    // Control tokens come from the template, begin of text from the tokenizer: libllama's templates leave it out.
+    pair_.engine().set_prompt(*session_, pair_.target().tokenize(prompt, true, true));
     while (!interrupted() && pair_.engine().prefill(*session_) > 0) {
     }
     Session* list[] = {session_.get()};

@@ -1,4 +1,5 @@
 #include <ggml-backend.h>
+#include <gguf.h>
 
 #include <algorithm>
 #include <array>
@@ -34,6 +35,21 @@ void check_file(const std::string& path) {
   if (!file) throw Error(ErrorCode::kModelFile, "The model file '" + path + "' cannot be opened; check the path and its permissions.");
   if (!file.read(magic.data(), magic.size()) || std::memcmp(magic.data(), "GGUF", 4) != 0) {
     throw Error(ErrorCode::kModelFile, "'" + path + "' is not a GGUF model file; convert the model with llama.cpp's tools first.");
+  }
+}
+
+// Values that libllama asserts on instead of refusing the file.
+void check_metadata(const std::string& path) {
+  constexpr std::uint64_t kMaxLayers = 512;
+  const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
+  if (!file) return;  // libllama will say what is wrong
+  const auto arch = gguf_find_key(file.get(), "general.architecture");
+  if (arch < 0 || gguf_get_kv_type(file.get(), arch) != GGUF_TYPE_STRING) return;
+  const auto layers = gguf_find_key(file.get(), (std::string(gguf_get_val_str(file.get(), arch)) + ".block_count").c_str());
+  if (layers < 0 || gguf_get_kv_type(file.get(), layers) != GGUF_TYPE_UINT32) return;
+  const std::uint64_t n = gguf_get_val_u32(file.get(), layers);
+  if (n == 0 || n > kMaxLayers) {
+    throw Error(ErrorCode::kModelFile, "The model '" + path + "' cannot be loaded; it claims to have " + std::to_string(n) + " layers.");
   }
 }
 
@@ -89,6 +105,7 @@ std::string take_llama_errors() {
 Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   start_llama();
   check_file(options.path);
+  check_metadata(options.path);
   impl_->options = options;
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options.gpu_layers < 0 ? 999 : options.gpu_layers;

@@ -5,7 +5,7 @@ set(flags "")
 if(GSD_SANITIZE)
   set(flags "-fsanitize=${GSD_SANITIZE}")
 endif()
-set(GSD_CONSUMER_ARGS "${PROJECT_SOURCE_DIR}/models/toy-target.gguf;${PROJECT_SOURCE_DIR}/models/toy-draft.gguf;# tar" CACHE STRING "Arguments of the consumer in its test")
+set(consumer_args "${PROJECT_SOURCE_DIR}/models/toy-target.gguf" "${PROJECT_SOURCE_DIR}/models/toy-draft.gguf" "# tar")
 
 add_test(NAME consumer.install COMMAND ${CMAKE_COMMAND} --install "${PROJECT_BINARY_DIR}" --prefix "${scratch}/prefix")
 add_test(
@@ -15,6 +15,6 @@ add_test(
     --build-generator "${CMAKE_GENERATOR}" --build-noclean
     --build-options "-DCMAKE_PREFIX_PATH=${scratch}/prefix" "-DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}"
     "-DCMAKE_BUILD_TYPE=${CMAKE_BUILD_TYPE}" "-DCMAKE_CXX_FLAGS=${flags}"
-    --test-command "${scratch}/build/consumer" ${GSD_CONSUMER_ARGS})
+    --test-command "${scratch}/build/consumer" ${consumer_args})
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP gsd_installed)
 set_tests_properties(consumer.build PROPERTIES FIXTURES_REQUIRED gsd_installed LABELS model TIMEOUT 300)

@@ -1,6 +1,9 @@
 // The llama backend and whole generations on the bundled pair.
+#include <ggml-backend.h>
+#include <gguf.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <llama.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -389,6 +392,35 @@ TEST_F(BadModel, GivesOneClearSentence) {
   const auto arch = other.find("llama", other.find("general.architecture"));
   other.replace(arch, 5, "lxama");
   expect(write("arch.gguf", other), ErrorCode::kModelFile, "unknown architecture");
+}
+
+// A tiny Mamba with zero weights, written by libllama itself.
+TEST_F(BadModel, RecurrentModelsAreRefused) {
+  gguf_context* meta = gguf_init_empty();
+  gguf_set_val_str(meta, "general.architecture", "mamba");
+  for (const auto& [key, value] : std::initializer_list<std::pair<const char*, std::uint32_t>>{{"mamba.context_length", 64},
+                                                                                               {"mamba.embedding_length", 32},
+                                                                                               {"mamba.feed_forward_length", 0},
+                                                                                               {"mamba.attention.head_count", 0},
+                                                                                               {"mamba.block_count", 1},
+                                                                                               {"mamba.ssm.conv_kernel", 4},
+                                                                                               {"mamba.ssm.inner_size", 64},
+                                                                                               {"mamba.ssm.state_size", 16},
+                                                                                               {"mamba.ssm.time_step_rank", 2},
+                                                                                               {"mamba.vocab_size", 32}}) {
+    gguf_set_val_u32(meta, key, value);
+  }
+  gguf_set_val_f32(meta, "mamba.attention.layer_norm_rms_epsilon", 1e-5F);
+  gguf_set_val_str(meta, "tokenizer.ggml.model", "no_vocab");
+  const auto zero = [](ggml_tensor* t, void*) { ggml_backend_tensor_memset(t, 0, 0, ggml_nbytes(t)); };
+  model(kDraft);  // starts libllama
+  llama_model* made = llama_model_init_from_user(meta, zero, nullptr, llama_model_default_params());
+  ASSERT_NE(made, nullptr);
+  const std::string path = (dir_ / "mamba.gguf").string();
+  llama_model_save_to_file(made, path.c_str());
+  llama_model_free(made);
+  gguf_free(meta);
+  expect(path, ErrorCode::kModelUnsupported, "recurrent");
 }
 
 // Same length, so that the file stays well-formed.

@@ -63,7 +63,8 @@ void check_usable(const llama_model* model, const std::string& path) {
   const std::string arch = meta(model, "general.architecture");
   if (!llama_model_has_decoder(model) || llama_model_has_encoder(model)) refuse("has an encoder; only decoder models can be speculated.");
   if (llama_model_is_diffusion(model)) refuse("generates by diffusion, not token by token.");
-  if (meta(model, arch + ".attention.causal") == "false" || !meta(model, arch + ".pooling_type").empty()) {
+  const std::string pooling = meta(model, arch + ".pooling_type");  // 1 to 4: how token embeddings become one
+  if (meta(model, arch + ".attention.causal") == "false" || (pooling.size() == 1 && pooling >= "1" && pooling <= "4")) {
     refuse("makes embeddings, not text; give a text-generation model.");
   }
   if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {

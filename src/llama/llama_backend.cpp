@@ -1,4 +1,4 @@
-// Backend over libllama. Source of the rules kept here: llama.h, and experiments with libllama 0.7 (docs/libllama.md).
+// Backend over libllama. Source of the rules kept here: llama.h, and experiments with libllama 0.7 (docs/architecture.md, section 4).
 //
 // A root-to-leaf path of a tree is a sequence id of libllama; a KV cell carries the ids of all paths through it. Each
 // sequence of ours owns a block of ids. One of them, `main`, carries the whole committed prefix; the others are brought

@@ -3,8 +3,8 @@
 
 MAKEFLAGS += --no-print-directory
 BUILD := build/release
-DEMO_ARGS ?= generate -m models/toy-target.gguf -d models/toy-draft.gguf -p "\# tar" --n-predict 200 --ignore-eos --compare
-DEMO_TARGETS ?= gsd
+DEMO_ARGS ?= generate -m models/gsd-target-q8_0.gguf -d models/gsd-draft-q8_0.gguf -f models/prompts/demo.txt --n-predict 200 --ignore-eos --compare
+DEMO_TARGETS ?= all
 GSD_USE_PREFIX ?= OFF
 
 # One job per core, but no more than one per GiB of free memory.

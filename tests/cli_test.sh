@@ -69,6 +69,9 @@ yes "a long prompt" | head -c 20000 >"$dir/long.txt"
 expect 6 "^gsd: .*context holds 64" generate "${pair[@]}" -f "$dir/long.txt" -c 64
 expect 10 "^gsd: .*grammar" generate "${pair[@]}" -p x --grammar "root ::= ("
 expect 11 "^gsd: .*cannot be written" generate "${pair[@]}" -p x --record "$dir/no/such/folder/x"
+expect 10 "^gsd: .*grammar is empty" generate "${pair[@]}" -p x --grammar-file /dev/null
+mkfifo "$dir/fifo"
+expect 11 "^gsd: .*no ordinary file" generate "${pair[@]}" -p x --record "$dir/fifo"
 expect 4 "^gsd: .*no chat template" chat "${pair[@]}"
 
 echo "== out of memory"

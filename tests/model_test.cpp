@@ -334,7 +334,14 @@ TEST(BundledPair, GrammarHolds) {
     o.constraint = make_grammar(pair.target(), "root ::= \"yes\" | \"no\" [0-9] [0-9]");
     EXPECT_THAT(pair.generate("Question: Is it so?\nAnswer:", o), testing::MatchesRegex("yes|no[0-9][0-9]"));
   }
-  EXPECT_THROW(make_grammar(pair.target(), "root ::= ("), Error);
+  for (const std::string& bad : {std::string("root ::= ("), std::string(), std::string(" \n"), "root ::= " + std::string(200000, '(')}) {
+    try {
+      make_grammar(pair.target(), bad);
+      FAIL() << bad.substr(0, 20);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kGrammar);
+    }
+  }
 }
 
 TEST(BundledPair, GenerateHandsOutWholeTextAndStops) {
@@ -438,6 +445,40 @@ TEST_F(BadModel, PairsWithOtherTokensAreRefusedByName) {
     EXPECT_EQ(e.code(), ErrorCode::kPairMismatch);
     EXPECT_THAT(e.what(), testing::HasSubstr("zelp"));
   }
+}
+
+TEST(LlamaBackend, RefusesAbsurdPassesAndGoesOnWithoutRoom) {
+  const auto b = make_backend(model(kDraft), {.n_ctx = 16, .n_threads = 1});
+  const auto pass = [&](int n, bool outputs) {
+    std::vector<NodeInput> nodes;
+    for (int i = 0; i < n; ++i) nodes.push_back({0, 10 + i, i - 1, outputs});
+    b->forward(nodes);
+  };
+  EXPECT_THROW(pass(0, false), Error);
+  EXPECT_THROW(pass(b->info().max_batch + 1, false), Error);
+  EXPECT_THROW(pass(b->info().max_outputs + 1, true), Error);
+  // Speculative nodes until the cache is full; the failed pass changes nothing.
+  pass(4, true);
+  int passes = 0;
+  try {
+    for (; passes < 100; ++passes) {
+      std::vector<NodeInput> nodes;
+      for (int i = 0; i < 60; ++i) nodes.push_back({0, 20 + i + 60 * passes, i == 0 ? 3 : b->n_speculative(0) + i - 1, false});
+      b->forward(nodes);
+    }
+    FAIL() << "the cache never filled";
+  } catch (const Error& e) {
+    ASSERT_EQ(e.code(), ErrorCode::kNoKvSlot) << e.what();
+  }
+  EXPECT_EQ(b->n_speculative(0), 4 + 60 * passes);
+  const std::vector<std::int32_t> path{0, 1, 2, 3};
+  b->commit(0, path);
+  const std::vector<NodeInput> next{{0, 7, -1, true}};
+  b->forward(next);
+  const auto fresh = make_backend(model(kDraft), {.n_ctx = 16, .n_threads = 1});
+  feed(*fresh, 0, std::vector<Token>{10, 11, 12, 13}, false);
+  fresh->forward(next);
+  EXPECT_LT(rms_difference(b->logits(0), fresh->logits(0)), 0.1);
 }
 
 TEST(LlamaBackend, RefusesAbsurdContexts) {

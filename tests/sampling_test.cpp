@@ -193,5 +193,24 @@ TEST(Sampler, RefusesAbsurdParametersByName) {
   EXPECT_EQ(message({}), "");
 }
 
+// Each case turns on one thing.
+TEST(Sampler, EachPenaltyAlone) {
+  const auto pick = [](SamplingParams p, std::vector<float> row, std::vector<Token> recent) {
+    return Sampler(p).choose(row, 0, recent, nullptr).token;
+  };
+  SamplingParams repeat;
+  repeat.repeat_penalty = 2;
+  EXPECT_EQ(pick(repeat, {3, 2}, {0}), 1) << "3 / 2 < 2";
+  EXPECT_EQ(pick(repeat, {3, 1}, {0}), 0) << "3 / 2 > 1";
+  EXPECT_EQ(pick(repeat, {-1, -1.5F}, {0}), 1) << "-1 * 2 < -1.5: a negative logit is multiplied";
+  SamplingParams window = repeat;
+  window.penalty_last_n = 2;
+  EXPECT_EQ(pick(window, {3, 2, 0}, {0, 2, 2}), 0) << "token 0 stands just outside the window";
+  EXPECT_EQ(pick(window, {3, 2, 0}, {2, 0, 2}), 1) << "and here just inside";
+  SamplingParams bias = repeat;
+  bias.logit_bias = {{0, 3}};
+  EXPECT_EQ(pick(bias, {1, 2.5F}, {0}), 1) << "bias before penalty: (1 + 3) / 2 < 2.5; the other order gives 3.5";
+}
+
 }  // namespace
 }  // namespace gsd

@@ -23,7 +23,10 @@ class CostModel {
   void observe(int width, double ms);
 
   // Estimated milliseconds; 0 for width <= 0. Beyond max_width the last slope goes on. Never decreasing in width.
-  double ms(int width) const { return table_[static_cast<std::size_t>(width < 0 ? 0 : width > max_width() ? max_width() : width)]; }
+  double ms(int width) const {
+    if (width <= max_width()) return table_[static_cast<std::size_t>(width < 0 ? 0 : width)];
+    return table_.back() + slope_ * (width - max_width());
+  }
 
   // A frozen model never changes: plans, and so every trace of a run, are then reproducible.
   void freeze(bool frozen) { frozen_ = frozen; }
@@ -47,6 +50,7 @@ class CostModel {
   std::vector<Pool> pools_;       // work buffer
   std::vector<double> estimate_;  // [max_width + 1] measured estimate, 0 = never seen
   std::vector<double> table_;     // [max_width + 1] interpolated, monotone
+  double slope_ = 1;              // milliseconds a token beyond the last measured width
   int measured_ = 0;
   bool frozen_ = false;
 };

@@ -121,7 +121,7 @@ class Engine {
   std::unique_ptr<Session> open(SessionOptions options);
 
   // Replaces the session's text by `prompt`; the memory of the common prefix is kept (not in exact mode). The
-  // generation starts anew. Throws Error(kUsage) for an empty prompt, Error(kContextFull) for one that is too long.
+  // generation starts anew, the constraint is reset. Throws Error(kUsage) for an empty prompt, Error(kContextFull) for one that is too long.
   void set_prompt(Session& session, std::span<const Token> prompt);
   // Tokens of the prompt that prefill() has still to take in.
   std::size_t prefill_left(const Session& session) const;
@@ -130,8 +130,9 @@ class Engine {
   std::size_t prefill(Session& session);
 
   // Advances every session of the list by at least one token, or finishes it.
-  // REQUIRES: none is finished, all are prefilled, no session stands twice in the list.
-  // A backend's error passes through: the sessions keep their text and can be stepped again.
+  // REQUIRES: none is finished, no session stands twice in the list. Throws Error(kUsage) if one is not prefilled.
+  // A backend's error, or what a callback throws, passes through: the sessions keep their text and can be prefilled
+  // and stepped again.
   void step(std::span<Session* const> sessions);
 
   Planner& planner() { return planner_; }
@@ -144,6 +145,7 @@ class Engine {
   friend class Session;
   void release(std::int32_t slot);
   Calibration& calibration(const SamplingParams& sampling);
+  void drop_leftovers(Session& s);
   bool prepare(Session& s);
   void draft_all();
   void choose_drafting_sessions();

@@ -110,7 +110,8 @@ std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& 
 // Throws Error(kGrammar) if it does not parse.
 Constraint make_grammar(const Model& model, const std::string& gbnf);
 
-// Milliseconds of passes of a few widths on an empty sequence 0, within about `budget_ms`; feeds `cost`.
+// Milliseconds of passes of a few widths on an empty sequence 0, within about `budget_ms` (widths 1 and 8 in any
+// case); feeds `cost`.
 void measure_cost(Backend& backend, CostModel& cost, double budget_ms);
 
 struct PairOptions {

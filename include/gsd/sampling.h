@@ -43,15 +43,18 @@ void validate(const SamplingParams& params);
 // Always finite. Thread safe.
 double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token);
 
-// What a grammar has to answer. Both functions are called from the thread that steps the engine.
+// What a grammar has to answer. All functions are called from the thread that steps the engine.
 struct Constraint {
   std::function<bool(Token)> allows;   // may `Token` come next? Does not change the state
   std::function<void(Token)> advance;  // `Token` was emitted
+  std::function<void()> reset = {};    // a new text begins; may be empty where there is no state
 };
 
 struct Choice {
   Token token = -1;
-  float margin = 0;  // distance of the winner's (perturbed) score to the runner-up's, in logits; near 0 = a near-tie
+  // Distance of the winner's (perturbed) score to the runner-up's, in logits; near 0 = a near-tie. 0 where the
+  // constraint ruled the winner of the draw out.
+  float margin = 0;
 };
 
 // Draws the target's tokens of one session, position after position. State: the work buffers only, so a Sampler may

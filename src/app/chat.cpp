@@ -20,7 +20,7 @@ class Chat {
     session_ = pair.engine().open(std::move(options));
   }
 
-  // Answers one turn. Ctrl-C ends the answer, not the conversation.
+  // Answers one turn. Ctrl-C ends the answer and the conversation. Throws Error(kIo) if nobody reads the answer.
   void turn(std::vector<ChatMessage>& messages) {
     const std::string prompt = pair_.target().apply_template(messages, true);
     const Stats before = session_->stats();
@@ -39,6 +39,7 @@ class Chat {
     fmt::print(stderr, "\n[{} tokens, {:.1f} tokens/s, {:.2f} per step, {} prompt tokens reused{}]\n", n, ms > 0 ? 1000 * static_cast<double>(n) / ms : 0,
                after.steps > before.steps ? static_cast<double>(n) / static_cast<double>(after.steps - before.steps) : 0, session_->n_reused(),
                session_->finish() == FinishReason::kContextFull ? "; the context is full, start a new chat" : "");
+    if (closed_) throw Error(ErrorCode::kIo, "The output was closed before the answer was complete.");
   }
 
  private:
@@ -59,12 +60,12 @@ class Chat {
 };
 
 int chat(const ModelFlags& flags, const std::string& system) {
-  const SessionOptions options = flags.session();
+  flags.session();  // complain about parameters before the models are loaded
   Pair pair = load_pair(flags);
   std::vector<ChatMessage> messages;
   if (!system.empty()) messages.push_back({"system", system});
   pair.target().apply_template(std::vector<ChatMessage>{{"user", "?"}}, true);  // complain about the template at once
-  Chat conversation(pair, options);
+  Chat conversation(pair, flags.session(pair));
   const bool terminal = isatty(STDIN_FILENO) != 0;
   if (terminal) fmt::print(stderr, "Type a message; an empty line or Ctrl-D ends.\n");
   for (std::string line; !interrupted();) {

@@ -49,16 +49,6 @@ void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   std::fputs(out.c_str(), stderr);
 }
 
-SessionOptions with_grammar(const ModelFlags& flags, const Pair& pair) {
-  SessionOptions o = flags.session();
-  const std::string text = flags.grammar_file.empty() ? flags.grammar : read_file(flags.grammar_file);
-  if (!text.empty()) {
-    const QuietStderr quiet;
-    o.constraint = make_grammar(pair.target(), text);
-  }
-  return o;
-}
-
 int generate(const GenerateFlags& flags) {
   flags.model.session();  // complain about parameters before the models are loaded
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
@@ -70,12 +60,12 @@ int generate(const GenerateFlags& flags) {
   std::unique_ptr<Recorder> recorder;
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
   if (!flags.json) write_out(text);
-  const Run r = run_prompt(pair, prompt, with_grammar(flags.model, pair), !flags.json, recorder.get());
+  const Run r = run_prompt(pair, prompt, flags.model.session(pair), !flags.json, recorder.get());
   if (recorder) recorder->close();
   Run plain;
   const bool compare = flags.compare && !interrupted() && !r.closed;
   if (compare) {
-    SessionOptions o = with_grammar(flags.model, pair);
+    SessionOptions o = flags.model.session(pair);
     o.speculation.mode = Mode::kPlain;
     o.max_tokens = static_cast<std::int64_t>(r.tokens.size());
     plain = run_prompt(pair, prompt, std::move(o), false, nullptr);

@@ -59,6 +59,7 @@ int inspect(const ModelFlags& flags, bool as_json) {
   fmt::print("\ncost profile: {}\n", pair.profile_source());
   print_cost("target, milliseconds of a pass by width", planner.target_cost());
   if (pair.draft() != nullptr) print_cost("draft, milliseconds of a pass by width", planner.draft_cost());
+  if (std::fflush(stdout) != 0) throw Error(ErrorCode::kIo, "The output could not be written.");
   return 0;
 }
 

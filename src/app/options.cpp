@@ -77,6 +77,15 @@ SessionOptions ModelFlags::session() const {
   return o;
 }
 
+SessionOptions ModelFlags::session(const Pair& loaded) const {
+  SessionOptions o = session();
+  if (grammar_file.empty() && grammar.empty()) return o;
+  const std::string text = grammar_file.empty() ? grammar : read_file(grammar_file);
+  const QuietStderr quiet;
+  o.constraint = make_grammar(loaded.target(), text);
+  return o;
+}
+
 Pair load_pair(const ModelFlags& flags) {
   PairOptions options = flags.pair;
   options.profile = !flags.no_profile;

@@ -25,6 +25,8 @@ struct ModelFlags {
 
   // Checked values as the library wants them. Throws Error(kUsage).
   SessionOptions session() const;
+  // The same with the grammar, if one was given. Throws Error(kGrammar), Error(kIo).
+  SessionOptions session(const Pair& loaded) const;
 };
 
 void add_model_flags(CLI::App& app, ModelFlags& flags);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 namespace gsd::app {
@@ -35,7 +36,12 @@ json tree_json(const Model& model, const TokenTree& t) {
 
 }  // namespace
 
-Recorder::Recorder(const std::string& path, const Pair& pair, const std::string& prompt) : path_(path), pair_(pair), out_(path + ".part") {
+Recorder::Recorder(const std::string& path, const Pair& pair, const std::string& prompt) : path_(path), pair_(pair) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    throw Error(ErrorCode::kIo, "'" + path + "' is no ordinary file; give another name.");
+  }
+  out_.open(path + ".part");
   if (!out_) throw Error(ErrorCode::kIo, "The record '" + path + "' cannot be written: " + std::strerror(errno) + ".");
   const json header{{"gsd_record", 1},
                     {"target", pair.target().description()},

@@ -84,8 +84,8 @@ void CostModel::rebuild() {
     if (w == pools_[pool].last_width) ++pool;
   }
   // With one measured width nothing is known about the slope: assume that every token costs its share.
-  const double slope = done > 1 ? (table_[done] - table_[1]) / static_cast<double>(done - 1) : done == 1 ? table_[1] : 1;
-  for (std::size_t w = done + 1; w < table_.size(); ++w) table_[w] = table_[w - 1] + slope;
+  slope_ = done > 1 ? (table_[done] - table_[1]) / static_cast<double>(done - 1) : done == 1 ? table_[1] : 1;
+  for (std::size_t w = done + 1; w < table_.size(); ++w) table_[w] = table_[w - 1] + slope_;
 }
 
 }  // namespace gsd

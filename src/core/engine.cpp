@@ -123,17 +123,20 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
   s.tokens_.assign(prompt.begin(), prompt.end());
   s.n_prompt_ = prompt.size();
   s.finish_ = FinishReason::kNone;
+  if (s.options_.constraint && s.options_.constraint->reset) s.options_.constraint->reset();
   s.hypotheses_.forget();
   for (const Token t : prompt) s.hypotheses_.remember(t);
 }
 
 std::size_t Engine::prefill_left(const Session& s) const {
+  if (s.tokens_.empty()) return 0;
   return s.tokens_.size() - 1 - std::min(s.tokens_.size() - 1, static_cast<std::size_t>(target_.n_committed(s.slot_)));
 }
 
 std::size_t Engine::prefill(Session& s) {
   const std::size_t left = prefill_left(s);
   if (left == 0) return 0;
+  drop_leftovers(s);
   const std::size_t from = s.tokens_.size() - 1 - left;
   const std::size_t to = from + std::min(left, static_cast<std::size_t>(options_.prefill_chunk));
   feed(target_, s.slot_, s.tokens_, from, to, batch_, path_);
@@ -147,18 +150,23 @@ std::size_t Engine::prefill(Session& s) {
   return prefill_left(s);
 }
 
+// A step that failed half-way may have left speculative nodes, and the root in the draft's memory, where it is fed anew.
+void Engine::drop_leftovers(Session& s) {
+  if (target_.n_speculative(s.slot_) > 0) target_.commit(s.slot_, {});
+  if (draft_ == nullptr) return;
+  if (draft_->n_speculative(s.slot_) > 0) draft_->commit(s.slot_, {});
+  s.n_drafted_ = std::min({s.n_drafted_, static_cast<std::size_t>(draft_->n_committed(s.slot_)), s.tokens_.size() - 1});
+  if (static_cast<std::size_t>(draft_->n_committed(s.slot_)) > s.n_drafted_) draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_));
+}
+
 // Readies a session for the step; false if it finished instead.
 bool Engine::prepare(Session& s) {
+  if (s.tokens_.empty() || prefill_left(s) > 0) throw Error(ErrorCode::kUsage, "A session must have a prompt and be prefilled before it is stepped.");
   s.step_ = {};
   s.acceptance_.clear();
   s.wants_draft_ = false;
   s.n_unrolled_ = s.n_chosen_ = 0;
-  // A step that failed half-way may have left speculative nodes.
-  if (target_.n_speculative(s.slot_) > 0) target_.commit(s.slot_, {});
-  if (draft_ != nullptr) {
-    if (draft_->n_speculative(s.slot_) > 0) draft_->commit(s.slot_, {});
-    s.n_drafted_ = std::min(s.n_drafted_, static_cast<std::size_t>(draft_->n_committed(s.slot_)));
-  }
+  drop_leftovers(s);
   const std::int64_t generated = static_cast<std::int64_t>(s.generated().size());
   const std::int64_t left = s.options_.max_tokens < 0 ? target_.info().n_ctx : s.options_.max_tokens - generated;
   const std::int64_t room = target_.info().n_ctx - target_.n_committed(s.slot_) - 1;  // positions below the root

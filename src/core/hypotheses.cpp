@@ -211,8 +211,9 @@ void Hypotheses::enumerate(int index) {
   Item f = popped(index);  // a copy: items_ grows
   if (f.depth < max_depth_ && !(f.depth > 0 && is_eog_[static_cast<std::size_t>(f.token)])) {
     if (params_.history && f.probability >= kLookupFloor) {
-      if (!f.match[0]) f.match[0] = find(main_, index);
-      if (!f.match[1]) f.match[1] = find(recycled_, index);
+      // A match that has run to the end of its chain is looked for again.
+      if (!f.match[0] || main_.next(f.match[0].position) < 0) f.match[0] = find(main_, index);
+      if (!f.match[1] || recycled_.next(f.match[1].position) < 0) f.match[1] = find(recycled_, index);
     }
     if (f.graph_node >= 0 && graph_.node(f.graph_node).expanded) enumerate_draft(index, f);
     enumerate_history(index, f, first);
@@ -279,6 +280,7 @@ void Hypotheses::offer(std::size_t first, Item c) {
     }
     return;
   }
+  if (params_.mode != Mode::kAuto && c.probability < params_.path_threshold) return;
   items_.push_back(c);
 }
 

@@ -98,6 +98,7 @@ void check(const ContextOptions& o) {
   require(o.n_seq >= 1 && o.n_seq <= 256, "The number of sequences must be from 1 to 256.");
   require(o.max_leaves >= 1 && o.max_leaves <= 64, "The number of leaves must be from 1 to 64.");
   require(o.exact || static_cast<std::size_t>(o.n_seq) * static_cast<std::size_t>(o.max_leaves) <= llama_max_parallel_sequences(), "Sequences times leaves must be at most 256; ask for fewer of either.");
+  require((std::int64_t{o.exact ? 1 : o.n_seq}) * (o.n_ctx + o.max_outputs) < (std::int64_t{1} << 31), "Sequences times context size must be below 2^31 tokens.");
   require(o.n_threads >= 0 && o.n_threads <= 1024, "The number of threads must be from 1 to 1024.");
   require(o.max_batch >= 1 && o.max_outputs >= 1 && o.max_outputs <= o.max_batch, "A batch must hold at least one token and all outputs.");
   require(!(o.exact && o.type_v == "q8_0") && !(o.exact && o.type_v == "q4_0"),
@@ -110,7 +111,7 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
   llama_context_params p = llama_context_default_params();
   p.n_seq_max = static_cast<std::uint32_t>(seq_per_context * o.max_leaves);
   // A tree's cells come on top of the positions: every sequence must be able to hold one at the end of its context.
-  p.n_ctx = static_cast<std::uint32_t>(seq_per_context * (o.n_ctx + o.max_outputs));
+  p.n_ctx = static_cast<std::uint32_t>(std::int64_t{seq_per_context} * (o.n_ctx + o.max_outputs));
   p.n_batch = p.n_ubatch = static_cast<std::uint32_t>(o.max_batch);
   p.n_outputs_max = static_cast<std::uint32_t>(std::max(o.max_outputs, seq_per_context * o.max_leaves));
   p.n_threads = p.n_threads_batch = o.n_threads > 0 ? o.n_threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -133,7 +134,9 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
     }
     contexts_.emplace_back(c);
   }
-  info_ = {.n_vocab = model.n_vocab(), .n_ctx = o.n_ctx, .n_seq = o.n_seq, .max_batch = o.max_batch, .max_outputs = o.max_outputs, .max_leaves = o.max_leaves};
+  // libllama makes the batch no larger than the context.
+  const auto max_batch = std::min(o.max_batch, static_cast<int>(llama_n_batch(contexts_.front().get())));
+  info_ = {.n_vocab = model.n_vocab(), .n_ctx = o.n_ctx, .n_seq = o.n_seq, .max_batch = max_batch, .max_outputs = std::min(o.max_outputs, max_batch), .max_leaves = o.max_leaves};
   sequences_.resize(static_cast<std::size_t>(o.n_seq));
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     sequences_[i].context = o.exact ? i : 0;
@@ -145,6 +148,10 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
 }
 
 void LlamaBackend::forward(std::span<const NodeInput> nodes) {
+  const auto outputs = std::count_if(nodes.begin(), nodes.end(), [](const NodeInput& n) { return n.want_logits; });
+  if (nodes.empty() || nodes.size() > static_cast<std::size_t>(info_.max_batch) || outputs > info_.max_outputs) {
+    throw Error(ErrorCode::kUsage, "A pass takes 1 to " + std::to_string(info_.max_batch) + " tokens and at most " + std::to_string(info_.max_outputs) + " rows of logits.");
+  }
   for (std::size_t i = 0; i < sequences_.size(); ++i) first_new_[i] = sequences_[i].nodes.size();
   add_nodes(nodes);
   const Stopwatch clock;

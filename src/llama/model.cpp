@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <mutex>
 
@@ -243,6 +244,10 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
     throw Error(ErrorCode::kUsage, "The layers to keep must be ascending numbers from 0 to " + std::to_string(model.n_layers() - 1) + ", at least one.");
   }
   drop.push_back(-1);
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    throw Error(ErrorCode::kIo, "'" + path + "' is no ordinary file; give another name.");
+  }
   llama_model_quantize_params params = llama_model_quantize_default_params();
   params.only_copy = true;
   params.prune_layers = drop.data();
@@ -259,7 +264,26 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
   }
 }
 
+namespace {
+
+// libllama's parser recurses by nesting, without a bound.
+void check_grammar(const std::string& gbnf) {
+  constexpr std::size_t kMaxBytes = 1 << 20;
+  constexpr int kMaxNesting = 200;
+  const auto refuse = [](const char* why) { throw Error(ErrorCode::kGrammar, std::string("The grammar ") + why + "."); };
+  if (gbnf.find_first_not_of(" \t\r\n") == std::string::npos) refuse("is empty");
+  if (gbnf.size() > kMaxBytes) refuse("is larger than 1 MiB");
+  int nesting = 0;  // of all brackets, those inside strings too: more than enough for any honest grammar
+  for (const char c : gbnf) {
+    nesting += c == '(' ? 1 : c == ')' && nesting > 0 ? -1 : 0;
+    if (nesting > kMaxNesting) refuse("is nested more than 200 deep");
+  }
+}
+
+}  // namespace
+
 Constraint make_grammar(const Model& model, const std::string& gbnf) {
+  check_grammar(gbnf);
   take_llama_errors();
   std::shared_ptr<llama_sampler> grammar(llama_sampler_init_grammar(model.impl().vocab, gbnf.c_str(), "root"), SamplerDeleter{});
   if (!grammar) fail(ErrorCode::kGrammar, "The grammar does not parse; it needs a rule named root in GBNF.");
@@ -271,6 +295,7 @@ Constraint make_grammar(const Model& model, const std::string& gbnf) {
         return one.logit == 0;
       },
       [grammar](Token t) { llama_sampler_accept(grammar.get(), t); },
+      [grammar] { llama_sampler_reset(grammar.get()); },
   };
 }
 

@@ -1,0 +1,102 @@
+#!/bin/bash
+# Times whole models with stock ggml and with libggml-gsd.so, alternating, and prints the table of
+# docs/narrow-matmul.md: time of one decoding step of w sequences, relative to stock ggml at width 1.
+#
+#   narrow/bench.sh BUILD_DIR [--shapes "100m 1b"] [--formats "F32 BF16 …"] [--widths 1,4,8,16,32]
+#                   [--repetitions 5] [--steps 16] [--models DIR] [--threads 2] [--tools DIR] [--before COMMAND]
+#
+# BUILD_DIR holds libggml-gsd.so and gsd_make_model (anywhere below it). Models are written to --models once and kept.
+# --tools is a folder laid out like .prefix with llama.cpp's tools in usr/bin; without it llama-batched-bench is taken
+# from PATH. --before runs in front of every measurement, for example to wait until the machine is quiet.
+#
+# Stock ggml runs as it comes, with its repacked weights. The backend needs weights as they stand in the file, so its
+# runs say --no-repack. The third line of each format is exact mode (GSD_NARROW_EXACT=1), where width 1 is ours too.
+set -euo pipefail
+
+build=${1:?usage: bench.sh BUILD_DIR [options], see the top of this file}
+shift
+shapes="100m 1b" formats="F32 BF16 F16 Q8_0 Q4_0 Q4_K_M" widths=1,4,8,16,32 repetitions=5 threads=2 steps=16
+models=${TMPDIR:-/tmp}/gsd-narrow-models tools="" before=""
+while [ $# -gt 0 ]; do
+  case $1 in
+    --shapes) shapes=$2 ;;
+    --formats) formats=$2 ;;
+    --widths) widths=$2 ;;
+    --repetitions) repetitions=$2 ;;
+    --steps) steps=$2 ;;
+    --models) models=$2 ;;
+    --threads) threads=$2 ;;
+    --tools) tools=$2 ;;
+    --before) before=$2 ;;
+    *) echo "bench.sh: unknown option $1" >&2; exit 2 ;;
+  esac
+  shift 2
+done
+
+find_one() { find "$build" -name "$1" -type f | head -n 1; }
+plugin=$(realpath "$(find_one libggml-gsd.so)")
+make_model=$(realpath "$(find_one gsd_make_model)")
+mkdir -p "$models"
+models=$(realpath "$models")
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+
+# The prefix's tools look for ggml's backends in the working directory.
+run_tool() {
+  if [ -z "$tools" ]; then
+    $before llama-batched-bench "$@"
+    return
+  fi
+  local lib
+  lib=$(dirname "$(find "$(realpath "$tools")/usr/lib" -name 'libllama.so.0' | head -n 1)")
+  (cd "$lib/ggml/backends0" && $before "$lib"/ld-linux-*.so.* --library-path "$lib:$lib/llama" \
+    "$(realpath "$tools")/usr/bin/llama-batched-bench" "$@")
+}
+
+# measure NAME [tool options]: appends "width ms" lines to NAME's results.
+measure() {
+  local name=$1
+  shift
+  run_tool -m "$model" -c 4096 -b 512 -npp 4 -ntg "$steps" -npl "$widths" -t "$threads" -tb "$threads" -fa on "$@" 2>/dev/null |
+    awk -F'|' '$2 + 0 == 4 && $3 + 0 > 0 { print $4 + 0, $8 / $3 * 1000 }' >> "$results/$name"
+}
+
+# Prints one row: median ms at each width, divided by stock's at width 1.
+row() {
+  awk -v label="$1" -v widths="$widths" -v base="$3" '
+    { n[$1]++; v[$1, n[$1]] = $2 }
+    END {
+      printf "| %s |", label
+      count = split(widths, w, ",")
+      for (i = 1; i <= count; i++) {
+        b = w[i]
+        for (j = 1; j <= n[b]; j++)
+          for (k = j + 1; k <= n[b]; k++)
+            if (v[b, k] < v[b, j]) { t = v[b, j]; v[b, j] = v[b, k]; v[b, k] = t }
+        m = v[b, int((n[b] + 1) / 2)]
+        printf " %.2f (%.1f ms) |", m / base, m
+      }
+      print ""
+    }' "$results/$2"
+}
+
+median_at_one() {
+  awk '$1 == 1 { print $2 }' "$results/$1" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
+}
+
+echo "| model | $(echo "$widths" | sed 's/,/ | w=/g; s/^/w=/') |"
+echo "|---|$(echo "$widths" | sed 's/[0-9]*,*/---|/g; s/---|$//')"
+for shape in $shapes; do
+  for format in $formats; do
+    model=$models/$shape-$format.gguf
+    [ -f "$model" ] || "$make_model" "$model" "$shape" "$format"
+    rm -f "$results"/*
+    for _ in $(seq "$repetitions"); do
+      measure stock
+      GGML_BACKEND_PATH=$plugin measure gsd --no-repack
+      GGML_BACKEND_PATH=$plugin GSD_NARROW_EXACT=1 measure exact --no-repack
+    done
+    base=$(median_at_one stock)
+    for name in stock gsd exact; do row "$shape $format $name" $name "$base"; done
+  done
+done

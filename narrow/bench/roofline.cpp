@@ -1,0 +1,233 @@
+// What this machine can do, what it leaves as the least time of a product, and how near the kernels come.
+//
+//   gsd_narrow_roofline [--threads 2] [--k 2048] [--megaweights 100] [--repetitions 7] [--formats Q4_0,F32]
+//
+// Per format and width: the floor, which is the larger of weights / bandwidth and products / arithmetic; the time
+// measured over matrices far larger than the caches; and floor / time. Medians, in ms.
+#include <omp.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "work.h"
+
+namespace {
+
+using namespace gsd::narrow;
+
+struct Options {
+  int threads = 2;
+  int64_t k = 2048;
+  double megaweights = 100;
+  int repetitions = 7;
+  std::string formats;
+};
+
+struct FormatInfo {
+  const char* name;
+  Format format;
+  double bytes;  // of a weight
+};
+
+constexpr FormatInfo kFormatInfo[] = {
+    {"F32", Format::kF32, 4},
+    {"F16", Format::kF16, 2},
+    {"BF16", Format::kBF16, 2},
+    {"Q8_0", Format::kQ8_0, 34.0 / 32},
+    {"Q4_0", Format::kQ4_0, 18.0 / 32},
+    {"Q4_K", Format::kQ4_K, 144.0 / 256},
+    {"Q5_K", Format::kQ5_K, 176.0 / 256},
+    {"Q6_K", Format::kQ6_K, 210.0 / 256},
+};
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// The best of several runs, for what the machine can do at all; the median, for what is compared with it.
+enum class Take { kBest, kMedian };
+
+double seconds_of(Take take, int repetitions, const std::function<void()>& run) {
+  run();
+  std::vector<double> times;
+  for (int i = 0; i < repetitions; ++i) {
+    const double start = seconds();
+    run();
+    times.push_back(seconds() - start);
+  }
+  std::sort(times.begin(), times.end());
+  return take == Take::kBest ? times.front() : times[times.size() / 2];
+}
+
+// Memory in ordinary pages, as a mapped model file has.
+class Memory {
+ public:
+  explicit Memory(size_t bytes) : bytes_(bytes) {
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::runtime_error("out of memory");
+    data_ = static_cast<uint8_t*>(p);
+    madvise(p, bytes, MADV_NOHUGEPAGE);
+    std::memset(p, 1, bytes);
+  }
+  ~Memory() { munmap(data_, bytes_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  uint8_t* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* data_;
+  size_t bytes_;
+};
+
+double bandwidth(const Memory& memory, int threads, int repetitions) {
+  const double time = seconds_of(Take::kBest, repetitions, [&] {
+#pragma omp parallel num_threads(threads)
+    {
+      const size_t share = memory.bytes() / static_cast<size_t>(omp_get_num_threads());
+      const uint8_t* p = memory.data() + share * static_cast<size_t>(omp_get_thread_num());
+      for (const uint8_t* end = p + share / 256 * 256; p < end; p += 256) {
+        __asm__ volatile(
+            "vmovdqu %0, %%ymm0\n\tvmovdqu 32%0, %%ymm1\n\tvmovdqu 64%0, %%ymm2\n\tvmovdqu 96%0, %%ymm3\n\t"
+            "vmovdqu 128%0, %%ymm4\n\tvmovdqu 160%0, %%ymm5\n\tvmovdqu 192%0, %%ymm6\n\t"
+            "vmovdqu 224%0, %%ymm7" ::"o"(*p)
+            : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7");
+      }
+    }
+  });
+  return static_cast<double>(memory.bytes()) / time;
+}
+
+// Twelve independent chains of one instruction: enough to hide its latency.
+#define GSD_TWELVE(op, register) \
+  __asm__ volatile(op " %%" register "13, %%" register "12, %%" register "0\n\t" op " %%" register "13, %%"    \
+                   register "12, %%" register "1\n\t" op " %%" register "13, %%" register "12, %%" register    \
+                   "2\n\t" op " %%" register "13, %%" register "12, %%" register "3\n\t" op " %%" register     \
+                   "13, %%" register "12, %%" register "4\n\t" op " %%" register "13, %%" register "12, %%"    \
+                   register "5\n\t" op " %%" register "13, %%" register "12, %%" register "6\n\t" op           \
+                   " %%" register "13, %%" register "12, %%" register "7\n\t" op " %%" register "13, %%"       \
+                   register "12, %%" register "8\n\t" op " %%" register "13, %%" register "12, %%" register    \
+                   "9\n\t" op " %%" register "13, %%" register "12, %%" register "10\n\t" op " %%" register    \
+                   "13, %%" register "12, %%" register "11" ::                                                 \
+                       : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",       \
+                         "xmm10", "xmm11")
+
+double multiplications(int threads, int repetitions, double per_instruction, void (*twelve)()) {
+  constexpr int kRounds = 1 << 20;
+  const double time = seconds_of(Take::kBest, repetitions, [&] {
+#pragma omp parallel num_threads(threads)
+    for (int i = 0; i < kRounds; ++i) twelve();
+  });
+  return 12.0 * kRounds * threads * per_instruction / time;
+}
+
+// Multiplications a second of the instruction that a packing's kernel is made of.
+double arithmetic(Packing packing, const Machine& m, int threads, int repetitions) {
+  auto run = [&](double n, void (*f)()) { return multiplications(threads, repetitions, n, f); };
+  switch (packing) {
+    case Packing::kF32:
+      return m.avx512 ? run(16, [] { GSD_TWELVE("vfmadd231ps", "zmm"); })
+                      : run(8, [] { GSD_TWELVE("vfmadd231ps", "ymm"); });
+    case Packing::kBF16:
+      return run(32, [] { GSD_TWELVE("vdpbf16ps", "zmm"); });
+    case Packing::kQ8:
+      break;
+  }
+  if (m.avx512vnni) return run(64, [] { GSD_TWELVE("vpdpbusd", "zmm"); });
+  if (m.avxvnni) return run(32, [] { GSD_TWELVE("%{vex%} vpdpbusd", "ymm"); });
+  return run(32 / 3.0, [] { GSD_TWELVE("vpmaddubsw", "ymm"); });  // and two more instructions to add its results up
+}
+
+// Products of one large matrix with `columns` columns, as the backend runs them.
+double product_seconds(const Kernel& kernel, const FormatInfo& info, const Memory& memory, const Options& o,
+                       int64_t columns) {
+  const auto row_bytes = static_cast<size_t>(static_cast<double>(o.k) * info.bytes);
+  const auto rows = static_cast<int64_t>(o.megaweights * 1e6 / static_cast<double>(o.k));
+  const std::vector<float> x(static_cast<size_t>(columns * o.k), 0.5F);
+  std::vector<float> out(static_cast<size_t>(columns * rows));
+  std::vector<PackedQ8> packed(packed_bytes(kernel.packing, o.k, columns) / kBlockBytes);
+  const Product product{kernel, memory.data(), row_bytes, rows, out.data(), rows};
+  const Job job{{&product, 1}, x.data(), o.k, o.k, columns, reinterpret_cast<std::byte*>(packed.data())};
+  return seconds_of(Take::kMedian, o.repetitions, [&] {
+    Work work(job, o.threads);
+#pragma omp parallel num_threads(o.threads)
+    {
+      work.pack(omp_get_thread_num(), omp_get_num_threads());
+#pragma omp barrier
+      work.multiply(omp_get_thread_num());
+    }
+  });
+}
+
+bool wanted(const std::string& list, const char* name) {
+  return list.empty() || ("," + list + ",").find("," + std::string(name) + ",") != std::string::npos;
+}
+
+void report(const Options& o) {
+  const Machine machine = detect_machine(std::getenv("GSD_NARROW_ISA"));
+  const KernelTable kernels = select_kernels(machine);
+  const Memory memory(static_cast<size_t>(o.megaweights * 4.2e6));
+  std::printf("instruction set %s, %d threads, rows of %d weights\n", describe(machine).c_str(), o.threads,
+              static_cast<int>(o.k));
+  for (int t = 1; t <= o.threads; ++t) {
+    std::printf("streaming, %d thread%s: %.1f GB/s\n", t, t > 1 ? "s" : "", bandwidth(memory, t, o.repetitions) / 1e9);
+  }
+  std::printf(
+      "\n| %g M weights | GMAC/s | width | floor ms | time ms | floor / time | GB/s |\n|---|---|---|---|---|---|---|\n",
+      o.megaweights);
+  for (const FormatInfo& info : kFormatInfo) {
+    const Kernel& kernel = kernels.of[static_cast<int>(info.format)];
+    if (kernel.tile == nullptr || !wanted(o.formats, info.name)) continue;
+    const double peak = arithmetic(kernel.packing, machine, o.threads, o.repetitions);
+    for (const int64_t columns : {1, 2, 4, 8, 16, 32, 64}) {
+      // Both ceilings move with the machine's neighbours: measured beside each product.
+      const double stream = bandwidth(memory, o.threads, 3);
+      const double bytes = o.megaweights * 1e6 * info.bytes;
+      const double floor = std::max(bytes / stream, o.megaweights * 1e6 * static_cast<double>(columns) / peak);
+      const double time = product_seconds(kernel, info, memory, o, columns);
+      std::printf("| %s | %.0f | %d | %.2f | %.2f | %.0f%% | %.1f |\n", info.name, peak / 1e9,
+                  static_cast<int>(columns), floor * 1e3, time * 1e3, 100 * floor / time, bytes / time / 1e9);
+      std::fflush(stdout);
+    }
+  }
+}
+
+Options parse(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string name = argv[i];
+    const std::string value = argv[i + 1];
+    if (name == "--threads")
+      o.threads = std::stoi(value);
+    else if (name == "--k")
+      o.k = std::stoi(value);
+    else if (name == "--megaweights")
+      o.megaweights = std::stod(value);
+    else if (name == "--repetitions")
+      o.repetitions = std::stoi(value);
+    else if (name == "--formats")
+      o.formats = value;
+    else
+      throw std::runtime_error("unknown argument " + name);
+  }
+  if (argc % 2 == 0 || o.k % 256 != 0) throw std::runtime_error("options take a value; --k is a multiple of 256");
+  return o;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  report(parse(argc, argv));
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "gsd_narrow_roofline: %s\n", error.what());
+  return 2;
+}

@@ -1,0 +1,54 @@
+/* Settings of the narrow-product backend (libggml-gsd.so), for the program that loads it. Plain C.
+ *
+ * The functions are not linked against but asked for by name, once the backend is loaded:
+ *
+ *   ggml_backend_reg_t reg = ggml_backend_load("…/libggml-gsd.so");
+ *   gsd_narrow_configure_t configure =
+ *       (gsd_narrow_configure_t) ggml_backend_reg_get_proc_address(reg, GSD_NARROW_CONFIGURE);
+ *
+ * Settings belong to the process. They decide which products the backend takes when ggml plans a graph, so change them
+ * before creating a llama_context; a context keeps reusing graphs that it planned before. Any thread may call these
+ * functions at any time. */
+#ifndef GSD_NARROW_H
+#define GSD_NARROW_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GSD_NARROW_CONFIGURE "gsd_narrow_configure"
+#define GSD_NARROW_GET_PARAMS "gsd_narrow_get_params"
+#define GSD_NARROW_GET_STATS "gsd_narrow_get_stats"
+
+struct gsd_narrow_params {
+  uint32_t size;            /* sizeof(struct gsd_narrow_params), set by the caller */
+  int32_t enabled;          /* 0: take nothing. Environment: GSD_NARROW */
+  int32_t exact;            /* 1: take every product of max_width columns or fewer, width 1 and small matrices too, so
+                             * that the bits of a column do not depend on the batch. Environment: GSD_NARROW_EXACT */
+  int32_t min_width;        /* fewest columns taken; 0: from where this backend is faster, by format, which is 1 or 2.
+                             * Ignored if exact. GSD_NARROW_MIN_WIDTH */
+  int32_t max_width;        /* most columns taken, at least 1 and min_width. GSD_NARROW_MAX_WIDTH */
+  int64_t min_matrix_bytes; /* smaller matrices are left to ggml. Ignored if exact. GSD_NARROW_MIN_MATRIX_BYTES */
+};
+
+struct gsd_narrow_stats {
+  uint32_t size;            /* sizeof(struct gsd_narrow_stats), set by the caller */
+  uint32_t available;       /* 0: this machine has no instruction set that the backend knows */
+  char instruction_set[32]; /* for example "avx512+vnni+bf16" */
+  uint64_t products;        /* matrix products computed since the process started */
+  uint64_t regions;         /* parallel regions they took; products of the same activations share one */
+};
+
+/* All three return 0, or -1 if a pointer is null, size is not that of a known version, or a value is out of range;
+ * nothing is changed then. */
+typedef int (*gsd_narrow_configure_t)(const struct gsd_narrow_params* params);
+typedef int (*gsd_narrow_get_params_t)(struct gsd_narrow_params* params);
+typedef int (*gsd_narrow_get_stats_t)(struct gsd_narrow_stats* stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

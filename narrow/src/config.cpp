@@ -1,0 +1,74 @@
+#include "config.h"
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace gsd::narrow {
+namespace {
+
+constexpr int32_t kMinWidth = 0;  // by format
+// Handing a product over costs some microseconds; a matrix smaller than this takes ggml about as long at any width.
+constexpr int64_t kMinMatrixBytes = 128 << 10;
+
+int64_t environment(const char* name, int64_t fallback) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return fallback;
+  int64_t value = 0;
+  const char* end = text + std::strlen(text);
+  const auto [stop, error] = std::from_chars(text, end, value);
+  return error == std::errc() && stop == end && stop != text ? value : fallback;
+}
+
+bool valid(const gsd_narrow_params& p) {
+  return p.min_width >= 0 && p.max_width >= 1 && p.min_width <= p.max_width && p.min_matrix_bytes >= 0;
+}
+
+}  // namespace
+
+Config::Config() : min_width_(kMinWidth), max_width_(kMaxColumns), min_matrix_bytes_(kMinMatrixBytes) {
+  gsd_narrow_params p{};
+  p.size = sizeof p;
+  get(&p);
+  p.enabled = environment("GSD_NARROW", p.enabled) != 0 ? 1 : 0;
+  p.exact = environment("GSD_NARROW_EXACT", p.exact) != 0 ? 1 : 0;
+  p.min_width = static_cast<int32_t>(environment("GSD_NARROW_MIN_WIDTH", p.min_width));
+  p.max_width = static_cast<int32_t>(environment("GSD_NARROW_MAX_WIDTH", p.max_width));
+  p.min_matrix_bytes = environment("GSD_NARROW_MIN_MATRIX_BYTES", p.min_matrix_bytes);
+  if (!valid(p)) {
+    p.min_width = kMinWidth;
+    p.max_width = kMaxColumns;
+    p.min_matrix_bytes = kMinMatrixBytes;
+  }
+  set(&p);
+}
+
+int Config::set(const gsd_narrow_params* params) {
+  if (params == nullptr || params->size != sizeof *params || !valid(*params)) return -1;
+  enabled_ = params->enabled != 0;
+  exact_ = params->exact != 0;
+  min_width_ = params->min_width;
+  max_width_ = params->max_width;
+  min_matrix_bytes_ = params->min_matrix_bytes;
+  return 0;
+}
+
+int Config::get(gsd_narrow_params* params) const {
+  if (params == nullptr || params->size != sizeof *params) return -1;
+  params->enabled = enabled_ ? 1 : 0;
+  params->exact = exact_ ? 1 : 0;
+  params->min_width = min_width_;
+  params->max_width = max_width_;
+  params->min_matrix_bytes = min_matrix_bytes_;
+  return 0;
+}
+
+bool Config::takes(int64_t columns, int64_t matrix_bytes, int32_t format_min_width) const {
+  if (!enabled_ || columns < 1 || columns > max_width_) return false;
+  const int32_t min_width = min_width_ == 0 ? format_min_width : min_width_.load();
+  return exact_ || (columns >= min_width && matrix_bytes >= min_matrix_bytes_);
+}
+
+}  // namespace gsd::narrow

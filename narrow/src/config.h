@@ -1,0 +1,30 @@
+// Settings of the process (include/gsd_narrow.h) and what they say about one matrix product.
+#pragma once
+
+#include <atomic>
+
+#include "gsd_narrow.h"
+
+namespace gsd::narrow {
+
+class Config {
+ public:
+  // Defaults, overridden by the environment variables named in gsd_narrow.h. Values that are no number or out of range
+  // are ignored.
+  Config();
+
+  int set(const gsd_narrow_params* params);
+  int get(gsd_narrow_params* params) const;
+
+  // format_min_width: fewest columns at which our kernels win for the matrix's format on this machine.
+  bool takes(int64_t columns, int64_t matrix_bytes, int32_t format_min_width) const;
+
+ private:
+  std::atomic<bool> enabled_{true};
+  std::atomic<bool> exact_{false};
+  std::atomic<int32_t> min_width_;
+  std::atomic<int32_t> max_width_;
+  std::atomic<int64_t> min_matrix_bytes_;
+};
+
+}  // namespace gsd::narrow

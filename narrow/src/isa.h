@@ -1,0 +1,175 @@
+// The few vector operations the kernels need, for the instruction set this translation unit is compiled for.
+//
+// A register holds one 32-bit element per weight row of the tile: 16 rows with AVX-512, 8 with AVX2. Included only by
+// the kernels' translation units; everything is in an anonymous namespace, so that code compiled for one instruction
+// set can never be merged by the linker into another.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define GSD_INLINE inline __attribute__((always_inline))
+#define GSD_LAMBDA_INLINE __attribute__((always_inline))
+
+namespace {
+
+#if defined(__AVX512F__)
+
+using Ints = __m512i;
+using Floats = __m512;
+constexpr int kRows = 16;
+
+GSD_INLINE Ints splat(int32_t v) { return _mm512_set1_epi32(v); }
+GSD_INLINE Floats splat(float v) { return _mm512_set1_ps(v); }
+GSD_INLINE Floats zero() { return _mm512_setzero_ps(); }
+GSD_INLINE Ints zero_ints() { return _mm512_setzero_si512(); }
+GSD_INLINE Ints and_(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+GSD_INLINE Ints or_(Ints a, Ints b) { return _mm512_or_si512(a, b); }
+GSD_INLINE Ints xor_(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
+GSD_INLINE Ints shift_right(Ints a, int n) { return _mm512_srli_epi32(a, static_cast<unsigned>(n)); }
+GSD_INLINE Ints shift_left(Ints a, int n) { return _mm512_slli_epi32(a, static_cast<unsigned>(n)); }
+template <int kCount>
+GSD_INLINE Ints arithmetic_right(Ints a) {
+  return _mm512_srai_epi32(a, kCount);
+}
+GSD_INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+GSD_INLINE Floats as_floats(Ints a) { return _mm512_castsi512_ps(a); }
+GSD_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+GSD_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+GSD_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+GSD_INLINE Floats halves_to_floats(Ints a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }  // low 16 bits
+GSD_INLINE void store_lanes(float* out, Floats v, int first, int lanes) {
+  const __mmask16 keep = static_cast<__mmask16>(((1U << lanes) - 1U) << first);
+  _mm512_mask_storeu_ps(out - first, keep, v);
+}
+
+GSD_INLINE Ints load_rows(const uint8_t* p, size_t stride) {  // 16 bytes of rows 0, 4, 8, 12
+  auto lane = [&](size_t l) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 4 * l * stride)); };
+  const Ints two = _mm512_inserti32x4(_mm512_castsi128_si512(lane(0)), lane(1), 1);
+  return _mm512_inserti32x4(_mm512_inserti32x4(two, lane(2), 2), lane(3), 3);
+}
+GSD_INLINE Ints zip_low(Ints a, Ints b) { return _mm512_unpacklo_epi32(a, b); }
+GSD_INLINE Ints zip_high(Ints a, Ints b) { return _mm512_unpackhi_epi32(a, b); }
+GSD_INLINE Ints zip_low_pairs(Ints a, Ints b) { return _mm512_unpacklo_epi64(a, b); }
+GSD_INLINE Ints zip_high_pairs(Ints a, Ints b) { return _mm512_unpackhi_epi64(a, b); }
+
+#else
+
+using Ints = __m256i;
+using Floats = __m256;
+constexpr int kRows = 8;
+
+GSD_INLINE Ints splat(int32_t v) { return _mm256_set1_epi32(v); }
+GSD_INLINE Floats splat(float v) { return _mm256_set1_ps(v); }
+GSD_INLINE Floats zero() { return _mm256_setzero_ps(); }
+GSD_INLINE Ints zero_ints() { return _mm256_setzero_si256(); }
+GSD_INLINE Ints and_(Ints a, Ints b) { return _mm256_and_si256(a, b); }
+GSD_INLINE Ints or_(Ints a, Ints b) { return _mm256_or_si256(a, b); }
+GSD_INLINE Ints xor_(Ints a, Ints b) { return _mm256_xor_si256(a, b); }
+GSD_INLINE Ints shift_right(Ints a, int n) { return _mm256_srli_epi32(a, n); }
+GSD_INLINE Ints shift_left(Ints a, int n) { return _mm256_slli_epi32(a, n); }
+template <int kCount>
+GSD_INLINE Ints arithmetic_right(Ints a) {
+  return _mm256_srai_epi32(a, kCount);
+}
+GSD_INLINE Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
+GSD_INLINE Floats as_floats(Ints a) { return _mm256_castsi256_ps(a); }
+GSD_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+GSD_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+GSD_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+GSD_INLINE Floats halves_to_floats(Ints a) {  // low 16 bits
+  const Ints low = and_(a, splat(0xffff));
+  const Ints packed = _mm256_packus_epi32(low, low);  // per 128-bit half: 4 values twice
+  return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)));
+}
+GSD_INLINE void store_lanes(float* out, Floats v, int first, int lanes) {
+  if (first == 0 && lanes == kRows) {
+    _mm256_storeu_ps(out, v);
+    return;
+  }
+  alignas(32) float all[kRows];
+  _mm256_store_ps(all, v);
+  std::memcpy(out, all + first, static_cast<size_t>(lanes) * sizeof(float));
+}
+
+GSD_INLINE Ints load_rows(const uint8_t* p, size_t stride) {  // 16 bytes of rows 0 and 4
+  auto lane = [&](size_t l) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 4 * l * stride)); };
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(lane(0)), lane(1), 1);
+}
+GSD_INLINE Ints zip_low(Ints a, Ints b) { return _mm256_unpacklo_epi32(a, b); }
+GSD_INLINE Ints zip_high(Ints a, Ints b) { return _mm256_unpackhi_epi32(a, b); }
+GSD_INLINE Ints zip_low_pairs(Ints a, Ints b) { return _mm256_unpacklo_epi64(a, b); }
+GSD_INLINE Ints zip_high_pairs(Ints a, Ints b) { return _mm256_unpackhi_epi64(a, b); }
+
+#endif
+
+// kChunks * 16 bytes at p of each row, as 4 * kChunks registers: element r of out[d] is dword d of row r.
+//
+// All chunks of a row are read before the next row's. Rows whose length is a multiple of 4096 bytes share one set of
+// the first-level cache, which holds fewer lines than there are rows: a line read in several passes would be fetched
+// again in each.
+template <size_t kChunks>
+GSD_INLINE void load_dwords(const uint8_t* p, size_t stride, Ints out[4 * kChunks]) {
+  Ints r[kChunks][4];
+#pragma GCC unroll 4
+  for (size_t i = 0; i < 4; ++i) {
+#pragma GCC unroll 4
+    for (size_t c = 0; c < kChunks; ++c) r[c][i] = load_rows(p + i * stride + 16 * c, stride);
+  }
+#pragma GCC unroll 4
+  for (size_t c = 0; c < kChunks; ++c) {
+    const Ints low01 = zip_low(r[c][0], r[c][1]);
+    const Ints low23 = zip_low(r[c][2], r[c][3]);
+    const Ints high01 = zip_high(r[c][0], r[c][1]);
+    const Ints high23 = zip_high(r[c][2], r[c][3]);
+    out[4 * c] = zip_low_pairs(low01, low23);
+    out[4 * c + 1] = zip_high_pairs(low01, low23);
+    out[4 * c + 2] = zip_low_pairs(high01, high23);
+    out[4 * c + 3] = zip_high_pairs(high01, high23);
+  }
+}
+
+// dot_bytes adds, in every 32-bit element, the four products of a byte of w and a signed byte of x to s. Bytes of w are
+// unsigned, or with kSigned in -128..127 (and those of x in -127..127).
+#if defined(__AVX512VNNI__)
+constexpr bool kUnsignedDot = true;  // bytes of w may be 0..255, so no format needs kSigned
+template <bool kSigned>
+GSD_INLINE Ints dot_bytes(Ints s, Ints w, Ints x) {
+  static_assert(!kSigned);
+  return _mm512_dpbusd_epi32(s, w, x);
+}
+#elif defined(__AVXVNNI__)
+constexpr bool kUnsignedDot = true;
+template <bool kSigned>
+GSD_INLINE Ints dot_bytes(Ints s, Ints w, Ints x) {
+  static_assert(!kSigned);
+  return _mm256_dpbusd_avx_epi32(s, w, x);
+}
+#elif !defined(__AVX512F__)
+// vpmaddubsw saturates at 2^15: exact for bytes of w up to 127, which leaves signed ones to the wider format.
+constexpr bool kUnsignedDot = false;
+template <bool kSigned>
+GSD_INLINE Ints dot_bytes(Ints s, Ints w, Ints x) {
+  const Ints pairs =
+      kSigned ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+  return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+
+#if defined(__AVX512BF16__)
+// Adds the two products of bfloat16 pairs in every 32-bit element to s.
+GSD_INLINE Floats dot_bf16(Floats s, Ints w, Ints x) {
+  return _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
+}
+#endif
+
+GSD_INLINE int32_t read_dword(const void* p) {
+  int32_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+}  // namespace

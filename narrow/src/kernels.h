@@ -1,0 +1,84 @@
+// The arithmetic of the backend: what a kernel is, and the tables of them per instruction set.
+//
+// A product is out[c][r] = sum over k of weights[r][k] * x[c][k], with weights as they stand in a GGUF file and few
+// columns c. Work is done in two steps. *Packing* converts the activations once into blocks of one cache line.
+// A *tile* multiplies kernel.tile_rows consecutive rows by all columns, one lane of a vector register to a row.
+//
+// Everything here is stateless and may be called from any number of threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gsd::narrow {
+
+enum class Format : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K };
+inline constexpr int kFormats = 8;
+
+// How activations are packed. Products that share activations and a packing can share one packed copy.
+enum class Packing : uint8_t {
+  kF32,   // 16 floats a block
+  kBF16,  // 32 bfloat16 a block, rounded to nearest even
+  kQ8,    // 32 signed bytes, their scale and their sums a block (PackedQ8)
+};
+
+// Columns that one tile call can hold accumulators for; wider products are cut into slabs.
+inline constexpr int kMaxColumns = 64;
+inline constexpr size_t kBlockBytes = 64;  // of every packing
+
+// 32 activations x[i] ~ scale * q[i]. The sums let unsigned weights stand for signed ones: with weights stored as
+// w + offset, sum(w * q) = sum((w + offset) * q) - offset * sum(q), so a dot product starts at -offset * sum(q).
+struct alignas(kBlockBytes) PackedQ8 {
+  int8_t q[32];
+  float scale;          // NaN if one of the 32 is
+  float scaled_sum;     // scale * sum(q)
+  int32_t start_8;      // -8 * sum(q), for Q4_0
+  int32_t start_128;    // -128 * sum(q), for Q8_0
+  int32_t start_32[2];  // -32 * sum of each half, for Q6_K
+  int32_t unused[2];
+};
+static_assert(sizeof(PackedQ8) == kBlockBytes);
+
+struct TileArgs {
+  const uint8_t* weights;   // first row of the tile
+  size_t row_stride;        // bytes from row to row; 0 reads one row in every lane
+  int64_t k;                // length of a row in weights
+  const std::byte* packed;  // [blocks(k)][columns] blocks of kBlockBytes, aligned to them
+  int columns;              // 1..kMaxColumns
+  float* out;               // out[c * out_stride + i] receives row first_lane + i
+  int64_t out_stride;       // floats from column to column
+  int first_lane, lanes;    // the lanes to store
+  const uint8_t* next;      // bytes that will be needed after this tile, streamed in while it computes
+  size_t next_bytes;        // 0: nothing
+};
+
+struct Kernel {
+  void (*tile)(const TileArgs&) = nullptr;
+  int tile_rows = 0;
+  Packing packing = Packing::kF32;
+};
+
+// One entry per Format; tile == nullptr where the instruction set has no kernel of its own.
+struct KernelTable {
+  Kernel of[kFormats];
+};
+
+// Weights per packed block.
+constexpr int block_weights(Packing packing) { return packing == Packing::kF32 ? 16 : 32; }
+constexpr int64_t blocks(Packing packing, int64_t k) {
+  return (k + block_weights(packing) - 1) / block_weights(packing);
+}
+
+// Packs x[first * block_weights .. ) up to block `last` (exclusive) of one column. Block b goes to
+// out + b * stride. Values past k are zero.
+// REQUIRES: AVX2, FMA; for kQ8 k is a multiple of 32.
+void pack(Packing packing, const float* x, int64_t k, int64_t first, int64_t last, std::byte* out, size_t stride);
+
+// Each is defined in a translation unit compiled for its instruction set; call only where the machine has it.
+KernelTable kernels_avx2();        // AVX2, FMA, F16C: every format
+KernelTable kernels_avxvnni();     // and AVX-VNNI: quantised formats
+KernelTable kernels_avx512();      // AVX-512 F, BW, DQ, VL: floating-point formats
+KernelTable kernels_avx512vnni();  // and VNNI: quantised formats
+KernelTable kernels_avx512bf16();  // and BF16: that format
+
+}  // namespace gsd::narrow

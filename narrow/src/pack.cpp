@@ -1,0 +1,96 @@
+// Packing of activations (kernels.h). Compiled for AVX2 and used with every instruction set: it touches each
+// activation once per group of products, so wider registers would change nothing that can be measured.
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace gsd::narrow {
+namespace {
+
+void pack_f32(const float* x, int64_t n, std::byte* out) {
+  alignas(kBlockBytes) float block[16] = {};
+  std::memcpy(block, x, static_cast<size_t>(n) * sizeof(float));
+  std::memcpy(out, block, sizeof block);
+}
+
+// Round to nearest even; a NaN keeps its sign and stays one.
+uint16_t to_bf16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, sizeof bits);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<uint16_t>((bits >> 16) | 0x40U);
+  return static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+}
+
+void pack_bf16(const float* x, int64_t n, std::byte* out) {
+  uint16_t block[32] = {};
+  for (int64_t i = 0; i < n; ++i) block[i] = to_bf16(x[i]);
+  std::memcpy(out, block, sizeof block);
+}
+
+float largest_magnitude(const __m256 v[4]) {
+  // As integers, magnitudes are ordered like floats and NaN above infinity: a NaN in the block is never lost.
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  auto bits = [&](int i) { return _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude); };
+  const __m256i m8 = _mm256_max_epu32(_mm256_max_epu32(bits(0), bits(1)), _mm256_max_epu32(bits(2), bits(3)));
+  __m128i m = _mm_max_epu32(_mm256_castsi256_si128(m8), _mm256_extracti128_si256(m8, 1));
+  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+  return _mm_cvtss_f32(_mm_castsi128_ps(m));
+}
+
+int32_t sum8(__m256i v) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+  return _mm_cvtsi128_si32(s);
+}
+
+void pack_q8(const float* x, PackedQ8* out) {
+  // Below this, 127 / largest is infinite; such a block is zero beside anything a float can hold with precision.
+  constexpr float kTiny = 1e-36F;
+  const __m256 v[4] = {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8), _mm256_loadu_ps(x + 16), _mm256_loadu_ps(x + 24)};
+  const float largest = largest_magnitude(v);
+  const bool tiny = largest < kTiny;
+  const __m256 inverse = _mm256_set1_ps(tiny ? 0.0F : 127.0F / largest);
+  __m256i q[4];
+  for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+  const int32_t first = sum8(_mm256_add_epi32(q[0], q[1]));
+  const int32_t second = sum8(_mm256_add_epi32(q[2], q[3]));
+  __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+  bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  _mm256_store_si256(reinterpret_cast<__m256i*>(out->q), bytes);
+  const float scale = tiny ? 0.0F : largest / 127.0F;
+  const auto sum = static_cast<uint32_t>(first) + static_cast<uint32_t>(second);  // wraps where the scale is not finite
+  out->scale = scale;
+  out->scaled_sum = scale * static_cast<float>(static_cast<int32_t>(sum));
+  out->start_8 = static_cast<int32_t>(0U - 8U * sum);
+  out->start_128 = static_cast<int32_t>(0U - 128U * sum);
+  out->start_32[0] = static_cast<int32_t>(0U - 32U * static_cast<uint32_t>(first));
+  out->start_32[1] = static_cast<int32_t>(0U - 32U * static_cast<uint32_t>(second));
+}
+
+}  // namespace
+
+void pack(Packing packing, const float* x, int64_t k, int64_t first, int64_t last, std::byte* out, size_t stride) {
+  const int64_t step = block_weights(packing);
+  for (int64_t b = first; b < last; ++b) {
+    const float* from = x + b * step;
+    const int64_t n = k - b * step < step ? k - b * step : step;
+    std::byte* to = out + static_cast<size_t>(b) * stride;
+    switch (packing) {
+      case Packing::kF32:
+        pack_f32(from, n, to);
+        break;
+      case Packing::kBF16:
+        pack_bf16(from, n, to);
+        break;
+      case Packing::kQ8:
+        pack_q8(from, reinterpret_cast<PackedQ8*>(to));
+        break;
+    }
+  }
+}
+
+}  // namespace gsd::narrow

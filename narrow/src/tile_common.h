@@ -1,0 +1,136 @@
+// What the tiles of all formats share: prefetching, storing, and walking over the columns.
+#pragma once
+
+#include "isa.h"
+#include "kernels.h"
+
+namespace {
+
+using gsd::narrow::kBlockBytes;
+using gsd::narrow::kMaxColumns;
+using gsd::narrow::TileArgs;
+
+// Streams weights in ahead of their use, spread evenly over the blocks of a tile. A tile reads its rows side by side, a
+// pattern that hardware prefetchers follow badly; asked for in address order the bytes come at nearly full bandwidth.
+//
+// Up to kLinear bytes, the whole next tile is fetched while this one is computed. Of larger tiles too little would be
+// left in the cache by then: they are cut along their rows into pieces of kPiece bytes, each fetched while the piece
+// before it is computed. All limits were measured (docs/narrow-matmul.md).
+//
+// kOnce tells the cache that nothing is needed twice, which keeps the stream of weights out of the second level. It is
+// right where what was fetched stays in the first level until used: for tiles of up to kFirstLevel bytes, and for
+// floating-point weights at any size, whose cache lines are read once and whole.
+enum class Reuse { kOnce, kBlocks };
+
+class Prefetcher {
+ public:
+  GSD_INLINE Prefetcher(const TileArgs& t, size_t rows, int64_t steps, Reuse reuse)
+      : next_(t.next),
+        next_bytes_(t.next_bytes),
+        rows_(rows),
+        once_(reuse == Reuse::kOnce || t.row_stride * rows <= kFirstLevel) {
+    const size_t row = t.row_stride;
+    if (row * rows <= kLinear) {
+      at_ = t.next;
+      end_ = t.next + t.next_bytes;
+      rate_ = static_cast<size_t>(t.next_bytes) / static_cast<size_t>(steps) + 1;
+      return;
+    }
+    stride_ = row;
+    piece_ = kPiece / rows;
+    column_ = piece_;
+    rate_ = row * rows / static_cast<size_t>(steps) + 1;
+    base_ = t.weights;
+    row_bytes_ = row;
+    set_row(0);
+  }
+
+  GSD_INLINE void step() {
+    due_ += rate_;
+    while (due_ >= kBlockBytes) {
+      if (at_ >= end_ && !next_row()) {
+        due_ = 0;
+        return;
+      }
+      const char* line = reinterpret_cast<const char*>(at_);
+      once_ ? _mm_prefetch(line, _MM_HINT_NTA) : _mm_prefetch(line, _MM_HINT_T0);
+      at_ += kBlockBytes;
+      due_ -= kBlockBytes;
+    }
+  }
+
+ private:
+  static constexpr size_t kFirstLevel = 40 << 10;
+  static constexpr size_t kLinear = 160 << 10;
+  static constexpr size_t kPiece = 16 << 10;
+
+  GSD_INLINE void set_row(size_t row) {
+    row_ = row;
+    const size_t stop = column_ + piece_ < row_bytes_ ? column_ + piece_ : row_bytes_;
+    at_ = base_ + row * stride_ + column_;
+    end_ = base_ + row * stride_ + stop;
+  }
+
+  // Moves on to the same piece of the next row, to the next piece, or to the first piece of the next tile.
+  __attribute__((noinline)) bool next_row() {
+    if (stride_ == 0 || base_ == nullptr) return false;
+    const bool in_next = base_ == next_;
+    if (row_ + 1 < (in_next ? next_bytes_ / stride_ : rows_)) {
+      set_row(row_ + 1);
+      return true;
+    }
+    if (in_next) return false;
+    column_ += piece_;
+    if (column_ >= row_bytes_) {
+      if (next_bytes_ == 0) return false;
+      base_ = next_;
+      column_ = 0;
+    }
+    set_row(0);
+    return true;
+  }
+
+  const uint8_t* next_;
+  size_t next_bytes_;
+  size_t rows_;
+  bool once_;
+  const uint8_t* base_ = nullptr;
+  size_t stride_ = 0, row_bytes_ = 0, piece_ = 0;  // stride_ == 0: one stretch, the whole next tile
+  size_t column_ = 0, row_ = 0;
+  size_t rate_, due_ = 0;
+  const uint8_t* at_ = nullptr;
+  const uint8_t* end_ = nullptr;
+};
+
+template <int kColumns>
+struct Count {
+  static constexpr int kCount = kColumns;
+};
+
+// Calls f(first column, constant count) over all columns. Four at a time keep independent sums in flight; how columns
+// are grouped never changes what is computed for one of them.
+template <class F>
+GSD_INLINE void for_columns(int columns, F&& f) {
+  int c = 0;
+  for (; c + 4 <= columns; c += 4) f(c, Count<4>{});
+  if (c + 2 <= columns) {
+    f(c, Count<2>{});
+    c += 2;
+  }
+  if (c < columns) f(c, Count<1>{});
+}
+
+// sums: [column][group of rows]
+template <int kGroups>
+GSD_INLINE void store_tile(const TileArgs& t, const Floats* sums) {
+  for (int c = 0; c < t.columns; ++c) {
+    float* out = t.out + c * t.out_stride - t.first_lane;  // where lane 0 would go
+    for (int g = 0; g < kGroups; ++g) {
+      const int first = t.first_lane > g * kRows ? t.first_lane - g * kRows : 0;
+      const int last = t.first_lane + t.lanes - g * kRows < kRows ? t.first_lane + t.lanes - g * kRows : kRows;
+      if (first < last) store_lanes(out + g * kRows + first, sums[c * kGroups + g], first, last - first);
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,68 @@
+// One parallel region: packs the activations of a job, then multiplies them by the rows of one or more matrices.
+//
+// Independent of how threads are made: the backend runs it in OpenMP regions, the tests under std::thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "kernels.h"
+
+namespace gsd::narrow {
+
+struct Product {
+  Kernel kernel;
+  const uint8_t* weights;  // [rows] of row_stride bytes
+  size_t row_stride;
+  int64_t rows;
+  float* out;  // [columns] of out_stride floats, rows of them written
+  int64_t out_stride;
+};
+
+// Products of the same activations. All kernels have the same packing.
+struct Job {
+  std::span<const Product> products;
+  const float* x;  // [columns] of x_stride floats, k of them read
+  int64_t x_stride;
+  int64_t k;
+  int64_t columns;    // any number; more than kMaxColumns are cut into slabs
+  std::byte* packed;  // packed_bytes(), aligned to kBlockBytes
+};
+
+size_t packed_bytes(Packing packing, int64_t k, int64_t columns);
+
+// How a job is shared among threads. Each thread calls pack(), all wait for each other, each calls multiply().
+//
+// Every thread owns a run of neighbouring tiles of equal size, which it reads in address order; one that is done takes
+// over tiles of the others, so that a thread that was delayed does not hold up the rest.
+class Work {
+ public:
+  // Keeps references into job, which must outlive it. REQUIRES: threads >= 1, job.products not empty.
+  Work(const Job& job, int threads);
+
+  // thread in [0, present): the threads really there, which may be fewer than asked for.
+  void pack(int thread, int present);
+
+  // Returns when no tile is left to take.
+  void multiply(int thread);
+
+ private:
+  struct alignas(64) Run {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  int64_t tiles(const Product& product) const;
+  void multiply_tile(int64_t tile, int64_t run_end);
+  void multiply_slabs(const Product& product, int64_t row, int lanes, size_t next_bytes);
+
+  const Job& job_;
+  Packing packing_;
+  int64_t blocks_;
+  int threads_;
+  std::unique_ptr<Run[]> runs_;
+};
+
+}  // namespace gsd::narrow

@@ -1,0 +1,77 @@
+#include "config.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+namespace gsd::narrow {
+namespace {
+
+gsd_narrow_params params_of(const Config& config) {
+  gsd_narrow_params p{};
+  p.size = sizeof p;
+  EXPECT_EQ(config.get(&p), 0);
+  return p;
+}
+
+TEST(NarrowConfig, LeavesOneColumnAndSmallMatricesToGgml) {
+  const Config config;
+  EXPECT_FALSE(config.takes(1, 1 << 30, 2));
+  EXPECT_TRUE(config.takes(1, 1 << 30, 1)) << "a format that is faster at one column too";
+  EXPECT_FALSE(config.takes(8, 1 << 10, 2));
+  EXPECT_TRUE(config.takes(8, 1 << 30, 2));
+  EXPECT_TRUE(config.takes(64, 1 << 30, 2));
+  EXPECT_FALSE(config.takes(65, 1 << 30, 2));
+}
+
+TEST(NarrowConfig, ExactTakesEveryWidthAndSize) {
+  Config config;
+  gsd_narrow_params p = params_of(config);
+  p.exact = 1;
+  ASSERT_EQ(config.set(&p), 0);
+  EXPECT_TRUE(config.takes(1, 1, 2));
+  EXPECT_TRUE(config.takes(64, 1, 2));
+  EXPECT_FALSE(config.takes(65, 1, 2));
+  p.enabled = 0;
+  ASSERT_EQ(config.set(&p), 0);
+  EXPECT_FALSE(config.takes(1, 1, 2));
+}
+
+TEST(NarrowConfig, RefusesWhatMakesNoSenseAndKeepsWhatItHad) {
+  Config config;
+  gsd_narrow_params p = params_of(config);
+  p.min_width = 3;
+  ASSERT_EQ(config.set(&p), 0);
+  gsd_narrow_params bad = p;
+  bad.min_width = -1;
+  EXPECT_EQ(config.set(&bad), -1);
+  bad = p;
+  bad.max_width = 2;
+  EXPECT_EQ(config.set(&bad), -1);
+  bad = p;
+  bad.size = 4;
+  EXPECT_EQ(config.set(&bad), -1);
+  bad = p;
+  bad.min_matrix_bytes = -1;
+  EXPECT_EQ(config.set(&bad), -1);
+  EXPECT_EQ(config.set(nullptr), -1);
+  EXPECT_EQ(config.get(nullptr), -1);
+  EXPECT_EQ(params_of(config).min_width, 3);
+}
+
+TEST(NarrowConfig, ReadsTheEnvironment) {
+  setenv("GSD_NARROW_EXACT", "1", 1);
+  setenv("GSD_NARROW_MAX_WIDTH", "16", 1);
+  setenv("GSD_NARROW_MIN_WIDTH", "many", 1);
+  const Config config;
+  unsetenv("GSD_NARROW_EXACT");
+  unsetenv("GSD_NARROW_MAX_WIDTH");
+  unsetenv("GSD_NARROW_MIN_WIDTH");
+  EXPECT_EQ(params_of(config).exact, 1);
+  EXPECT_EQ(params_of(config).max_width, 16);
+  EXPECT_EQ(params_of(config).min_width, params_of(Config()).min_width);
+  EXPECT_FALSE(config.takes(17, 1 << 30, 2));
+}
+
+}  // namespace
+}  // namespace gsd::narrow

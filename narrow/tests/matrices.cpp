@@ -1,0 +1,104 @@
+#include "matrices.h"
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace gsd::narrow::test {
+namespace {
+
+struct AlignedFree {
+  void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{kBlockBytes}); }
+};
+
+// Half a step of what one activation is rounded to.
+double activation_error(Packing packing, const float* x, int64_t i, int64_t k) {
+  if (packing == Packing::kF32) return 0;
+  // The instruction for bfloat16 takes denormals for zero.
+  if (packing == Packing::kBF16) return std::abs(x[i]) < FLT_MIN ? std::abs(x[i]) : std::abs(x[i]) / 256.0;
+  double largest = 0;
+  for (int64_t j = i / 32 * 32; j < std::min(k, i / 32 * 32 + 32); ++j)
+    largest = std::max<double>(largest, std::abs(x[j]));
+  return largest < 1e-36 ? largest : largest / 127.0 * 0.5001;
+}
+
+}  // namespace
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const char* limit : {"avx2", "avxvnni", "avx512", "avx512vnni", ""}) {
+    const KernelTable table = select_kernels(detect_machine(limit));
+    for (const FormatInfo& info : kAllFormats) {
+      const Kernel& kernel = table.of[static_cast<int>(info.format)];
+      bool known = kernel.tile == nullptr;
+      for (const Case& c : cases) known = known || c.kernel.tile == kernel.tile;
+      if (!known) cases.push_back({info, kernel, std::string(info.name) + "_" + (*limit == 0 ? "all" : limit)});
+    }
+  }
+  return cases;
+}
+
+std::vector<float> normal(std::mt19937& random, int64_t n, float deviation) {
+  std::normal_distribution<float> distribution(0, deviation);
+  std::vector<float> values(static_cast<size_t>(n));
+  for (float& v : values) v = distribution(random);
+  return values;
+}
+
+std::vector<float> Matrix::row(int64_t r) const {
+  std::vector<float> values(static_cast<size_t>(k));
+  std::vector<uint8_t> aligned(data() + static_cast<size_t>(r) * row_bytes(),
+                               data() + static_cast<size_t>(r + 1) * row_bytes());
+  if (type == GGML_TYPE_F32) {
+    std::memcpy(values.data(), aligned.data(), aligned.size());
+  } else {
+    ggml_get_type_traits(type)->to_float(aligned.data(), values.data(), k);
+  }
+  return values;
+}
+
+Matrix make_matrix(ggml_type type, const std::vector<float>& values, int64_t k, size_t offset) {
+  const auto rows = static_cast<int64_t>(values.size()) / k;
+  Matrix m{type, k, rows, offset, {}};
+  // Exactly as long as the data: reading past it is an error that AddressSanitizer reports.
+  m.bytes.resize(offset + static_cast<size_t>(rows) * m.row_bytes());
+  std::vector<uint8_t> aligned(static_cast<size_t>(rows) * m.row_bytes());
+  if (type == GGML_TYPE_F32) {
+    std::memcpy(aligned.data(), values.data(), aligned.size());
+  } else {
+    ggml_quantize_chunk(type, values.data(), aligned.data(), 0, rows, k, nullptr);
+  }
+  std::memcpy(m.data(), aligned.data(), aligned.size());
+  return m;
+}
+
+std::vector<float> multiply(const Kernel& kernel, const Matrix& w, const std::vector<float>& x, int64_t columns,
+                            int threads) {
+  std::vector<float> out(static_cast<size_t>(columns * w.rows), -777.0F);
+  const size_t bytes = packed_bytes(kernel.packing, w.k, columns);
+  const std::unique_ptr<std::byte, AlignedFree> packed(
+      static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{kBlockBytes})));
+  const Product product{kernel, w.data(), w.row_bytes(), w.rows, out.data(), w.rows};
+  const Job job{{&product, 1}, x.data(), w.k, w.k, columns, packed.get()};
+  Work work(job, threads);
+  for (int t = 0; t < threads; ++t) work.pack(t, threads);
+  for (int t = threads - 1; t >= 0; --t) work.multiply(t);
+  return out;
+}
+
+Expected expect(Packing packing, const std::vector<float>& row, const float* x) {
+  Expected e{0, 1e-37};
+  double magnitude = 0;
+  const auto k = static_cast<int64_t>(row.size());
+  for (int64_t i = 0; i < k; ++i) {
+    e.exact += static_cast<double>(row[static_cast<size_t>(i)]) * x[i];
+    magnitude += std::abs(static_cast<double>(row[static_cast<size_t>(i)]) * x[i]);
+    e.tolerance += std::abs(static_cast<double>(row[static_cast<size_t>(i)])) * activation_error(packing, x, i, k);
+  }
+  e.tolerance += (magnitude + e.tolerance) * 1e-5;
+  return e;
+}
+
+}  // namespace gsd::narrow::test

@@ -1,0 +1,70 @@
+// Test data: weights in every format, products computed by our kernels, and the same in double precision.
+#pragma once
+
+#include <ggml.h>
+
+#include <cstdint>
+#include <ostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "work.h"
+
+namespace gsd::narrow::test {
+
+struct FormatInfo {
+  Format format;
+  ggml_type type;
+  const char* name;
+  int64_t block;  // rows are multiples of it
+};
+
+inline constexpr FormatInfo kAllFormats[] = {
+    {Format::kF32, GGML_TYPE_F32, "F32", 1},      {Format::kF16, GGML_TYPE_F16, "F16", 1},
+    {Format::kBF16, GGML_TYPE_BF16, "BF16", 1},   {Format::kQ8_0, GGML_TYPE_Q8_0, "Q8_0", 32},
+    {Format::kQ4_0, GGML_TYPE_Q4_0, "Q4_0", 32},  {Format::kQ4_K, GGML_TYPE_Q4_K, "Q4_K", 256},
+    {Format::kQ5_K, GGML_TYPE_Q5_K, "Q5_K", 256}, {Format::kQ6_K, GGML_TYPE_Q6_K, "Q6_K", 256},
+};
+
+// A format's kernel under one instruction set that this machine has.
+struct Case {
+  FormatInfo info;
+  Kernel kernel;
+  std::string name;  // for example "Q4_0_avx512"
+};
+
+std::vector<Case> all_cases();
+inline void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+std::vector<float> normal(std::mt19937& random, int64_t n, float deviation = 1.0F);
+
+// rows of k weights converted to `type`, `offset` bytes into the buffer, so that data can be unaligned.
+struct Matrix {
+  ggml_type type;
+  int64_t k, rows;
+  size_t offset;
+  std::vector<uint8_t> bytes;
+
+  const uint8_t* data() const { return bytes.data() + offset; }
+  uint8_t* data() { return bytes.data() + offset; }
+  size_t row_bytes() const { return ggml_row_size(type, k); }
+  std::vector<float> row(int64_t r) const;  // dequantised
+};
+
+Matrix make_matrix(ggml_type type, const std::vector<float>& values, int64_t k, size_t offset = 0);
+
+// Runs a job on the calling thread as `threads` threads would share it. Returns [columns][rows].
+std::vector<float> multiply(const Kernel& kernel, const Matrix& w, const std::vector<float>& x, int64_t columns,
+                            int threads = 1);
+
+// What column c of x times row r may be off by: rounding of the activations to what the packing holds, and the rounding
+// of the sum. `exact` is the product in double precision.
+struct Expected {
+  double exact;
+  double tolerance;
+};
+Expected expect(Packing packing, const std::vector<float>& row, const float* x);
+
+}  // namespace gsd::narrow::test

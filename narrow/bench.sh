@@ -6,7 +6,7 @@
 #                   [--repetitions 5] [--steps 16] [--models DIR] [--threads 2] [--tools DIR] [--before COMMAND]
 #
 # BUILD_DIR holds libggml-gsd.so and gsd_make_model (anywhere below it). Models are written to --models once and kept.
-# --tools is a folder laid out like .prefix with llama.cpp's tools in usr/bin; without it llama-batched-bench is taken
+# --tools is .prefix after deps/setup.sh --group peers; without it llama-batched-bench is taken
 # from PATH. --before runs in front of every measurement, for example to wait until the machine is quiet.
 #
 # Stock ggml runs as it comes, with its repacked weights. The backend needs weights as they stand in the file, so its
@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
     --steps) steps=$2 ;;
     --models) models=$2 ;;
     --threads) threads=$2 ;;
-    --tools) tools=$2 ;;
+    --tools) tools=$(realpath "$2") ;;
     --before) before=$2 ;;
     *) echo "bench.sh: unknown option $1" >&2; exit 2 ;;
   esac
@@ -48,9 +48,8 @@ run_tool() {
     return
   fi
   local lib
-  lib=$(dirname "$(find "$(realpath "$tools")/usr/lib" -name 'libllama.so.0' | head -n 1)")
-  (cd "$lib/ggml/backends0" && $before "$lib"/ld-linux-*.so.* --library-path "$lib:$lib/llama" \
-    "$(realpath "$tools")/usr/bin/llama-batched-bench" "$@")
+  lib=$(dirname "$(find "$tools/usr/lib" -name 'libllama.so.0' | head -n 1)")
+  (cd "$lib/ggml/backends0" && $before "$tools/usr/bin/llama-batched-bench" "$@")
 }
 
 # measure NAME [tool options]: appends "width ms" lines to NAME's results.
@@ -85,7 +84,7 @@ median_at_one() {
 }
 
 echo "| model | $(echo "$widths" | sed 's/,/ | w=/g; s/^/w=/') |"
-echo "|---|$(echo "$widths" | sed 's/[0-9]*,*/---|/g; s/---|$//')"
+echo "|---|$(echo "$widths" | sed 's/[^,]*,*/---|/g')"
 for shape in $shapes; do
   for format in $formats; do
     model=$models/$shape-$format.gguf

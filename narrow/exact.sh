@@ -15,7 +15,7 @@ shift 2
 tools="" backends="" tokens=240 threads=1,2 models=${TMPDIR:-/tmp}/gsd-narrow-models
 while [ $# -gt 0 ]; do
   case $1 in
-    --tools) tools=$2 ;;
+    --tools) tools=$(realpath "$2") ;;
     --backends) backends=$(realpath "$2") ;;
     --tokens) tokens=$2 ;;
     --threads) threads=$2 ;;
@@ -37,9 +37,8 @@ quantize() {
     return
   fi
   local lib
-  lib=$(dirname "$(find "$(realpath "$tools")/usr/lib" -name 'libllama.so.0' | head -n 1)")
-  (cd "$lib/ggml/backends0" && "$lib"/ld-linux-*.so.* --library-path "$lib:$lib/llama" \
-    "$(realpath "$tools")/usr/bin/llama-quantize" "$@")
+  lib=$(dirname "$(find "$tools/usr/lib" -name 'libllama.so.0' | head -n 1)")
+  (cd "$lib/ggml/backends0" && "$tools/usr/bin/llama-quantize" "$@")
 }
 
 rows=0 different=0

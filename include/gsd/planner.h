@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "gsd/cost_model.h"
@@ -21,6 +22,10 @@ class Planner {
     std::int32_t session;   // index in the step's list
     std::int32_t id;        // node or rank within the session
     float gain;             // expected accepted tokens
+    // The order of all lists of items: best gain first, equal gains in a fixed order.
+    static bool better(const Item& a, const Item& b) {
+      return a.gain != b.gain ? a.gain > b.gain : std::pair(a.session, a.id) < std::pair(b.session, b.id);
+    }
   };
 
   Planner(CostModel& target, CostModel& draft);

@@ -80,6 +80,9 @@ class Sampler {
     Token token;
     float logit;
     double score;
+    // Best first, equal ones by id.
+    static bool better_logit(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); }
+    static bool better_score(const Candidate& a, const Candidate& b) { return a.score > b.score || (a.score == b.score && a.token < b.token); }
   };
   std::span<const float> adjust(std::span<const float> logits, std::span<const Token> recent);
   void survivors(std::span<const float> logits);

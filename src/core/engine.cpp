@@ -252,9 +252,7 @@ void Engine::choose_widths() {
       items_.push_back({static_cast<std::int32_t>(i), n, s.hypotheses_.unrolled_probability(n)});
     }
   }
-  std::sort(items_.begin(), items_.end(), [](const Planner::Item& a, const Planner::Item& b) {
-    return a.gain != b.gain ? a.gain > b.gain : std::pair(a.session, a.id) < std::pair(b.session, b.id);
-  });
+  std::sort(items_.begin(), items_.end(), Planner::Item::better);
   const auto most = static_cast<std::size_t>(std::max(0, budget - fixed));
   const std::span<const Planner::Item> affordable(items_.data(), std::min(items_.size(), most));
   const std::size_t count = planner_.choose_width(affordable, roots, roots + fixed);

@@ -1,6 +1,5 @@
 // The draft phase of a step: level by level, one draft forward for all sessions.
 #include <algorithm>
-#include <utility>
 
 #include "gsd/engine.h"
 #include "gsd/error.h"
@@ -8,13 +7,6 @@
 #include "stopwatch.h"
 
 namespace gsd {
-namespace {
-
-bool by_gain(const Planner::Item& a, const Planner::Item& b) {
-  return a.gain != b.gain ? a.gain > b.gain : std::pair(a.session, a.id) < std::pair(b.session, b.id);
-}
-
-}  // namespace
 
 void Engine::draft_all() {
   for (Session* s : active_) s->wants_draft_ = s->depth_limit_ > 0;
@@ -39,7 +31,7 @@ void Engine::choose_drafting_sessions() {
     step_wanted_ = true;
     return;
   }
-  std::sort(items_.begin(), items_.end(), by_gain);
+  std::sort(items_.begin(), items_.end(), Planner::Item::better);
   const int roots = static_cast<int>(active_.size());
   std::size_t count = planner_.choose_level(items_, roots, roots, backlog, ahead(1));
   step_wanted_ = count > 0;
@@ -156,7 +148,7 @@ bool Engine::draft_level() {
       items_.push_back({static_cast<std::int32_t>(i), id, n.probability * s.hypotheses_.expansion_gain(n.depth)});
     }
   }
-  std::sort(items_.begin(), items_.end(), by_gain);
+  std::sort(items_.begin(), items_.end(), Planner::Item::better);
   const auto most = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
   if (items_.size() > most) items_.resize(most);
   if (automatic) items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0, ahead(deepest + 1)));

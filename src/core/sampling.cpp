@@ -147,19 +147,17 @@ void Sampler::all_survivors(std::span<const float> logits) {
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] > kLowest) candidates_.push_back({static_cast<Token>(i), logits[i], 0});
   }
-  const auto by_logit = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); };
   if (params_.top_k > 0 && static_cast<std::size_t>(params_.top_k) < candidates_.size()) {
     const auto cut = candidates_.begin() + params_.top_k;
-    std::nth_element(candidates_.begin(), cut, candidates_.end(), by_logit);
+    std::nth_element(candidates_.begin(), cut, candidates_.end(), Candidate::better_logit);
     candidates_.erase(cut, candidates_.end());
   }
   // min-p needs the best candidate in front.
-  if (!candidates_.empty()) std::iter_swap(candidates_.begin(), std::min_element(candidates_.begin(), candidates_.end(), by_logit));
+  if (!candidates_.empty()) std::iter_swap(candidates_.begin(), std::min_element(candidates_.begin(), candidates_.end(), Candidate::better_logit));
   if (params_.top_p < 1) cut_top_p();
 }
 
 void Sampler::cut_top_p() {
-  const auto by_logit = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); };
   if (candidates_.empty()) return;
   const float top = std::max_element(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.logit < b.logit; })->logit;
   double total = 0;
@@ -170,7 +168,7 @@ void Sampler::cut_top_p() {
   for (std::size_t piece = 64; sorted < candidates_.size(); piece *= 4) {
     const std::size_t stop = std::min(candidates_.size(), sorted + piece);
     const auto first = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
-    std::partial_sort(first, candidates_.begin() + static_cast<std::ptrdiff_t>(stop), candidates_.end(), by_logit);
+    std::partial_sort(first, candidates_.begin() + static_cast<std::ptrdiff_t>(stop), candidates_.end(), Candidate::better_logit);
     for (; sorted < stop; ++sorted) {
       sum += std::exp(static_cast<double>(candidates_[sorted].logit - top));
       if (sum >= static_cast<double>(params_.top_p) * total) {
@@ -263,16 +261,14 @@ Choice Sampler::draw_allowed(std::span<const float> logits, const Constraint& co
     }
     return -1;
   };
-  const auto by_score = [](const Candidate& a, const Candidate& b) { return a.score > b.score || (a.score == b.score && a.token < b.token); };
-  const auto by_logit = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); };
   Choice c;
-  if (!candidates_.empty()) c.token = first_allowed(by_score);
+  if (!candidates_.empty()) c.token = first_allowed(Candidate::better_score);
   if (c.token >= 0) return c;
   candidates_.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] > kLowest) candidates_.push_back({static_cast<Token>(i), logits[i], 0});
   }
-  c.token = first_allowed(by_logit);
+  c.token = first_allowed(Candidate::better_logit);
   return c;
 }
 

@@ -57,7 +57,10 @@ void BM_Sample(benchmark::State& state) {
   Sampler sampler(p);
   std::uint32_t position = 0;
   for (auto _ : state) benchmark::DoNotOptimize(sampler.choose(row, ++position, {}, nullptr));
-  state.SetLabel(state.range(0) == 0 ? "greedy" : state.range(0) == 1 ? "all" : state.range(0) == 2 ? "top-p 0.95" : "top-k 40");
+  state.SetLabel(state.range(0) == 0   ? "greedy"
+                 : state.range(0) == 1 ? "all"
+                 : state.range(0) == 2 ? "top-p 0.95"
+                                       : "top-k 40");
 }
 BENCHMARK(BM_Sample)->DenseRange(0, 3)->Unit(benchmark::kMicrosecond);
 
@@ -65,7 +68,8 @@ BENCHMARK(BM_Sample)->DenseRange(0, 3)->Unit(benchmark::kMicrosecond);
 // the backends' own work; the counters are per step.
 void BM_Step(benchmark::State& state) {
   constexpr int kVocab = 4096;
-  const BackendInfo info{.n_vocab = kVocab, .n_ctx = 16384, .n_seq = 1, .max_batch = 512, .max_outputs = 64, .max_leaves = 16};
+  const BackendInfo info{
+      .n_vocab = kVocab, .n_ctx = 16384, .n_seq = 1, .max_batch = 512, .max_outputs = 64, .max_leaves = 16};
   // A pool of rows chosen by the last two tokens: the script costs one copy.
   std::vector<std::vector<float>> pool;
   std::mt19937 rng(5);
@@ -107,14 +111,17 @@ void BM_Step(benchmark::State& state) {
     Session* list[] = {session.get()};
     engine.step(list);
     const Stats& after = engine.stats();
-    state.SetIterationTime((after.total_ms - before.total_ms - (after.draft_ms - before.draft_ms) - (after.verify_ms - before.verify_ms)) / 1000);
+    state.SetIterationTime(
+        (after.total_ms - before.total_ms - (after.draft_ms - before.draft_ms) - (after.verify_ms - before.verify_ms)) /
+        1000);
   }
   const Stats& s = engine.stats();
   const auto per_step = [&](std::int64_t n) { return static_cast<double>(n) / static_cast<double>(s.steps); };
   state.counters["levels"] = per_step(s.draft_forwards);
   state.counters["drafted"] = per_step(s.drafted);
   state.counters["verified"] = per_step(s.verified);
-  state.counters["us_per_level"] = benchmark::Counter((s.total_ms - s.draft_ms - s.verify_ms) * 1000 / static_cast<double>(std::max<std::int64_t>(1, s.draft_forwards)));
+  state.counters["us_per_level"] = benchmark::Counter((s.total_ms - s.draft_ms - s.verify_ms) * 1000 /
+                                                      static_cast<double>(std::max<std::int64_t>(1, s.draft_forwards)));
   state.SetLabel(std::string(mode_name(o.speculation.mode)) + (state.range(1) ? ", temperature 0.8" : ", greedy"));
 }
 BENCHMARK(BM_Step)->ArgsProduct({{0, 1, 2, 3, 4}, {0, 1}})->UseManualTime()->Unit(benchmark::kMicrosecond);

@@ -35,7 +35,8 @@ TEST(Allocation, NoneInTheStepLoopAfterWarmUp) {
   for (const bool sampled : {false, true}) {
     for (const Mode mode : {Mode::kPlain, Mode::kChain, Mode::kTree, Mode::kGraph, Mode::kAuto}) {
       SCOPED_TRACE(mode_name(mode));
-      const BackendInfo info{.n_vocab = 64, .n_ctx = 4096, .n_seq = 2, .max_batch = 256, .max_outputs = 64, .max_leaves = 16};
+      const BackendInfo info{
+          .n_vocab = 64, .n_ctx = 4096, .n_seq = 2, .max_batch = 256, .max_outputs = 64, .max_leaves = 16};
       ScriptedBackend target(info, random_script(1, 2, 6), 2);
       ScriptedBackend draft(info, random_script(1, 2, 6, 0.3F), 2);
       Engine engine(target, &draft);

@@ -41,7 +41,8 @@ inline void expect_distribution(std::span<const double> probability, std::span<c
     EXPECT_LE(pooled_c, 20) << "outcomes that are all but impossible";
   }
   ASSERT_GE(cells, 2);
-  EXPECT_GT(chi_square_tail(x, cells - 1), 1e-6) << "chi-square " << x << " with " << cells - 1 << " degrees of freedom";
+  EXPECT_GT(chi_square_tail(x, cells - 1), 1e-6)
+      << "chi-square " << x << " with " << cells - 1 << " degrees of freedom";
 }
 
 }  // namespace gsd::test

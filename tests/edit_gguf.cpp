@@ -14,7 +14,8 @@ int main(int argc, char** argv) {
   if (in == nullptr) return 1;
   gguf_context* file = gguf_init_empty();
   gguf_set_kv(file, in);
-  for (std::int64_t i = 0; i < gguf_get_n_tensors(in); ++i) gguf_add_tensor(file, ggml_get_tensor(tensors, gguf_get_tensor_name(in, i)));
+  for (std::int64_t i = 0; i < gguf_get_n_tensors(in); ++i)
+    gguf_add_tensor(file, ggml_get_tensor(tensors, gguf_get_tensor_name(in, i)));
   const std::string type = argv[4];
   if (type == "str") gguf_set_val_str(file, argv[3], argv[5]);
   if (type == "bool") gguf_set_val_bool(file, argv[3], std::string(argv[5]) == "true");

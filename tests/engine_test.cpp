@@ -34,7 +34,12 @@ struct World {
 // A target, a draft that mostly agrees with it, and an engine over both.
 struct Rig {
   explicit Rig(const World& s)
-      : info{.n_vocab = s.n_vocab, .n_ctx = s.n_ctx, .n_seq = s.n_seq, .max_batch = 128, .max_outputs = 64, .max_leaves = s.max_leaves},
+      : info{.n_vocab = s.n_vocab,
+             .n_ctx = s.n_ctx,
+             .n_seq = s.n_seq,
+             .max_batch = 128,
+             .max_outputs = 64,
+             .max_leaves = s.max_leaves},
         target(info, random_script(s.seed, s.order, s.sharpness), s.order, s.eog),
         draft(info, random_script(s.seed, s.order, s.sharpness, s.drift), s.order, s.eog),
         engine(target, s.with_draft ? &draft : nullptr, s.engine) {
@@ -205,7 +210,8 @@ TEST(Engine, SessionsSteppedTogetherGiveTheTextsTheyGiveAlone) {
       if (std::all_of(sessions.begin(), sessions.end(), [](const auto& s) { return s->finished(); })) break;
     }
     for (std::size_t i = 0; i < 4; ++i) {
-      EXPECT_EQ(std::vector<Token>(sessions[i]->generated().begin(), sessions[i]->generated().end()), alone[i]) << "session " << i;
+      EXPECT_EQ(std::vector<Token>(sessions[i]->generated().begin(), sessions[i]->generated().end()), alone[i])
+          << "session " << i;
     }
   }
 }
@@ -224,8 +230,11 @@ TEST(Engine, SpeculationAcceptsAndMergingDraftsLess) {
     rig.run(o, {1, 2, 3});
     return rig.stats;
   };
-  const auto per_step = [](std::int64_t n, const Stats& s) { return static_cast<double>(n) / static_cast<double>(s.steps); };
-  // With noise a merged subtree was drafted for another position's noise: a candidate that wins here may be a bare leaf.
+  const auto per_step = [](std::int64_t n, const Stats& s) {
+    return static_cast<double>(n) / static_cast<double>(s.steps);
+  };
+  // With noise a merged subtree was drafted for another position's noise: a candidate that wins here may be a bare
+  // leaf.
   for (const auto& [temperature, kept] : {std::pair{0.0F, 0.98}, std::pair{0.8F, 0.9}}) {
     const Stats tree = run(Mode::kTree, temperature);
     const Stats graph = run(Mode::kGraph, temperature);
@@ -350,7 +359,8 @@ TEST(Engine, KeepsTheMemoryOfACommonPrefix) {
   while (rig.engine.prefill(*s) > 0) {
   }
   while (!s->finished()) rig.engine.step(list);
-  EXPECT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()), Rig({}).run(options(Mode::kPlain, 0, 0, 10), second));
+  EXPECT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()),
+            Rig({}).run(options(Mode::kPlain, 0, 0, 10), second));
 }
 
 TEST(Engine, TreesAndGraphsKeepTheirInvariants) {
@@ -405,7 +415,8 @@ TEST(Engine, AnEditedPromptAndAReusedSlotStartFromTheRightPrefix) {
   Rig rig(world);
   for (int open = 0; open < 2; ++open) {
     auto s = rig.engine.open(options(Mode::kGraph, 0.8F, 3, 10));
-    for (const std::vector<Token>& prompt : std::vector<std::vector<Token>>{{1, 2, 3, 4, 5, 6}, {1, 2, 9, 4, 5, 6}, {1, 2, 9, 4}, {1, 2, 9, 4}, {7}}) {
+    for (const std::vector<Token>& prompt :
+         std::vector<std::vector<Token>>{{1, 2, 3, 4, 5, 6}, {1, 2, 9, 4, 5, 6}, {1, 2, 9, 4}, {1, 2, 9, 4}, {7}}) {
       rig.engine.set_prompt(*s, prompt);
       EXPECT_LT(s->n_reused(), prompt.size());
       while (rig.engine.prefill(*s) > 0) {
@@ -417,7 +428,8 @@ TEST(Engine, AnEditedPromptAndAReusedSlotStartFromTheRightPrefix) {
         rig.engine.step(list);
         rig.check(*s);
       }
-      EXPECT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()), Rig(world).run(options(Mode::kPlain, 0.8F, 3, 10), prompt));
+      EXPECT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()),
+                Rig(world).run(options(Mode::kPlain, 0.8F, 3, 10), prompt));
     }
     s.reset();
     EXPECT_EQ(rig.target.n_committed(0), 0) << "a closed session gives its memory back";
@@ -451,7 +463,8 @@ TEST(Engine, APerfectDraftIsAcceptedWhole) {
     }
     for (const auto& s : sessions) {
       EXPECT_GT(s->stats().accepted_per_step(), 4.5) << "depth 4 and the target's own";
-      EXPECT_LT(static_cast<double>(s->stats().draft_nodes) / static_cast<double>(s->stats().steps), 5.5) << "accepted nodes stay in the draft's memory";
+      EXPECT_LT(static_cast<double>(s->stats().draft_nodes) / static_cast<double>(s->stats().steps), 5.5)
+          << "accepted nodes stay in the draft's memory";
     }
   }
 }
@@ -471,7 +484,8 @@ TEST(Engine, HistoryAloneIsAcceptedOnRepetitiveText) {
   world.n_ctx = 1024;
   Rig rig(world);
   rig.run(options(Mode::kTree, 0, 0, 600), {1, 2, 3});  // greedy order-1 text runs into a loop of at most 12 tokens
-  EXPECT_GT(rig.stats.accepted_per_step(), 10);  // 13.9 here; 2.9 if a match is not looked for again at the end of its chain
+  EXPECT_GT(rig.stats.accepted_per_step(),
+            10);  // 13.9 here; 2.9 if a match is not looked for again at the end of its chain
 }
 
 TEST(Engine, TheTotalWidthHoldsOverAllSessions) {
@@ -518,7 +532,8 @@ TEST(Engine, ShapesFollowTheParameters) {
       const TokenGraph& g = v.hypotheses.graph();
       for (std::int32_t n = 0; n < g.size(); ++n) {
         int children = 0;
-        for (std::int32_t e = g.node(n).first_edge; e >= 0; e = g.edge(e).next) children += g.edge(e).child >= 0 ? 1 : 0;
+        for (std::int32_t e = g.node(n).first_edge; e >= 0; e = g.edge(e).next)
+          children += g.edge(e).child >= 0 ? 1 : 0;
         if (mode == Mode::kChain || mode == Mode::kTree) {
           ASSERT_LE(children, 1);
         }

@@ -76,7 +76,8 @@ TEST(History, RandomChainsAgreeWithASearch) {
         if (all[static_cast<std::size_t>(end + 1)] < 0) continue;
         int length = 0;
         while (length < static_cast<int>(context.size()) && end - length >= oldest &&
-               all[static_cast<std::size_t>(end - length)] == context[context.size() - 1 - static_cast<std::size_t>(length)]) {
+               all[static_cast<std::size_t>(end - length)] ==
+                   context[context.size() - 1 - static_cast<std::size_t>(length)]) {
           ++length;
         }
         occurrences += length >= 3 ? 1 : 0;
@@ -85,7 +86,8 @@ TEST(History, RandomChainsAgreeWithASearch) {
       if (m) {
         ASSERT_GE(m.length, 3);
         for (int i = 0; i < m.length; ++i) {
-          ASSERT_EQ(all[static_cast<std::size_t>(m.position - i)], context[context.size() - 1 - static_cast<std::size_t>(i)]);
+          ASSERT_EQ(all[static_cast<std::size_t>(m.position - i)],
+                    context[context.size() - 1 - static_cast<std::size_t>(i)]);
         }
         ASSERT_GE(m.position - m.length + 1, oldest);
         ASSERT_EQ(h.next(m.position), all[static_cast<std::size_t>(m.position + 1)]);

@@ -30,8 +30,10 @@ const std::string kBundledDraft = GSD_MODELS_DIR "/gsd-draft-q8_0.gguf";
 const std::vector<std::string> kPrompts{
     "# tar\n\n> Archiving utility.\n",
     "# git-stash\n",
-    "Question: There are 50 children at the party. Three-fifths of them are boys. How many of the children are girls?\nAnswer:",
-    "Question: A cup of dog food weighs 1/4 of a pound. If Mike has 2 dogs that each eat 6 cups of dog food twice a day how many pounds is that?\nAnswer:",
+    "Question: There are 50 children at the party. Three-fifths of them are boys. How many of the children are "
+    "girls?\nAnswer:",
+    "Question: A cup of dog food weighs 1/4 of a pound. If Mike has 2 dogs that each eat 6 cups of dog food twice a "
+    "day how many pounds is that?\nAnswer:",
     "- Display help:\n\n`ls --help`\n\n- Display version:\n\n`ls --version`\n\n- Display help:\n\n",
     "# chmod\n\n> Change the access permissions of a file or directory.\n",
 };
@@ -52,7 +54,8 @@ double max_difference(std::span<const float> a, std::span<const float> b) {
 // Root mean square difference: blind to single roundings of Q8_0 activations, which move a logit by up to 0.1.
 double rms_difference(std::span<const float> a, std::span<const float> b) {
   double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+  for (std::size_t i = 0; i < a.size(); ++i)
+    sum += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
   return std::sqrt(sum / static_cast<double>(a.size()));
 }
 
@@ -93,7 +96,8 @@ TEST(LlamaBackend, MemoryIsRightAfterEveryStepOfARandomRun) {
         const auto first = static_cast<std::int32_t>(all.size());
         for (int i = 1 + static_cast<int>(rng() % 6); i > 0; --i) {
           const auto size = static_cast<std::int32_t>(all.size());
-          const std::int32_t parent = size == 0 ? -1 : static_cast<std::int32_t>(rng() % static_cast<std::uint64_t>(size + 1)) - 1;
+          const std::int32_t parent =
+              size == 0 ? -1 : static_cast<std::int32_t>(rng() % static_cast<std::uint64_t>(size + 1)) - 1;
           int siblings = 0;
           for (const NodeInput& n : all) siblings += n.parent == parent ? 1 : 0;
           const bool branches = siblings > 0 || (parent == -1 && size > 0);
@@ -125,7 +129,8 @@ TEST(LlamaBackend, MemoryIsRightAfterEveryStepOfARandomRun) {
       feed(*fresh, 0, committed, false);
       const std::vector<NodeInput> same{{0, 7, -1, true}};
       fresh->forward(same);
-      ASSERT_LT(rms_difference(b->logits(0), fresh->logits(0)), 0.1) << "step " << step << ", " << committed.size() << " tokens";
+      ASSERT_LT(rms_difference(b->logits(0), fresh->logits(0)), 0.1)
+          << "step " << step << ", " << committed.size() << " tokens";
       b->commit(seq, {});
     }
   }
@@ -138,7 +143,8 @@ TEST(LlamaBackend, TreeRowsEqualChainRows) {
   feed(*tree, 0, prompt, false);
   feed(*chain, 0, prompt, false);
   // Two paths that share their first token: 11-12-13 and 11-22-23.
-  const std::vector<NodeInput> nodes{{0, 11, -1, true}, {0, 12, 0, true}, {0, 22, 0, true}, {0, 13, 1, true}, {0, 23, 2, true}};
+  const std::vector<NodeInput> nodes{
+      {0, 11, -1, true}, {0, 12, 0, true}, {0, 22, 0, true}, {0, 13, 1, true}, {0, 23, 2, true}};
   tree->forward(nodes);
   for (const auto& [a, b, row] : {std::tuple{12, 13, 3}, std::tuple{22, 23, 4}}) {
     const std::vector<NodeInput> path{{0, 11, -1, true}, {0, a, 0, true}, {0, b, 1, true}};
@@ -154,7 +160,8 @@ struct Text {
   Stats stats;
 };
 
-Text generate(Pair& pair, const std::string& prompt, Mode mode, int n, float temperature = 0, int width = 16, int merge_length = 0) {
+Text generate(Pair& pair, const std::string& prompt, Mode mode, int n, float temperature = 0, int width = 16,
+              int merge_length = 0) {
   SessionOptions o;
   o.speculation.mode = mode;
   o.speculation.max_width = width;
@@ -182,7 +189,8 @@ Text generate(Pair& pair, const std::string& prompt, Mode mode, int n, float tem
 
 // How far the logits of one position lie apart when it is scored alone and inside a tree, in this configuration:
 // `text` is replayed one token at a time, and in trees of twelve nodes whose path stands behind decoys.
-double width_deviation(const Model& m, const ContextOptions& options, std::span<const Token> prompt, std::span<const Token> text) {
+double width_deviation(const Model& m, const ContextOptions& options, std::span<const Token> prompt,
+                       std::span<const Token> text) {
   const auto alone = make_backend(m, options);
   const auto trees = make_backend(m, options);
   feed(*alone, 0, prompt, false);
@@ -234,12 +242,15 @@ void expect_plain_text(Pair& pair, const ContextOptions& context, const std::vec
     for (const Mode mode : kSpeculative) {
       const Text text = generate(pair, prompt, mode, n);
       ++compared;
-      const auto [a, b] = std::mismatch(text.tokens.begin(), text.tokens.end(), plain.tokens.begin(), plain.tokens.end());
+      const auto [a, b] =
+          std::mismatch(text.tokens.begin(), text.tokens.end(), plain.tokens.begin(), plain.tokens.end());
       if (a == text.tokens.end()) continue;
       const auto at = static_cast<std::size_t>(a - text.tokens.begin());
       ++near_ties;
-      if (deviation < 0) deviation = width_deviation(pair.target(), context, pair.target().tokenize(prompt, true, false), plain.tokens);
-      std::printf("near-tie: mode %s, token %zu, logit gap %.5f (deviation between widths %.5f)\n", mode_name(mode), at, plain.margins[at], deviation);
+      if (deviation < 0)
+        deviation = width_deviation(pair.target(), context, pair.target().tokenize(prompt, true, false), plain.tokens);
+      std::printf("near-tie: mode %s, token %zu, logit gap %.5f (deviation between widths %.5f)\n", mode_name(mode), at,
+                  plain.margins[at], deviation);
       EXPECT_LE(plain.margins[at], 2 * deviation);
     }
   }
@@ -266,7 +277,8 @@ TEST(BundledPair, ExactModeGivesTheSameTokens) {
   Pair pair(pair_options(true, 2, true));
   for (const std::string& prompt : kPrompts) {
     const Text plain = generate(pair, prompt, Mode::kPlain, 60, 0.8F);
-    for (const Mode mode : kSpeculative) ASSERT_EQ(generate(pair, prompt, mode, 60, 0.8F).tokens, plain.tokens) << mode_name(mode);
+    for (const Mode mode : kSpeculative)
+      ASSERT_EQ(generate(pair, prompt, mode, 60, 0.8F).tokens, plain.tokens) << mode_name(mode);
   }
 }
 
@@ -346,10 +358,13 @@ TEST(ToyPair, MergingDraftsLessAndAcceptsTheSame) {
       sum->add(s->stats());
     }
   }
-  const auto per_step = [](std::int64_t n, const Stats& s) { return static_cast<double>(n) / static_cast<double>(s.steps); };
-  std::printf("tree: %.2f nodes drafted, %.2f passes, %.3f tokens a step; graph: %.2f nodes, %.2f passes, %.3f tokens\n", per_step(tree.drafted, tree),
-              per_step(tree.draft_forwards, tree), tree.accepted_per_step(), per_step(graph.drafted, graph), per_step(graph.draft_forwards, graph),
-              graph.accepted_per_step());
+  const auto per_step = [](std::int64_t n, const Stats& s) {
+    return static_cast<double>(n) / static_cast<double>(s.steps);
+  };
+  std::printf(
+      "tree: %.2f nodes drafted, %.2f passes, %.3f tokens a step; graph: %.2f nodes, %.2f passes, %.3f tokens\n",
+      per_step(tree.drafted, tree), per_step(tree.draft_forwards, tree), tree.accepted_per_step(),
+      per_step(graph.drafted, graph), per_step(graph.draft_forwards, graph), graph.accepted_per_step());
   EXPECT_LE(per_step(graph.drafted, graph), 0.8 * per_step(tree.drafted, tree));
   EXPECT_GE(graph.accepted_per_step(), 0.98 * tree.accepted_per_step());
 }
@@ -363,7 +378,8 @@ TEST(ToyPair, GrammarHolds) {
     o.constraint = make_grammar(pair.target(), "root ::= \"yes\" | \"no\" [0-9] [0-9]");
     EXPECT_THAT(pair.generate("Question: Is it so?\nAnswer:", o), testing::MatchesRegex("yes|no[0-9][0-9]"));
   }
-  for (const std::string& bad : {std::string("root ::= ("), std::string(), std::string(" \n"), "root ::= " + std::string(200000, '(')}) {
+  for (const std::string& bad :
+       {std::string("root ::= ("), std::string(), std::string(" \n"), "root ::= " + std::string(200000, '(')}) {
     try {
       make_grammar(pair.target(), bad);
       FAIL() << bad.substr(0, 20);
@@ -389,7 +405,8 @@ TEST(ToyPair, GenerateHandsOutWholeTextAndStops) {
   EXPECT_EQ(pieces, 3);
 }
 
-// --- bad input --------------------------------------------------------------------------------------------------------
+// --- bad input
+// --------------------------------------------------------------------------------------------------------
 
 class BadModel : public testing::Test {
  protected:
@@ -434,16 +451,17 @@ TEST_F(BadModel, GivesOneClearSentence) {
 TEST_F(BadModel, RecurrentModelsAreRefused) {
   gguf_context* meta = gguf_init_empty();
   gguf_set_val_str(meta, "general.architecture", "mamba");
-  for (const auto& [key, value] : std::initializer_list<std::pair<const char*, std::uint32_t>>{{"mamba.context_length", 64},
-                                                                                               {"mamba.embedding_length", 32},
-                                                                                               {"mamba.feed_forward_length", 0},
-                                                                                               {"mamba.attention.head_count", 0},
-                                                                                               {"mamba.block_count", 1},
-                                                                                               {"mamba.ssm.conv_kernel", 4},
-                                                                                               {"mamba.ssm.inner_size", 64},
-                                                                                               {"mamba.ssm.state_size", 16},
-                                                                                               {"mamba.ssm.time_step_rank", 2},
-                                                                                               {"mamba.vocab_size", 32}}) {
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, std::uint32_t>>{{"mamba.context_length", 64},
+                                                                    {"mamba.embedding_length", 32},
+                                                                    {"mamba.feed_forward_length", 0},
+                                                                    {"mamba.attention.head_count", 0},
+                                                                    {"mamba.block_count", 1},
+                                                                    {"mamba.ssm.conv_kernel", 4},
+                                                                    {"mamba.ssm.inner_size", 64},
+                                                                    {"mamba.ssm.state_size", 16},
+                                                                    {"mamba.ssm.time_step_rank", 2},
+                                                                    {"mamba.vocab_size", 32}}) {
     gguf_set_val_u32(meta, key, value);
   }
   gguf_set_val_f32(meta, "mamba.attention.layer_norm_rms_epsilon", 1e-5F);
@@ -492,7 +510,8 @@ TEST(LlamaBackend, RefusesAbsurdPassesAndGoesOnWithoutRoom) {
   try {
     for (; passes < 100; ++passes) {
       std::vector<NodeInput> nodes;
-      for (int i = 0; i < 60; ++i) nodes.push_back({0, 20 + i + 60 * passes, i == 0 ? 3 : b->n_speculative(0) + i - 1, false});
+      for (int i = 0; i < 60; ++i)
+        nodes.push_back({0, 20 + i + 60 * passes, i == 0 ? 3 : b->n_speculative(0) + i - 1, false});
       b->forward(nodes);
     }
     FAIL() << "the cache never filled";

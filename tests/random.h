@@ -17,7 +17,7 @@ inline std::uint64_t base_seed() {
 }  // namespace gsd::test
 
 // Makes `name` a generator for case `index` and names the seed in every failure below it.
-#define GSD_SEEDED(name, index)                                              \
-  const std::uint64_t name##_seed = gsd::test::base_seed() + (index);        \
+#define GSD_SEEDED(name, index)                                                                               \
+  const std::uint64_t name##_seed = gsd::test::base_seed() + (index);                                         \
   SCOPED_TRACE("GSD_TEST_SEED=" + std::to_string(name##_seed - (index)) + ", case " + std::to_string(index)); \
   std::mt19937_64 name(name##_seed)

@@ -139,7 +139,9 @@ struct Naive {
       const auto& have = nodes[static_cast<std::size_t>(v)].path;
       bool equal = true;
       for (int back = 0; back <= m; ++back) {
-        const auto at = [back](const auto& p) { return back < static_cast<int>(p.size()) ? p[p.size() - 1 - static_cast<std::size_t>(back)] : -1; };
+        const auto at = [back](const auto& p) {
+          return back < static_cast<int>(p.size()) ? p[p.size() - 1 - static_cast<std::size_t>(back)] : -1;
+        };
         equal &= at(have) == at(want);
       }
       if (equal && !reaches(v, father)) out.insert(v);

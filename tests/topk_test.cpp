@@ -43,8 +43,9 @@ TEST(TopK, AgreesWithSortingOnRandomRows) {
     std::vector<float> row(1 + rng() % 3000);
     std::normal_distribution<float> normal(static_cast<float>(rng() % 200) - 100, static_cast<float>(1 + rng() % 30));
     for (float& x : row) x = normal(rng);
-    if (round % 3 == 0) std::sort(row.begin(), row.end());                   // the maximum keeps rising
-    if (round % 5 == 0) std::fill(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(row.size() / 2), row[0]);  // ties
+    if (round % 3 == 0) std::sort(row.begin(), row.end());  // the maximum keeps rising
+    if (round % 5 == 0)
+      std::fill(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(row.size() / 2), row[0]);  // ties
     check(row, round % 2 ? 1.0F : 0.3F, 1 + rng() % 40);
   }
 }

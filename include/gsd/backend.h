@@ -10,19 +10,19 @@ namespace gsd {
 
 // One token of a forward pass.
 struct NodeInput {
-  std::int32_t seq;      // sequence, [0, n_seq)
-  Token token;           // [0, n_vocab)
-  std::int32_t parent;   // index of a speculative node of the same sequence, or -1: the end of the committed prefix
-  bool want_logits;      // whether a row of logits is made for it
+  std::int32_t seq;     // sequence, [0, n_seq)
+  Token token;          // [0, n_vocab)
+  std::int32_t parent;  // index of a speculative node of the same sequence, or -1: the end of the committed prefix
+  bool want_logits;     // whether a row of logits is made for it
 };
 
 struct BackendInfo {
   std::int32_t n_vocab = 0;
-  std::int32_t n_ctx = 0;       // positions of one sequence, committed and speculative together
-  std::int32_t n_seq = 0;       // sequences
-  std::int32_t max_batch = 0;   // tokens of one forward pass
-  std::int32_t max_outputs = 0; // rows of logits of one forward pass
-  std::int32_t max_leaves = 0;  // leaves of one sequence's speculative tree; 1 = the model cannot branch
+  std::int32_t n_ctx = 0;        // positions of one sequence, committed and speculative together
+  std::int32_t n_seq = 0;        // sequences
+  std::int32_t max_batch = 0;    // tokens of one forward pass
+  std::int32_t max_outputs = 0;  // rows of logits of one forward pass
+  std::int32_t max_leaves = 0;   // leaves of one sequence's speculative tree; 1 = the model cannot branch
 };
 
 // Each sequence is a committed prefix and a tree of speculative nodes below its end. forward() adds speculative

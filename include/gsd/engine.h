@@ -24,18 +24,18 @@ class Session;
 // Sums over the steps of a session, or of an engine. Times are wall-clock milliseconds.
 struct Stats {
   std::int64_t steps = 0;
-  std::int64_t emitted = 0;          // tokens generated
-  std::int64_t drafted = 0;          // candidate nodes made by the draft model
-  std::int64_t merged = 0;           // merge edges: subtrees that were not drafted again
-  std::int64_t verified = 0;         // tree nodes the target scored, roots not counted
-  std::int64_t accepted = 0;         // tree nodes accepted
-  std::int64_t draft_nodes = 0;      // tokens the draft model evaluated, pending ones included
-  std::int64_t draft_forwards = 0;   // passes of the draft model that this session took part in
-  std::int64_t plain_steps = 0;      // steps that verified nothing
-  double draft_ms = 0;               // in the draft's forward passes
-  double verify_ms = 0;              // in the target's forward passes
-  double sequence_ms = 0;            // in keeping the backends' sequences in step
-  double total_ms = 0;               // whole steps; the rest is the engine's own time
+  std::int64_t emitted = 0;         // tokens generated
+  std::int64_t drafted = 0;         // candidate nodes made by the draft model
+  std::int64_t merged = 0;          // merge edges: subtrees that were not drafted again
+  std::int64_t verified = 0;        // tree nodes the target scored, roots not counted
+  std::int64_t accepted = 0;        // tree nodes accepted
+  std::int64_t draft_nodes = 0;     // tokens the draft model evaluated, pending ones included
+  std::int64_t draft_forwards = 0;  // passes of the draft model that this session took part in
+  std::int64_t plain_steps = 0;     // steps that verified nothing
+  double draft_ms = 0;              // in the draft's forward passes
+  double verify_ms = 0;             // in the target's forward passes
+  double sequence_ms = 0;           // in keeping the backends' sequences in step
+  double total_ms = 0;              // whole steps; the rest is the engine's own time
   void add(const Stats& other);
   double accepted_per_step() const { return steps > 0 ? static_cast<double>(emitted) / static_cast<double>(steps) : 0; }
 };
@@ -54,8 +54,8 @@ struct SessionOptions {
   std::int64_t max_tokens = -1;  // tokens to generate; -1 = until the context is full
   bool ignore_eog = false;       // go on behind an end-of-generation token
   std::optional<Constraint> constraint;
-  std::function<bool(Token)> on_token;            // each emitted token, in order; false ends the generation after it
-  std::function<void(const StepView&)> on_step;   // after each step, for traces
+  std::function<bool(Token)> on_token;           // each emitted token, in order; false ends the generation after it
+  std::function<void(const StepView&)> on_step;  // after each step, for traces
 };
 
 // One sequence being generated. Made by Engine::open, which must outlive it; gives its slot back when destroyed.
@@ -88,25 +88,25 @@ class Session {
   std::vector<Token> tokens_;
   std::size_t n_prompt_ = 0;
   std::size_t n_reused_ = 0;
-  std::size_t n_drafted_ = 0;    // tokens the draft's memory holds
+  std::size_t n_drafted_ = 0;  // tokens the draft's memory holds
   FinishReason finish_ = FinishReason::kNone;
   Acceptance acceptance_;
   Stats stats_;
-  Stats step_;                   // of the step in progress
+  Stats step_;  // of the step in progress
   bool wants_draft_ = false;
   int n_unrolled_ = 0;
   int n_chosen_ = 0;
   int depth_limit_ = 0;
   std::int32_t first_row_ = 0;
-  int draft_leaves_ = 0;         // leaves of the draft's speculative tree
-  int level_nodes_ = 0;          // nodes of this session in the level in progress
+  int draft_leaves_ = 0;  // leaves of the draft's speculative tree
+  int level_nodes_ = 0;   // nodes of this session in the level in progress
   std::vector<std::int32_t> draft_path_;
 };
 
 struct EngineOptions {
-  bool exact = false;         // emit only what was computed in the order of plain decoding (see docs/architecture.md)
-  int prefill_chunk = 256;    // prompt tokens of one forward pass
-  int max_total_width = 64;   // tokens that one verification scores over all sessions, the roots included
+  bool exact = false;        // emit only what was computed in the order of plain decoding (see docs/architecture.md)
+  int prefill_chunk = 256;   // prompt tokens of one forward pass
+  int max_total_width = 64;  // tokens that one verification scores over all sessions, the roots included
 };
 
 // Holds the models and what is learned about them; steps sessions. One thread owns an engine and its sessions.
@@ -121,7 +121,8 @@ class Engine {
   std::unique_ptr<Session> open(SessionOptions options);
 
   // Replaces the session's text by `prompt`; the memory of the common prefix is kept (not in exact mode). The
-  // generation starts anew, the constraint is reset. Throws Error(kUsage) for an empty prompt, Error(kContextFull) for one that is too long.
+  // generation starts anew, the constraint is reset. Throws Error(kUsage) for an empty prompt, Error(kContextFull) for
+  // one that is too long.
   void set_prompt(Session& session, std::span<const Token> prompt);
   // Tokens of the prompt that prefill() has still to take in.
   std::size_t prefill_left(const Session& session) const;

@@ -48,9 +48,9 @@ class History {
   std::size_t slot(std::int64_t position) const { return static_cast<std::size_t>(position & (capacity() - 1)); }
   std::size_t bucket(Token a, Token b, Token c) const;
 
-  std::vector<Token> token_;            // [capacity] ring; -1 ends a chain
-  std::vector<std::int64_t> older_;     // [capacity] previous position in the same bucket
-  std::vector<std::int64_t> bucket_;    // [2 * capacity] newest position whose last 3-gram hashes there
+  std::vector<Token> token_;          // [capacity] ring; -1 ends a chain
+  std::vector<std::int64_t> older_;   // [capacity] previous position in the same bucket
+  std::vector<std::int64_t> bucket_;  // [2 * capacity] newest position whose last 3-gram hashes there
   std::int64_t end_ = 0;
 };
 

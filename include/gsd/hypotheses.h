@@ -51,8 +51,8 @@ class Hypotheses {
  public:
   // `sampler` ranks the draft's candidates as the target will draw; both references must outlive this object.
   // `is_eog`: [n_vocab] true for end-of-generation tokens, which are always leaves.
-  Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration, std::span<const bool> is_eog,
-             int history_capacity);
+  Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,
+             std::span<const bool> is_eog, int history_capacity);
 
   const SpeculationParams& params() const { return params_; }
   // Takes effect with the next begin().
@@ -93,23 +93,25 @@ class Hypotheses {
   // Calibrated probability that the history alone names the target's next token; 0 without a match. After begin().
   float history_probability();
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
-  float expansion_gain(int depth) const { return static_cast<float>(calibration_.probability(calibration_.expansion_cell(depth))); }
+  float expansion_gain(int depth) const {
+    return static_cast<float>(calibration_.probability(calibration_.expansion_cell(depth)));
+  }
 
  private:
   struct Item {  // a candidate of the unrolling
     Token token;
-    std::int32_t parent;         // index into order_, -1 for the root
-    std::int32_t graph_node;     // -1: no node of the graph
+    std::int32_t parent;      // index into order_, -1 for the root
+    std::int32_t graph_node;  // -1: no node of the graph
     std::int32_t depth;
-    float probability;           // of the whole path
-    float base;                  // of this candidate given its father, without the merge discount
+    float probability;  // of the whole path
+    float base;         // of this candidate given its father, without the merge discount
     Origin origin;
     Calibration::Cell cell;        // of the surest source that names it
     Calibration::Cell draft_cell;  // of the draft, if it names it
     Calibration::Cell merge_cell;
-    std::int32_t agreement;      // tokens shared with a merged node's creation path; 0 = not below a merge
-    std::int32_t hint;           // index of the next hint token, or -1
-    History::Match match[2];     // in main_ and recycled_
+    std::int32_t agreement;   // tokens shared with a merged node's creation path; 0 = not below a merge
+    std::int32_t hint;        // index of the next hint token, or -1
+    History::Match match[2];  // in main_ and recycled_
   };
   struct Popped {
     std::int32_t item;
@@ -131,7 +133,9 @@ class Hypotheses {
   Item root_item() const;
   History::Match find(const History& store, int popped_index);
   void recycle(std::span<const std::int32_t> path);
-  Token hint_at(std::int32_t i) const { return i >= 0 && i < static_cast<std::int32_t>(hint_.size()) ? hint_[static_cast<std::size_t>(i)] : -1; }
+  Token hint_at(std::int32_t i) const {
+    return i >= 0 && i < static_cast<std::int32_t>(hint_.size()) ? hint_[static_cast<std::size_t>(i)] : -1;
+  }
 
   SpeculationParams params_;
   const Sampler& sampler_;

@@ -24,14 +24,14 @@ namespace gsd {
 std::string configure_narrow(bool enabled, bool exact);
 
 struct ModelOptions {
-  std::string path;                            // a GGUF file
-  int gpu_layers = 0;                          // layers kept on the GPU; -1 = all
-  bool repack = true;                          // let ggml rearrange the weights; off for exact mode and the narrow backend
-  std::function<bool(float)> progress;         // may be empty; share loaded [0, 1]; false cancels the load
+  std::string path;                     // a GGUF file
+  int gpu_layers = 0;                   // layers kept on the GPU; -1 = all
+  bool repack = true;                   // let ggml rearrange the weights; off for exact mode and the narrow backend
+  std::function<bool(float)> progress;  // may be empty; share loaded [0, 1]; false cancels the load
 };
 
 struct ChatMessage {
-  std::string role;     // "system", "user", "assistant"
+  std::string role;  // "system", "user", "assistant"
   std::string content;
 };
 
@@ -64,10 +64,10 @@ class Model {
   int n_layers() const;
   int n_embd() const;
   std::uint64_t n_params() const;
-  std::uint64_t n_bytes() const;             // of all tensors
-  std::string description() const;           // architecture, size and format in words
+  std::uint64_t n_bytes() const;    // of all tensors
+  std::string description() const;  // architecture, size and format in words
   std::string architecture() const;
-  std::string format() const;                // "Q8_0", "BF16", …
+  std::string format() const;  // "Q8_0", "BF16", …
   const std::string& path() const;
 
   struct Impl;
@@ -91,15 +91,15 @@ bool format_is_width_invariant(const Model& model, bool narrow);
 void write_pruned(const Model& model, std::span<const int> keep, const std::string& path);
 
 struct ContextOptions {
-  int n_ctx = 4096;         // positions of one sequence
-  int n_seq = 1;            // sequences
-  int n_threads = 0;        // 0 = one per core
-  int max_leaves = 16;      // leaves of one sequence's tree, [1, 64]; n_seq * max_leaves <= 256
-  int max_outputs = 64;     // rows of logits of one pass
-  int max_batch = 512;      // tokens of one pass
+  int n_ctx = 4096;            // positions of one sequence
+  int n_seq = 1;               // sequences
+  int n_threads = 0;           // 0 = one per core
+  int max_leaves = 16;         // leaves of one sequence's tree, [1, 64]; n_seq * max_leaves <= 256
+  int max_outputs = 64;        // rows of logits of one pass
+  int max_batch = 512;         // tokens of one pass
   std::string type_k = "f16";  // KV cache types: f32, f16, bf16, q8_0, q4_0
   std::string type_v = "f16";
-  bool exact = false;       // flash attention off, one context per sequence: the bits do not depend on what is drafted
+  bool exact = false;  // flash attention off, one context per sequence: the bits do not depend on what is drafted
 };
 
 // A context over `model`, which must outlive it. Throws Error(kUsage) for sizes out of range, Error(kOutOfMemory) if
@@ -115,15 +115,15 @@ Constraint make_grammar(const Model& model, const std::string& gbnf);
 void measure_cost(Backend& backend, CostModel& cost, double budget_ms);
 
 struct PairOptions {
-  std::string target;                 // path
-  std::string draft;                  // path; empty = no draft model, only the history is drawn on
+  std::string target;  // path
+  std::string draft;   // path; empty = no draft model, only the history is drawn on
   int target_gpu_layers = 0;
   int draft_gpu_layers = 0;
-  ContextOptions context;             // n_ctx 0 = what the target was trained for, at most 4096
-  EngineOptions engine;               // engine.exact rules context.exact
-  bool narrow = true;                 // use the narrow-matmul backend where it helps
-  bool profile = true;                // measure or load the cost profile; false = learn while running
-  std::string profile_dir;            // where profiles are kept; empty = the user's cache folder
+  ContextOptions context;   // n_ctx 0 = what the target was trained for, at most 4096
+  EngineOptions engine;     // engine.exact rules context.exact
+  bool narrow = true;       // use the narrow-matmul backend where it helps
+  bool profile = true;      // measure or load the cost profile; false = learn while running
+  std::string profile_dir;  // where profiles are kept; empty = the user's cache folder
   std::function<bool(float)> progress;
 };
 
@@ -147,7 +147,8 @@ class Pair {
 
   // Generates behind `prompt` and hands each piece of text to `on_text` as soon as it is certain; false stops. Whole
   // UTF-8 characters only. Returns the text.
-  std::string generate(std::string_view prompt, SessionOptions options, const std::function<bool(std::string_view)>& on_text = {});
+  std::string generate(std::string_view prompt, SessionOptions options,
+                       const std::function<bool(std::string_view)>& on_text = {});
 
  private:
   struct Impl;

@@ -18,10 +18,10 @@ namespace gsd {
 // One planner serves all sessions of an engine: they share the forward passes and so the width. Not thread safe.
 class Planner {
  public:
-  struct Item {             // a unit that may be bought
-    std::int32_t session;   // index in the step's list
-    std::int32_t id;        // node or rank within the session
-    float gain;             // expected accepted tokens
+  struct Item {            // a unit that may be bought
+    std::int32_t session;  // index in the step's list
+    std::int32_t id;       // node or rank within the session
+    float gain;            // expected accepted tokens
     // The order of all lists of items: best gain first, equal gains in a fixed order.
     static bool better(const Item& a, const Item& b) {
       return a.gain != b.gain ? a.gain > b.gain : std::pair(a.session, a.id) < std::pair(b.session, b.id);
@@ -35,8 +35,8 @@ class Planner {
 
   // What the next draft level may be worth beyond its own candidates: a chain from the best of them.
   struct Ahead {
-    float gain;   // expected acceptance of each further level given the one before
-    int levels;   // further levels that may be drafted
+    float gain;  // expected acceptance of each further level given the one before
+    int levels;  // further levels that may be drafted
   };
   // How many of `items` (sorted by gain, best first) the next draft level should evaluate. `roots`: sessions in the
   // step; `width`: tokens that the verification would score without them; `extra`: tokens of the draft pass beside one

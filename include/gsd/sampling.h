@@ -26,7 +26,7 @@ struct SamplingParams {
   float presence_penalty = 0;   // subtracted once per recent token
   int penalty_last_n = 64;      // how many tokens are "recent"; 0 = none, -1 = all
   std::uint64_t seed = 0;
-  std::uint32_t choice = 0;     // number of the parallel choice, so that n choices of one seed differ
+  std::uint32_t choice = 0;  // number of the parallel choice, so that n choices of one seed differ
   std::vector<std::pair<Token, float>> logit_bias = {};
 
   bool greedy() const { return temperature == 0; }
@@ -67,11 +67,13 @@ class Sampler {
 
   // Draws the token of generated index `position` from `logits` [n_vocab]. `recent`: all tokens before it, oldest
   // first. `constraint` may be null. Returns token -1 if the constraint allows none at all.
-  Choice choose(std::span<const float> logits, std::uint32_t position, std::span<const Token> recent, const Constraint* constraint);
+  Choice choose(std::span<const float> logits, std::uint32_t position, std::span<const Token> recent,
+                const Constraint* constraint);
 
   // Scores the draft's candidates as the target's draw would: log q (at the session's temperature) + the noise of
   // `position`; greedy: log q. tokens, log_q, score: [k].
-  void perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position, std::span<float> score) const;
+  void perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position,
+               std::span<float> score) const;
 
   const SamplingParams& params() const { return params_; }
 
@@ -81,8 +83,12 @@ class Sampler {
     float logit;
     double score;
     // Best first, equal ones by id.
-    static bool better_logit(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); }
-    static bool better_score(const Candidate& a, const Candidate& b) { return a.score > b.score || (a.score == b.score && a.token < b.token); }
+    static bool better_logit(const Candidate& a, const Candidate& b) {
+      return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+    }
+    static bool better_score(const Candidate& a, const Candidate& b) {
+      return a.score > b.score || (a.score == b.score && a.token < b.token);
+    }
   };
   std::span<const float> adjust(std::span<const float> logits, std::span<const Token> recent);
   void survivors(std::span<const float> logits);

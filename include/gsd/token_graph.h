@@ -93,13 +93,13 @@ class TokenGraph {
   int max_nodes_;
   int merge_length_;
   int n_merges_ = 0;
-  std::size_t words_;                        // 64-bit words of a reachability row
-  std::vector<GraphNode> nodes_;             // [size]
-  std::vector<GraphEdge> edges_;             // [n_edges]
-  std::vector<std::uint64_t> reach_;         // [max_nodes, words]: bit j of row i = i reaches j
-  std::vector<Token> context_;               // the tokens before the root, oldest first
-  std::vector<std::int32_t> bucket_;         // n-gram hash -> newest node, [power of two]
-  std::vector<std::int32_t> same_bucket_;    // [max_nodes] next older node in the bucket
+  std::size_t words_;                      // 64-bit words of a reachability row
+  std::vector<GraphNode> nodes_;           // [size]
+  std::vector<GraphEdge> edges_;           // [n_edges]
+  std::vector<std::uint64_t> reach_;       // [max_nodes, words]: bit j of row i = i reaches j
+  std::vector<Token> context_;             // the tokens before the root, oldest first
+  std::vector<std::int32_t> bucket_;       // n-gram hash -> newest node, [power of two]
+  std::vector<std::int32_t> same_bucket_;  // [max_nodes] next older node in the bucket
 };
 
 }  // namespace gsd

@@ -23,13 +23,13 @@ const char* origin_name(Origin origin);
 // A rooted tree in parallel arrays, fathers before children; element 0 is the root (the last emitted token).
 // Siblings have distinct tokens. The first `primary` + 1 nodes are one path: the root and the most probable chain.
 struct TokenTree {
-  std::vector<Token> token;                // [n]
-  std::vector<std::int32_t> parent;        // [n] index into these arrays, -1 for the root
-  std::vector<std::int32_t> depth;         // [n] root = 0
-  std::vector<float> probability;          // [n] calibrated probability that the path to this node is accepted
-  std::vector<Origin> origin;              // [n]
-  std::vector<std::int32_t> graph_node;    // [n] node of the TokenGraph, or -1
-  std::int32_t primary = 0;                // length of the primary path below the root
+  std::vector<Token> token;              // [n]
+  std::vector<std::int32_t> parent;      // [n] index into these arrays, -1 for the root
+  std::vector<std::int32_t> depth;       // [n] root = 0
+  std::vector<float> probability;        // [n] calibrated probability that the path to this node is accepted
+  std::vector<Origin> origin;            // [n]
+  std::vector<std::int32_t> graph_node;  // [n] node of the TokenGraph, or -1
+  std::int32_t primary = 0;              // length of the primary path below the root
 
   int size() const { return static_cast<int>(token.size()); }
   void clear();

@@ -11,7 +11,8 @@ namespace gsd {
 // (equal logits: lower id first) and their log-probabilities under softmax(row * inv_temperature). Returns k.
 // Entries that are NaN or -inf are never chosen and weigh nothing.
 // REQUIRES: tokens.size() == log_p.size() <= 256, inv_temperature > 0. No allocation. Thread safe.
-int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::span<Token> tokens, std::span<float> log_p);
+int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::span<Token> tokens,
+                      std::span<float> log_p);
 
 // Index of the largest entry, the lowest of equals, and in `second` (may be null) the value of the runner-up.
 // REQUIRES: row is not empty. Thread safe.

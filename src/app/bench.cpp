@@ -61,7 +61,8 @@ std::vector<Prompt> read_prompts(const std::string& path, int per_kind) {
     if (!j.is_object() || !j.contains("prompt") || !j["prompt"].is_string()) {
       throw Error(ErrorCode::kIo, fmt::format("Line {} of '{}' is no JSON object with a \"prompt\".", number, path));
     }
-    Prompt p{j.contains("kind") && j["kind"].is_string() ? j["kind"].get<std::string>() : "all", j["prompt"].get<std::string>()};
+    Prompt p{j.contains("kind") && j["kind"].is_string() ? j["kind"].get<std::string>() : "all",
+             j["prompt"].get<std::string>()};
     if (per_kind > 0 && ++seen[p.kind] > per_kind) continue;
     out.push_back(std::move(p));
   }
@@ -71,7 +72,8 @@ std::vector<Prompt> read_prompts(const std::string& path, int per_kind) {
 
 class Bench {
  public:
-  Bench(const BenchFlags& flags, Pair& pair) : flags_(flags), pair_(pair), prompts_(read_prompts(flags.prompts, flags.per_kind)) {
+  Bench(const BenchFlags& flags, Pair& pair)
+      : flags_(flags), pair_(pair), prompts_(read_prompts(flags.prompts, flags.per_kind)) {
     if (!flags.json_out.empty()) {
       out_.open(flags.json_out);
       if (!out_) throw Error(ErrorCode::kIo, "The file '" + flags.json_out + "' cannot be written.");
@@ -97,11 +99,14 @@ class Bench {
   }
 
   std::string table() const {
-    std::string out = fmt::format("{} prompts, {} tokens each, temperature {}, {} repetitions, interleaved; {}, narrow-matmul backend {}\n\n", prompts_.size(),
-                                  flags_.model.n_predict, flags_.model.sampling.temperature, flags_.repetitions, pair_.target().description(),
-                                  pair_.narrow().empty() ? "off" : pair_.narrow());
+    std::string out = fmt::format(
+        "{} prompts, {} tokens each, temperature {}, {} repetitions, interleaved; {}, narrow-matmul backend {}\n\n",
+        prompts_.size(), flags_.model.n_predict, flags_.model.sampling.temperature, flags_.repetitions,
+        pair_.target().description(), pair_.narrow().empty() ? "off" : pair_.narrow());
     if (cut_ > 0) out += fmt::format("{} prompts did not fit the context and were cut from the front\n\n", cut_);
-    out += "| text | mode | tokens/s | speed-up | tokens per step | drafted | merged | verified | draft passes | draft ms | verify ms | rest us | first token ms | other text |\n";
+    out +=
+        "| text | mode | tokens/s | speed-up | tokens per step | drafted | merged | verified | draft passes | draft ms "
+        "| verify ms | rest us | first token ms | other text |\n";
     out += "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
     std::vector<std::string> kinds;
     for (const Prompt& p : prompts_) {
@@ -116,7 +121,8 @@ class Bench {
 
  private:
   void tokenize() {
-    const auto room = static_cast<std::size_t>(std::max<std::int64_t>(1, pair_.n_ctx() - std::max<std::int64_t>(0, flags_.model.n_predict)));
+    const auto room = static_cast<std::size_t>(
+        std::max<std::int64_t>(1, pair_.n_ctx() - std::max<std::int64_t>(0, flags_.model.n_predict)));
     for (const Prompt& p : prompts_) {
       tokens_.push_back(pair_.target().tokenize(p.text, true, false));
       if (tokens_.back().size() <= room) continue;
@@ -176,10 +182,13 @@ class Bench {
     const auto steps = static_cast<double>(std::max<std::int64_t>(1, sum.steps));
     const auto per_step = [&](auto v) { return static_cast<double>(v) / steps; };
     const double rest = sum.total_ms - sum.draft_ms - sum.verify_ms;
-    return fmt::format("| {} | {} | {:.0f} | {} | {:.2f} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.2f} | {:.0f} | {:.1f} | {} |\n", kind.empty() ? "**all**" : kind, mode,
-                       1000 * n / ms, compared > 0 ? fmt::format("{:.2f}x", std::exp(log_ratio / compared)) : "", sum.accepted_per_step(), per_step(sum.drafted),
-                       per_step(sum.merged), per_step(sum.verified), per_step(sum.draft_forwards), per_step(sum.draft_ms), per_step(sum.verify_ms), 1000 * rest / steps,
-                       median(first), differing);
+    return fmt::format(
+        "| {} | {} | {:.0f} | {} | {:.2f} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.2f} | {:.0f} | {:.1f} | {} "
+        "|\n",
+        kind.empty() ? "**all**" : kind, mode, 1000 * n / ms,
+        compared > 0 ? fmt::format("{:.2f}x", std::exp(log_ratio / compared)) : "", sum.accepted_per_step(),
+        per_step(sum.drafted), per_step(sum.merged), per_step(sum.verified), per_step(sum.draft_forwards),
+        per_step(sum.draft_ms), per_step(sum.verify_ms), 1000 * rest / steps, median(first), differing);
   }
 
   const BenchFlags& flags_;
@@ -210,16 +219,23 @@ void add_bench(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<BenchFlags>();
   flags->model.n_predict = 128;
   CLI::App* app = program.add_subcommand("bench", "Measure the modes beside each other on a file of prompts");
-  app->footer(R"(The speed-up is the geometric mean over the prompts of plain decoding's median time per token over the mode's.
+  app->footer(
+      R"(The speed-up is the geometric mean over the prompts of plain decoding's median time per token over the mode's.
 "other text": runs whose tokens are not plain decoding's (near-ties, see docs/guide.md).
 
 Examples:
   gsd bench -m target.gguf -d draft.gguf --prompts models/prompts/prompts.jsonl
   gsd bench -m target.gguf -d draft.gguf --prompts p.jsonl --modes plain,auto --temp 0.7 --json runs.jsonl)");
-  app->add_option("--prompts", flags->prompts, "JSON lines with \"prompt\" and, optionally, \"kind\"")->required()->type_name("FILE");
+  app->add_option("--prompts", flags->prompts, "JSON lines with \"prompt\" and, optionally, \"kind\"")
+      ->required()
+      ->type_name("FILE");
   app->add_option("--modes", flags->modes, "Modes to compare")->delimiter(',')->capture_default_str();
-  app->add_option("--repetitions", flags->repetitions, "Runs of each prompt and mode")->capture_default_str()->check(CLI::Range(1, 1000));
-  app->add_option("--per-kind", flags->per_kind, "Take at most this many prompts of each kind; 0 = all")->capture_default_str()->check(CLI::Range(0, 1000000));
+  app->add_option("--repetitions", flags->repetitions, "Runs of each prompt and mode")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  app->add_option("--per-kind", flags->per_kind, "Take at most this many prompts of each kind; 0 = all")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000000));
   app->add_option("--json", flags->json_out, "Write each run as a JSON line to this file")->type_name("FILE");
   add_model_flags(*app, flags->model);
   add_speculation_flags(*app, flags->model);

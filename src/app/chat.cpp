@@ -36,9 +36,12 @@ class Chat {
     const Stats& after = session_->stats();
     const double ms = after.total_ms - before.total_ms;
     const auto n = after.emitted - before.emitted;
-    fmt::print(stderr, "\n[{} tokens, {:.1f} tokens/s, {:.2f} per step, {} prompt tokens reused{}]\n", n, ms > 0 ? 1000 * static_cast<double>(n) / ms : 0,
-               after.steps > before.steps ? static_cast<double>(n) / static_cast<double>(after.steps - before.steps) : 0, session_->n_reused(),
-               session_->finish() == FinishReason::kContextFull ? "; the context is full, start a new chat" : "");
+    fmt::print(
+        stderr, "\n[{} tokens, {:.1f} tokens/s, {:.2f} per step, {} prompt tokens reused{}]\n", n,
+        ms > 0 ? 1000 * static_cast<double>(n) / ms : 0,
+        after.steps > before.steps ? static_cast<double>(n) / static_cast<double>(after.steps - before.steps) : 0,
+        session_->n_reused(),
+        session_->finish() == FinishReason::kContextFull ? "; the context is full, start a new chat" : "");
     if (closed_) throw Error(ErrorCode::kIo, "The output was closed before the answer was complete.");
   }
 
@@ -84,7 +87,8 @@ void add_chat(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<ModelFlags>();
   auto system = std::make_shared<std::string>();
   CLI::App* app = program.add_subcommand("chat", "Talk to a model with a chat template");
-  app->footer("Examples:\n  gsd chat -m target.gguf -d draft.gguf --temp 0.7\n  echo \"Hello\" | gsd chat -m target.gguf");
+  app->footer(
+      "Examples:\n  gsd chat -m target.gguf -d draft.gguf --temp 0.7\n  echo \"Hello\" | gsd chat -m target.gguf");
   app->add_option("--system", *system, "System message");
   add_model_flags(*app, *flags);
   add_speculation_flags(*app, *flags);

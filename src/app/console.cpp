@@ -1,7 +1,7 @@
 #include "console.h"
 
-#include <fmt/format.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -84,7 +84,8 @@ std::string read_file(const std::string& path) {
   std::ifstream file;
   if (path != "-") {
     file.open(path, std::ios::binary);
-    if (!file) throw Error(ErrorCode::kIo, fmt::format("The file '{}' cannot be opened: {}.", path, std::strerror(errno)));
+    if (!file)
+      throw Error(ErrorCode::kIo, fmt::format("The file '{}' cannot be opened: {}.", path, std::strerror(errno)));
   }
   std::istream& in = path == "-" ? std::cin : file;
   std::string text;
@@ -93,7 +94,8 @@ std::string read_file(const std::string& path) {
     text.append(block, static_cast<std::size_t>(in.gcount()));
     if (text.size() > kMaxFile) throw Error(ErrorCode::kIo, fmt::format("The file '{}' is larger than 64 MiB.", path));
   }
-  if (in.bad()) throw Error(ErrorCode::kIo, fmt::format("The file '{}' cannot be read: {}.", path, std::strerror(errno)));
+  if (in.bad())
+    throw Error(ErrorCode::kIo, fmt::format("The file '{}' cannot be read: {}.", path, std::strerror(errno)));
   return text;
 }
 

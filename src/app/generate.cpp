@@ -26,26 +26,34 @@ struct GenerateFlags {
 
 void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   const Stats& s = r.stats;
-  const auto per_step = [&](std::int64_t n) { return s.steps > 0 ? static_cast<double>(n) / static_cast<double>(s.steps) : 0; };
+  const auto per_step = [&](std::int64_t n) {
+    return s.steps > 0 ? static_cast<double>(n) / static_cast<double>(s.steps) : 0;
+  };
   const double rest = s.total_ms - s.draft_ms - s.verify_ms - s.sequence_ms;
   const auto share = [&](double ms) { return s.total_ms > 0 ? 100 * ms / s.total_ms : 0; };
-  std::string out = fmt::format("\n{} tokens in {:.2f} s: {:.1f} tokens/s ({}), ended: {}\n", r.tokens.size(), r.decode_ms / 1000, r.tokens_per_second(), mode,
-                                interrupted() ? "interrupted" : finish_reason_name(r.finish));
+  std::string out =
+      fmt::format("\n{} tokens in {:.2f} s: {:.1f} tokens/s ({}), ended: {}\n", r.tokens.size(), r.decode_ms / 1000,
+                  r.tokens_per_second(), mode, interrupted() ? "interrupted" : finish_reason_name(r.finish));
   if (plain != nullptr) {
-    out += fmt::format("plain decoding: {:.1f} tokens/s, so {:.2f}x; ", plain->tokens_per_second(), r.tokens_per_second() / std::max(1e-9, plain->tokens_per_second()));
+    out += fmt::format("plain decoding: {:.1f} tokens/s, so {:.2f}x; ", plain->tokens_per_second(),
+                       r.tokens_per_second() / std::max(1e-9, plain->tokens_per_second()));
     const auto [a, b] = std::mismatch(r.tokens.begin(), r.tokens.end(), plain->tokens.begin(), plain->tokens.end());
     if (a == r.tokens.end() && b == plain->tokens.end()) {
       out += "the same text\n";
     } else {
       const auto at = static_cast<std::size_t>(a - r.tokens.begin());
-      out += fmt::format("texts differ from token {} on, where the two best were {:.2g} apart (kernels round differently at different widths; --exact avoids it)\n", at,
-                         at < plain->margins.size() ? plain->margins[at] : 0.0F);
+      out += fmt::format(
+          "texts differ from token {} on, where the two best were {:.2g} apart (kernels round differently at different "
+          "widths; --exact avoids it)\n",
+          at, at < plain->margins.size() ? plain->margins[at] : 0.0F);
     }
   }
-  out += fmt::format("per step: {:.2f} tokens emitted, {:.1f} drafted, {:.1f} merged, {:.1f} verified; {:.1f} draft passes\n", s.accepted_per_step(), per_step(s.drafted),
-                     per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
-  out += fmt::format("time: draft {:.0f} %, verify {:.0f} %, sequences {:.1f} %, rest {:.1f} % ({:.0f} us a step)\n", share(s.draft_ms), share(s.verify_ms), share(s.sequence_ms),
-                     share(rest), s.steps > 0 ? 1000 * rest / static_cast<double>(s.steps) : 0);
+  out += fmt::format(
+      "per step: {:.2f} tokens emitted, {:.1f} drafted, {:.1f} merged, {:.1f} verified; {:.1f} draft passes\n",
+      s.accepted_per_step(), per_step(s.drafted), per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
+  out += fmt::format("time: draft {:.0f} %, verify {:.0f} %, sequences {:.1f} %, rest {:.1f} % ({:.0f} us a step)\n",
+                     share(s.draft_ms), share(s.verify_ms), share(s.sequence_ms), share(rest),
+                     s.steps > 0 ? 1000 * rest / static_cast<double>(s.steps) : 0);
   std::fputs(out.c_str(), stderr);
 }
 
@@ -54,7 +62,10 @@ int generate(const GenerateFlags& flags) {
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
   Pair pair = load_pair(flags.model);
   if (flags.model.pair.engine.exact && !format_is_width_invariant(pair.target(), !pair.narrow().empty())) {
-    std::fprintf(stderr, "gsd: note: %s weights round differently at different widths, so --exact cannot promise plain decoding's bits.\n", pair.target().format().c_str());
+    std::fprintf(stderr,
+                 "gsd: note: %s weights round differently at different widths, so --exact cannot promise plain "
+                 "decoding's bits.\n",
+                 pair.target().format().c_str());
   }
   const std::vector<Token> prompt = pair.target().tokenize(text, true, false);
   std::unique_ptr<Recorder> recorder;

@@ -14,9 +14,17 @@ namespace {
 using nlohmann::json;
 
 json model_json(const Model& m, bool narrow) {
-  return {{"file", m.path()},         {"description", m.description()}, {"architecture", m.architecture()},   {"format", m.format()},
-          {"parameters", m.n_params()}, {"bytes", m.n_bytes()},           {"layers", m.n_layers()},             {"width", m.n_embd()},
-          {"vocabulary", m.n_vocab()},  {"context_trained", m.n_ctx_train()}, {"chat_template", !m.chat_template().empty()},
+  return {{"file", m.path()},
+          {"description", m.description()},
+          {"architecture", m.architecture()},
+          {"format", m.format()},
+          {"parameters", m.n_params()},
+          {"bytes", m.n_bytes()},
+          {"layers", m.n_layers()},
+          {"width", m.n_embd()},
+          {"vocabulary", m.n_vocab()},
+          {"context_trained", m.n_ctx_train()},
+          {"chat_template", !m.chat_template().empty()},
           {"exact", format_is_width_invariant(m, narrow)}};
 }
 
@@ -27,14 +35,18 @@ json cost_json(const CostModel& c) {
 }
 
 void print_model(const char* role, const Model& m, bool narrow) {
-  fmt::print("{}: {}\n  {}, {:.1f}M parameters, {:.1f} MB, {} layers of width {}, vocabulary {}, trained for {} tokens\n", role, m.path(), m.description(),
-             static_cast<double>(m.n_params()) / 1e6, static_cast<double>(m.n_bytes()) / 1e6, m.n_layers(), m.n_embd(), m.n_vocab(), m.n_ctx_train());
-  fmt::print("  chat template: {}; same bits at every width on a CPU (--exact): {}\n", m.chat_template().empty() ? "none" : "yes", format_is_width_invariant(m, narrow) ? "yes" : "not promised");
+  fmt::print(
+      "{}: {}\n  {}, {:.1f}M parameters, {:.1f} MB, {} layers of width {}, vocabulary {}, trained for {} tokens\n",
+      role, m.path(), m.description(), static_cast<double>(m.n_params()) / 1e6, static_cast<double>(m.n_bytes()) / 1e6,
+      m.n_layers(), m.n_embd(), m.n_vocab(), m.n_ctx_train());
+  fmt::print("  chat template: {}; same bits at every width on a CPU (--exact): {}\n",
+             m.chat_template().empty() ? "none" : "yes", format_is_width_invariant(m, narrow) ? "yes" : "not promised");
 }
 
 void print_cost(const char* what, const CostModel& c) {
   fmt::print("{}\n  width      ms   relative\n", what);
-  for (const auto& p : c.points()) fmt::print("  {:>5} {:>7.2f} {:>10.2f}\n", p.width, p.ms, p.ms / std::max(1e-9, c.ms(1)));
+  for (const auto& p : c.points())
+    fmt::print("  {:>5} {:>7.2f} {:>10.2f}\n", p.width, p.ms, p.ms / std::max(1e-9, c.ms(1)));
 }
 
 int inspect(const ModelFlags& flags, bool as_json) {
@@ -43,12 +55,17 @@ int inspect(const ModelFlags& flags, bool as_json) {
   Planner& planner = pair.engine().planner();
   const bool narrow = !pair.narrow().empty();
   if (as_json) {
-    json out{{"target", model_json(pair.target(), narrow)}, {"fits", true}, {"narrow_backend", pair.narrow()}, {"profile", pair.profile_source()}, {"target_ms", cost_json(planner.target_cost())}};
+    json out{{"target", model_json(pair.target(), narrow)},
+             {"fits", true},
+             {"narrow_backend", pair.narrow()},
+             {"profile", pair.profile_source()},
+             {"target_ms", cost_json(planner.target_cost())}};
     if (pair.draft() != nullptr) {
       out["draft"] = model_json(*pair.draft(), narrow);
       out["draft_ms"] = cost_json(planner.draft_cost());
     }
-    return write_out(out.dump(1, ' ', false, json::error_handler_t::replace) + "\n") ? 0 : static_cast<int>(ErrorCode::kIo);
+    return write_out(out.dump(1, ' ', false, json::error_handler_t::replace) + "\n") ? 0
+                                                                                     : static_cast<int>(ErrorCode::kIo);
   }
   print_model("target", pair.target(), narrow);
   if (pair.draft() != nullptr) {
@@ -68,7 +85,8 @@ int inspect(const ModelFlags& flags, bool as_json) {
 void add_inspect(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<ModelFlags>();
   auto as_json = std::make_shared<bool>(false);
-  CLI::App* app = program.add_subcommand("inspect", "Show what a model pair is, whether it fits, and what its passes cost");
+  CLI::App* app =
+      program.add_subcommand("inspect", "Show what a model pair is, whether it fits, and what its passes cost");
   app->footer("Examples:\n  gsd inspect -m target.gguf -d draft.gguf\n  gsd inspect -m target.gguf --json");
   app->add_flag("--json", *as_json, "Write one JSON object");
   add_model_flags(*app, *flags);

@@ -10,17 +10,34 @@ namespace gsd::app {
 void add_model_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Models"); };
   group(app.add_option("-m,--model", f.pair.target, "Target model (GGUF)"))->required()->type_name("FILE");
-  group(app.add_option("-d,--draft,--model-draft", f.pair.draft, "Draft model (GGUF); without it only the history is drawn on"))->type_name("FILE");
-  group(app.add_option("-c,--ctx-size", f.pair.context.n_ctx, "Positions of the context; 0 = the target's own, at most 4096"))->default_val(0)->check(CLI::Range(0, 1 << 24));
-  group(app.add_option("-t,--threads", f.pair.context.n_threads, "Threads; 0 = one per core"))->default_val(0)->check(CLI::Range(0, 1024));
-  group(app.add_option("--gpu-layers,--n-gpu-layers", f.pair.target_gpu_layers, "Layers of the target on the GPU; -1 = all"))->default_val(0)->check(CLI::Range(-1, 10000));
-  group(app.add_option("--gpu-layers-draft", f.pair.draft_gpu_layers, "Layers of the draft on the GPU; -1 = all"))->default_val(0)->check(CLI::Range(-1, 10000));
-  group(app.add_option("--cache-type-k", f.pair.context.type_k, "Type of the K cache: f32, f16, bf16, q8_0, q4_0"))->capture_default_str();
+  group(app.add_option("-d,--draft,--model-draft", f.pair.draft,
+                       "Draft model (GGUF); without it only the history is drawn on"))
+      ->type_name("FILE");
+  group(app.add_option("-c,--ctx-size", f.pair.context.n_ctx,
+                       "Positions of the context; 0 = the target's own, at most 4096"))
+      ->default_val(0)
+      ->check(CLI::Range(0, 1 << 24));
+  group(app.add_option("-t,--threads", f.pair.context.n_threads, "Threads; 0 = one per core"))
+      ->default_val(0)
+      ->check(CLI::Range(0, 1024));
+  group(app.add_option("--gpu-layers,--n-gpu-layers", f.pair.target_gpu_layers,
+                       "Layers of the target on the GPU; -1 = all"))
+      ->default_val(0)
+      ->check(CLI::Range(-1, 10000));
+  group(app.add_option("--gpu-layers-draft", f.pair.draft_gpu_layers, "Layers of the draft on the GPU; -1 = all"))
+      ->default_val(0)
+      ->check(CLI::Range(-1, 10000));
+  group(app.add_option("--cache-type-k", f.pair.context.type_k, "Type of the K cache: f32, f16, bf16, q8_0, q4_0"))
+      ->capture_default_str();
   group(app.add_option("--cache-type-v", f.pair.context.type_v, "Type of the V cache"))->capture_default_str();
-  group(app.add_flag("--exact", f.pair.engine.exact, "Emit the same bits as plain decoding on a CPU, at some cost in speed"));
+  group(app.add_flag("--exact", f.pair.engine.exact,
+                     "Emit the same bits as plain decoding on a CPU, at some cost in speed"));
   group(app.add_flag("--no-narrow", f.no_narrow, "Leave narrow matrix products on the CPU to ggml"));
-  group(app.add_option("--prefill-chunk", f.pair.engine.prefill_chunk, "Prompt tokens of one pass"))->capture_default_str()->check(CLI::Range(1, 512));
-  group(app.add_flag("--no-profile", f.no_profile, "Learn what passes cost while running, without measuring or the cache"));
+  group(app.add_option("--prefill-chunk", f.pair.engine.prefill_chunk, "Prompt tokens of one pass"))
+      ->capture_default_str()
+      ->check(CLI::Range(1, 512));
+  group(app.add_flag("--no-profile", f.no_profile,
+                     "Learn what passes cost while running, without measuring or the cache"));
 }
 
 void add_speculation_flags(CLI::App& app, ModelFlags& f) {
@@ -30,18 +47,23 @@ void add_speculation_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("--width", f.width, "Tokens that one verification scores, 1 to 64, or auto"));
   group(app.add_option("--depth", s.depth, "Draft levels per step"));
   group(app.add_option("--draft-top-k", s.top_k, "Candidates per node"));
-  group(app.add_option("--sibling-threshold", s.sibling_threshold, "A candidate needs this share of its best sibling's probability"));
+  group(app.add_option("--sibling-threshold", s.sibling_threshold,
+                       "A candidate needs this share of its best sibling's probability"));
   group(app.add_option("--path-threshold", s.path_threshold, "A node needs this path probability"));
-  group(app.add_option("--merge-length", s.merge_length, "Tokens before a candidate that must agree for a merge (graph and auto)"));
+  group(app.add_option("--merge-length", s.merge_length,
+                       "Tokens before a candidate that must agree for a merge (graph and auto)"));
   group(app.add_option("--frontier", s.frontier, "Nodes that one draft level evaluates"));
   group(app.add_option("--max-nodes", s.max_nodes, "Nodes of the graph"));
-  app.add_flag("--no-history", f.no_history, "Do not draw on the prompt, the generated text and formerly drafted tokens")->group("Speculation");
+  app.add_flag("--no-history", f.no_history,
+               "Do not draw on the prompt, the generated text and formerly drafted tokens")
+      ->group("Speculation");
 }
 
 void add_sampling_flags(CLI::App& app, ModelFlags& f) {
   SamplingParams& p = f.sampling;
   const auto group = [&](CLI::Option* o) { return o->group("Sampling")->capture_default_str(); };
-  group(app.add_option("-n,--n-predict", f.n_predict, "Tokens to generate; -1 = until the context is full"))->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 40));
+  group(app.add_option("-n,--n-predict", f.n_predict, "Tokens to generate; -1 = until the context is full"))
+      ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 40));
   group(app.add_option("--temp,--temperature", p.temperature, "Temperature; 0 = greedy"));
   group(app.add_option("--top-k", p.top_k, "Keep the k most probable tokens; 0 = all"));
   group(app.add_option("--top-p", p.top_p, "Keep the smallest set of this probability; 1 = all"));
@@ -66,7 +88,8 @@ SessionOptions ModelFlags::session() const {
   } else {
     char* end = nullptr;
     const long w = std::strtol(width.c_str(), &end, 10);
-    if (end == width.c_str() || *end != '\0') throw Error(ErrorCode::kUsage, "The width must be a number from 1 to 64 or auto, not '" + width + "'.");
+    if (end == width.c_str() || *end != '\0')
+      throw Error(ErrorCode::kUsage, "The width must be a number from 1 to 64 or auto, not '" + width + "'.");
     o.speculation.max_width = static_cast<int>(std::clamp(w, -1L, 1000L));
   }
   o.sampling = sampling;
@@ -90,7 +113,8 @@ Pair load_pair(const ModelFlags& flags) {
   PairOptions options = flags.pair;
   options.profile = !flags.no_profile;
   options.narrow = !flags.no_narrow;
-  if (options.draft.empty() && (flags.mode == "chain" || flags.mode == "tree" || flags.mode == "graph") && flags.no_history) {
+  if (options.draft.empty() && (flags.mode == "chain" || flags.mode == "tree" || flags.mode == "graph") &&
+      flags.no_history) {
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
   }
   ProgressLine line("Loading");

@@ -17,9 +17,9 @@ struct Run {
   Stats stats;
   FinishReason finish = FinishReason::kNone;
   double prefill_ms = 0;
-  double first_token_ms = 0;   // from the start of the prefill
+  double first_token_ms = 0;  // from the start of the prefill
   double decode_ms = 0;
-  bool closed = false;         // the reader of stdout is gone
+  bool closed = false;  // the reader of stdout is gone
   double tokens_per_second() const { return decode_ms > 0 ? 1000 * static_cast<double>(tokens.size()) / decode_ms : 0; }
 };
 

@@ -4,12 +4,18 @@ namespace gsd {
 
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kNone: return "none";
-    case FinishReason::kEndOfText: return "end_of_text";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kContextFull: return "context_full";
-    case FinishReason::kStopped: return "stopped";
-    case FinishReason::kConstraint: return "constraint";
+    case FinishReason::kNone:
+      return "none";
+    case FinishReason::kEndOfText:
+      return "end_of_text";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kContextFull:
+      return "context_full";
+    case FinishReason::kStopped:
+      return "stopped";
+    case FinishReason::kConstraint:
+      return "constraint";
   }
   return "unknown";
 }
@@ -25,7 +31,8 @@ void Acceptance::clear() {
 namespace {
 
 // Follows the target's word behind a node whose bits do not count, without the constraint (its state must not move).
-void walk_tentatively(const AcceptInput& in, Sampler& sampler, std::int32_t node, std::vector<Token>& tokens, Acceptance& out) {
+void walk_tentatively(const AcceptInput& in, Sampler& sampler, std::int32_t node, std::vector<Token>& tokens,
+                      Acceptance& out) {
   const std::size_t emitted = tokens.size();
   const auto start = static_cast<std::uint32_t>(out.token.size());
   while (node >= 0) {

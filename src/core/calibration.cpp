@@ -6,8 +6,8 @@
 namespace gsd {
 namespace {
 
-constexpr double kPriorWeight = 5;   // a prior counts as this many observations
-constexpr double kMaxWeight = 150;   // older observations fade beyond this
+constexpr double kPriorWeight = 5;  // a prior counts as this many observations
+constexpr double kMaxWeight = 150;  // older observations fade beyond this
 
 // Upper ends of the bins, best bin first.
 constexpr std::array<float, 11> kProbability{0.98F, 0.95F, 0.9F, 0.8F, 0.65F, 0.5F, 0.35F, 0.2F, 0.1F, 0.05F, 0.02F};
@@ -31,7 +31,9 @@ double bin_middle(int i) {
 }  // namespace
 
 Calibration::Calibration(bool greedy) : greedy_(greedy) {
-  const auto set = [this](int cell, double p) { cells_[static_cast<std::size_t>(cell)] = {p * kPriorWeight, kPriorWeight}; };
+  const auto set = [this](int cell, double p) {
+    cells_[static_cast<std::size_t>(cell)] = {p * kPriorWeight, kPriorWeight};
+  };
   for (int rank = 0; rank < kRanks; ++rank) {
     for (int b = 0; b < kBins; ++b) {
       const double gap = b < 11 ? kGap[static_cast<std::size_t>(b)] : 0.05;

@@ -6,9 +6,9 @@
 
 namespace gsd {
 namespace {
-constexpr double kRate = 0.1;         // weight of a new measurement
-constexpr double kMaxStep = 0.3;      // a measurement counts as at most this much above or below the estimate
-constexpr double kFirstSight = 1.5;   // a first measurement counts as at most this factor off its neighbours
+constexpr double kRate = 0.1;        // weight of a new measurement
+constexpr double kMaxStep = 0.3;     // a measurement counts as at most this much above or below the estimate
+constexpr double kFirstSight = 1.5;  // a first measurement counts as at most this factor off its neighbours
 }  // namespace
 
 CostModel::CostModel(int max_width) {
@@ -44,7 +44,8 @@ void CostModel::load(const std::vector<Point>& points) {
   measured_ = 0;
   for (const Point& p : points) {
     if (p.width < 1 || p.width > max_width() || !(p.ms > 0)) {
-      throw Error(ErrorCode::kUsage, "A cost profile has a width or a time that is out of range; delete it and measure again.");
+      throw Error(ErrorCode::kUsage,
+                  "A cost profile has a width or a time that is out of range; delete it and measure again.");
     }
     double& e = estimate_[static_cast<std::size_t>(p.width)];
     measured_ += e == 0 ? 1 : 0;

@@ -6,8 +6,8 @@
 #include <string>
 #include <utility>
 
-#include "gsd/error.h"
 #include "feed.h"
+#include "gsd/error.h"
 #include "stopwatch.h"
 
 namespace gsd {
@@ -33,7 +33,8 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
       slot_(slot),
       options_(std::move(options)),
       sampler_(options_.sampling),
-      hypotheses_(options_.speculation, sampler_, calibration, {engine.is_eog_.get(), static_cast<std::size_t>(engine.target_.info().n_vocab)},
+      hypotheses_(options_.speculation, sampler_, calibration,
+                  {engine.is_eog_.get(), static_cast<std::size_t>(engine.target_.info().n_vocab)},
                   engine.target_.info().n_ctx) {
   const auto n_ctx = static_cast<std::size_t>(engine.target_.info().n_ctx);
   tokens_.reserve(n_ctx + 1);
@@ -47,7 +48,11 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
 Session::~Session() { engine_.release(slot_); }
 
 Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
-    : target_(target), draft_(draft), options_(options), target_cost_(std::max(1, options.max_total_width)), draft_cost_(128),
+    : target_(target),
+      draft_(draft),
+      options_(options),
+      target_cost_(std::max(1, options.max_total_width)),
+      draft_cost_(128),
       planner_(target_cost_, draft_cost_) {
   const BackendInfo& t = target.info();
   if (options.prefill_chunk < 1 || options.max_total_width < 1) {
@@ -58,8 +63,9 @@ Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
   if (draft != nullptr) {
     const BackendInfo& d = draft->info();
     if (d.n_seq < t.n_seq || d.n_ctx < t.n_ctx) {
-      throw Error(ErrorCode::kPairMismatch, "The draft model's context (" + std::to_string(d.n_seq) + " sequences of " + std::to_string(d.n_ctx) +
-                                                " tokens) is smaller than the target's; create both with the same sizes.");
+      throw Error(ErrorCode::kPairMismatch,
+                  "The draft model's context (" + std::to_string(d.n_seq) + " sequences of " + std::to_string(d.n_ctx) +
+                      " tokens) is smaller than the target's; create both with the same sizes.");
     }
   }
   is_eog_ = std::make_unique<bool[]>(static_cast<std::size_t>(t.n_vocab));
@@ -84,7 +90,8 @@ std::unique_ptr<Session> Engine::open(SessionOptions options) {
   validate(options.sampling);
   const auto free = std::find(slot_taken_.begin(), slot_taken_.end(), false);
   if (free == slot_taken_.end()) {
-    throw Error(ErrorCode::kUsage, "All " + std::to_string(slot_taken_.size()) + " sequences are in use; close a session or create the engine with more.");
+    throw Error(ErrorCode::kUsage, "All " + std::to_string(slot_taken_.size()) +
+                                       " sequences are in use; close a session or create the engine with more.");
   }
   const auto slot = static_cast<std::int32_t>(free - slot_taken_.begin());
   Calibration& c = calibration(options.sampling);
@@ -104,15 +111,19 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
   const BackendInfo& info = target_.info();
   if (prompt.empty()) throw Error(ErrorCode::kUsage, "The prompt is empty; give at least one token.");
   if (static_cast<std::int64_t>(prompt.size()) > info.n_ctx) {
-    throw Error(ErrorCode::kContextFull, "The prompt has " + std::to_string(prompt.size()) + " tokens and the context holds " +
-                                             std::to_string(info.n_ctx) + "; shorten the prompt or raise the context size.");
+    throw Error(ErrorCode::kContextFull, "The prompt has " + std::to_string(prompt.size()) +
+                                             " tokens and the context holds " + std::to_string(info.n_ctx) +
+                                             "; shorten the prompt or raise the context size.");
   }
   for (const Token t : prompt) {
-    if (t < 0 || t >= info.n_vocab) throw Error(ErrorCode::kUsage, "The prompt holds token " + std::to_string(t) + ", which is not in the vocabulary.");
+    if (t < 0 || t >= info.n_vocab)
+      throw Error(ErrorCode::kUsage,
+                  "The prompt holds token " + std::to_string(t) + ", which is not in the vocabulary.");
   }
   const auto [a, b] = std::mismatch(s.tokens_.begin(), s.tokens_.end(), prompt.begin(), prompt.end());
   // The last prompt token is scored again: its logits were not kept. Exact mode computes everything in one order.
-  const std::int64_t common = options_.exact ? 0 : std::min<std::int64_t>(a - s.tokens_.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
+  const std::int64_t common =
+      options_.exact ? 0 : std::min<std::int64_t>(a - s.tokens_.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
   const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
   target_.truncate(s.slot_, keep);
   s.n_reused_ = static_cast<std::size_t>(keep);
@@ -150,18 +161,21 @@ std::size_t Engine::prefill(Session& s) {
   return prefill_left(s);
 }
 
-// A step that failed half-way may have left speculative nodes, and the root in the draft's memory, where it is fed anew.
+// A step that failed half-way may have left speculative nodes, and the root in the draft's memory, where it is fed
+// anew.
 void Engine::drop_leftovers(Session& s) {
   if (target_.n_speculative(s.slot_) > 0) target_.commit(s.slot_, {});
   if (draft_ == nullptr) return;
   if (draft_->n_speculative(s.slot_) > 0) draft_->commit(s.slot_, {});
   s.n_drafted_ = std::min({s.n_drafted_, static_cast<std::size_t>(draft_->n_committed(s.slot_)), s.tokens_.size() - 1});
-  if (static_cast<std::size_t>(draft_->n_committed(s.slot_)) > s.n_drafted_) draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_));
+  if (static_cast<std::size_t>(draft_->n_committed(s.slot_)) > s.n_drafted_)
+    draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_));
 }
 
 // Readies a session for the step; false if it finished instead.
 bool Engine::prepare(Session& s) {
-  if (s.tokens_.empty() || prefill_left(s) > 0) throw Error(ErrorCode::kUsage, "A session must have a prompt and be prefilled before it is stepped.");
+  if (s.tokens_.empty() || prefill_left(s) > 0)
+    throw Error(ErrorCode::kUsage, "A session must have a prompt and be prefilled before it is stepped.");
   s.step_ = {};
   s.acceptance_.clear();
   s.wants_draft_ = false;
@@ -191,7 +205,8 @@ void Engine::step(std::span<Session* const> sessions) {
   }
   if (active_.empty()) return;
   if (static_cast<int>(active_.size()) > options_.max_total_width) {
-    throw Error(ErrorCode::kUsage, "A step takes at most " + std::to_string(options_.max_total_width) + " sessions; step them in groups.");
+    throw Error(ErrorCode::kUsage,
+                "A step takes at most " + std::to_string(options_.max_total_width) + " sessions; step them in groups.");
   }
   if (draft_ != nullptr) draft_all();
   choose_widths();
@@ -266,7 +281,8 @@ void Engine::gather_trees() {
     const TokenTree& tree = s->hypotheses_.build(s->n_chosen_);
     s->first_row_ = static_cast<std::int32_t>(batch_.size());
     for (std::int32_t i = 0; i < tree.size(); ++i) {
-      batch_.push_back({s->slot_, tree.token[static_cast<std::size_t>(i)], tree.parent[static_cast<std::size_t>(i)], true});
+      batch_.push_back(
+          {s->slot_, tree.token[static_cast<std::size_t>(i)], tree.parent[static_cast<std::size_t>(i)], true});
     }
   }
 }
@@ -289,7 +305,8 @@ void Engine::verify() {
 }
 
 void Engine::take(Session& s) {
-  const std::int64_t left = s.options_.max_tokens < 0 ? INT64_MAX : s.options_.max_tokens - static_cast<std::int64_t>(s.generated().size());
+  const std::int64_t left =
+      s.options_.max_tokens < 0 ? INT64_MAX : s.options_.max_tokens - static_cast<std::int64_t>(s.generated().size());
   const TokenTree& tree = s.hypotheses_.tree();
   const AcceptInput in{.tree = tree,
                        .backend = target_,
@@ -308,7 +325,8 @@ void Engine::take(Session& s) {
   target_.commit(s.slot_, path_);
   if (draft_ != nullptr) commit_draft(s);
   for (const Token t : s.acceptance_.token) s.hypotheses_.remember(t);
-  if (s.acceptance_.token.size() > s.acceptance_.path.size()) s.hypotheses_.learn(s.acceptance_.path, s.acceptance_.token);
+  if (s.acceptance_.token.size() > s.acceptance_.path.size())
+    s.hypotheses_.learn(s.acceptance_.path, s.acceptance_.token);
   if (!s.acceptance_.tentative.empty()) s.hypotheses_.hint(s.acceptance_.tentative);
   s.step_.emitted = static_cast<std::int64_t>(s.acceptance_.token.size());
   s.step_.accepted = static_cast<std::int64_t>(s.acceptance_.path.size());

@@ -1,9 +1,9 @@
 // The draft phase of a step: level by level, one draft forward for all sessions.
 #include <algorithm>
 
+#include "feed.h"
 #include "gsd/engine.h"
 #include "gsd/error.h"
-#include "feed.h"
 #include "stopwatch.h"
 
 namespace gsd {
@@ -24,7 +24,8 @@ void Engine::choose_drafting_sessions() {
     Session& s = *active_[i];
     if (!s.wants_draft_ || s.hypotheses_.params().mode != Mode::kAuto) continue;
     // What the history names anyway is no gain of the draft.
-    items_.push_back({static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.history_probability())});
+    items_.push_back(
+        {static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.history_probability())});
     backlog += static_cast<int>(s.tokens_.size() - s.n_drafted_) - 1;
   }
   if (items_.empty()) {
@@ -36,7 +37,8 @@ void Engine::choose_drafting_sessions() {
   std::size_t count = planner_.choose_level(items_, roots, roots, backlog, ahead(1));
   step_wanted_ = count > 0;
   if (count == 0 && planner_.probe_due()) count = items_.size();
-  for (std::size_t n = count; n < items_.size(); ++n) active_[static_cast<std::size_t>(items_[n].session)]->wants_draft_ = false;
+  for (std::size_t n = count; n < items_.size(); ++n)
+    active_[static_cast<std::size_t>(items_[n].session)]->wants_draft_ = false;
 }
 
 // What levels below `depth` promise, by the best of the drafting sessions.
@@ -76,7 +78,8 @@ bool Engine::draft_roots() {
   std::size_t drafting = 0;
   for (Session* s : active_) {
     if (!s->wants_draft_) continue;
-    while (s->tokens_.size() - s->n_drafted_ > std::max<std::size_t>(1, chunk / active_.size())) {  // a long backlog: whole chunks first
+    while (s->tokens_.size() - s->n_drafted_ >
+           std::max<std::size_t>(1, chunk / active_.size())) {  // a long backlog: whole chunks first
       const std::size_t stop = std::min(s->tokens_.size() - 1, s->n_drafted_ + chunk);
       const Stopwatch clock;
       feed(*draft_, s->slot_, s->tokens_, s->n_drafted_, stop, feed_batch_, path_);
@@ -151,7 +154,8 @@ bool Engine::draft_level() {
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
   const auto most = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
   if (items_.size() > most) items_.resize(most);
-  if (automatic) items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0, ahead(deepest + 1)));
+  if (automatic)
+    items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0, ahead(deepest + 1)));
   // One level's nodes of a session must be numbered in batch order, and siblings' leaves are counted as they come.
   batch_.clear();
   std::erase_if(items_, [this](const Planner::Item& item) {
@@ -166,7 +170,8 @@ bool Engine::draft_level() {
   for (Session* s : active_) s->level_nodes_ = 0;
   if (batch_.empty()) return false;
   if (!forward_draft()) {
-    for (const Planner::Item& item : items_) active_[static_cast<std::size_t>(item.session)]->hypotheses_.graph().node(item.id).draft_index = -1;
+    for (const Planner::Item& item : items_)
+      active_[static_cast<std::size_t>(item.session)]->hypotheses_.graph().node(item.id).draft_index = -1;
     return false;
   }
   for (std::size_t n = 0; n < items_.size(); ++n) {

@@ -58,9 +58,11 @@ History::Match History::find(std::span<const Token> context) const {
   std::int64_t at = bucket_[bucket(context[n - 3], context[n - 2], context[n - 1])];
   for (int tried = 0; tried < kCandidates && holds(at); ++tried, at = older_[slot(at)]) {
     if (next(at) < 0) continue;
-    const auto longest = std::min<std::int64_t>({kMaxMatch, static_cast<std::int64_t>(n), capacity() - (end_ - at) + 1});
+    const auto longest =
+        std::min<std::int64_t>({kMaxMatch, static_cast<std::int64_t>(n), capacity() - (end_ - at) + 1});
     std::int32_t length = 0;
-    while (length < longest && at - length >= 0 && token_[slot(at - length)] == context[n - 1 - static_cast<std::size_t>(length)]) {
+    while (length < longest && at - length >= 0 &&
+           token_[slot(at - length)] == context[n - 1 - static_cast<std::size_t>(length)]) {
       ++length;
     }
     if (length >= kGram && length > best.length) best = {at, length};

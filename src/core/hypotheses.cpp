@@ -32,7 +32,8 @@ Mode parse_mode(std::string_view name) {
   for (std::size_t i = 0; i < kModeNames.size(); ++i) {
     if (name == kModeNames[i]) return static_cast<Mode>(i);
   }
-  throw Error(ErrorCode::kUsage, "The mode must be plain, chain, tree, graph or auto, not '" + std::string(name) + "'.");
+  throw Error(ErrorCode::kUsage,
+              "The mode must be plain, chain, tree, graph or auto, not '" + std::string(name) + "'.");
 }
 
 const char* mode_name(Mode mode) { return kModeNames[static_cast<std::size_t>(mode)]; }
@@ -48,8 +49,8 @@ void validate(const SpeculationParams& p) {
   require(p.max_width >= 1 && p.max_width <= 64, "max-width", "from 1 to 64");
 }
 
-Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration, std::span<const bool> is_eog,
-                       int history_capacity)
+Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,
+                       std::span<const bool> is_eog, int history_capacity)
     : params_(params),
       sampler_(sampler),
       calibration_(calibration),
@@ -90,7 +91,8 @@ void Hypotheses::rank_edges(std::int32_t node, int depth) {
   ranked_.clear();
   for (std::int32_t e = graph_.node(node).first_edge; e >= 0; e = graph_.edge(e).next) {
     float score = 0;
-    sampler_.perturb({&graph_.edge(e).token, 1}, {&graph_.edge(e).log_q, 1}, position_ + static_cast<std::uint32_t>(depth), {&score, 1});
+    sampler_.perturb({&graph_.edge(e).token, 1}, {&graph_.edge(e).log_q, 1},
+                     position_ + static_cast<std::uint32_t>(depth), {&score, 1});
     ranked_.push_back({e, score});
   }
   if (!sampler_.params().greedy()) {
@@ -111,9 +113,12 @@ bool Hypotheses::admitted(std::size_t rank) const {
 
 void Hypotheses::expand(std::int32_t node, std::span<const float> logits) {
   const SamplingParams& s = sampler_.params();
-  const auto wanted = s.greedy() ? static_cast<std::size_t>(params_.mode == Mode::kChain ? 2 : std::max(2, params_.top_k)) : kSampledCandidates;
+  const auto wanted = s.greedy()
+                          ? static_cast<std::size_t>(params_.mode == Mode::kChain ? 2 : std::max(2, params_.top_k))
+                          : kSampledCandidates;
   const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, s.greedy() ? 1.0F : 1.0F / s.temperature,
-                                                            std::span(scratch_tokens_).first(wanted), std::span(scratch_log_q_).first(wanted)));
+                                                            std::span(scratch_tokens_).first(wanted),
+                                                            std::span(scratch_log_q_).first(wanted)));
   graph_.expand(node, std::span(scratch_tokens_).first(n), std::span(scratch_log_q_).first(n));
   const int depth = graph_.node(node).depth;
   level_ = std::max(level_, depth + 1);
@@ -122,7 +127,8 @@ void Hypotheses::expand(std::int32_t node, std::span<const float> logits) {
     const std::int32_t e = ranked_[rank].edge;
     const Token t = graph_.edge(e).token;
     if (is_eog_[static_cast<std::size_t>(t)]) continue;  // a leaf: nothing follows it
-    const double p = calibration_.probability(calibration_.draft_cell(static_cast<int>(rank), graph_.edge(e).log_q, gap(rank)));
+    const double p =
+        calibration_.probability(calibration_.draft_cell(static_cast<int>(rank), graph_.edge(e).log_q, gap(rank)));
     const auto path = static_cast<float>(p * graph_.node(node).probability);
     if (path < params_.path_threshold) continue;
     const std::int32_t child = graph_.add_child(node, e);
@@ -144,7 +150,8 @@ std::span<const std::int32_t> Hypotheses::frontier() {
     const float pb = graph_.node(b).probability;
     return pa > pb || (pa == pb && a < b);
   });
-  if (frontier_.size() > static_cast<std::size_t>(params_.frontier)) frontier_.resize(static_cast<std::size_t>(params_.frontier));
+  if (frontier_.size() > static_cast<std::size_t>(params_.frontier))
+    frontier_.resize(static_cast<std::size_t>(params_.frontier));
   return frontier_;
 }
 
@@ -186,19 +193,33 @@ int Hypotheses::unroll(int max_nodes, int max_depth, int max_leaves) {
 }
 
 Hypotheses::Item Hypotheses::root_item() const {
-  return Item{.token = tokens_.back(), .parent = -1, .graph_node = 0, .depth = 0, .probability = 1, .base = 1, .origin = Origin::kRoot,
-              .cell = Calibration::kNone, .draft_cell = Calibration::kNone, .merge_cell = Calibration::kNone, .agreement = 0,
-              .hint = hint_.empty() ? -1 : 0, .match = {}};
+  return Item{.token = tokens_.back(),
+              .parent = -1,
+              .graph_node = 0,
+              .depth = 0,
+              .probability = 1,
+              .base = 1,
+              .origin = Origin::kRoot,
+              .cell = Calibration::kNone,
+              .draft_cell = Calibration::kNone,
+              .merge_cell = Calibration::kNone,
+              .agreement = 0,
+              .hint = hint_.empty() ? -1 : 0,
+              .match = {}};
 }
 
 float Hypotheses::history_probability() {
-  float best = hint_.empty() ? 0 : static_cast<float>(calibration_.probability(calibration_.history_cell(Origin::kHint, History::kMaxMatch)));
+  float best =
+      hint_.empty()
+          ? 0
+          : static_cast<float>(calibration_.probability(calibration_.history_cell(Origin::kHint, History::kMaxMatch)));
   if (!params_.history) return best;
   items_.assign(1, root_item());
   order_.assign(1, {.item = 0});
   for (const auto& [store, origin] : {std::pair{&main_, Origin::kHistory}, std::pair{&recycled_, Origin::kRecycled}}) {
     const History::Match m = find(*store, 0);
-    if (m) best = std::max(best, static_cast<float>(calibration_.probability(calibration_.history_cell(origin, m.length))));
+    if (m)
+      best = std::max(best, static_cast<float>(calibration_.probability(calibration_.history_cell(origin, m.length))));
   }
   items_.clear();
   order_.clear();
@@ -235,15 +256,25 @@ void Hypotheses::enumerate_draft(std::int32_t father, const Item& f) {
     if (params_.mode != Mode::kAuto && path < params_.path_threshold) continue;
     // Below a merge edge the candidates were drafted behind other tokens; only the merged n-gram agrees at first.
     const std::int32_t agreement = f.agreement > 0 ? f.agreement + 1 : e.merged ? graph_.merge_length() + 1 : 0;
-    items_.push_back(Item{.token = e.token, .parent = father, .graph_node = e.child, .depth = f.depth + 1, .probability = path,
-                          .base = static_cast<float>(base), .origin = f.agreement > 0 ? Origin::kMerged : Origin::kDraft, .cell = cell,
-                          .draft_cell = cell, .merge_cell = merge, .agreement = agreement, .hint = -1, .match = {}});
+    items_.push_back(Item{.token = e.token,
+                          .parent = father,
+                          .graph_node = e.child,
+                          .depth = f.depth + 1,
+                          .probability = path,
+                          .base = static_cast<float>(base),
+                          .origin = f.agreement > 0 ? Origin::kMerged : Origin::kDraft,
+                          .cell = cell,
+                          .draft_cell = cell,
+                          .merge_cell = merge,
+                          .agreement = agreement,
+                          .hint = -1,
+                          .match = {}});
   }
 }
 
 void Hypotheses::enumerate_history(std::int32_t father, const Item& f, std::size_t first) {
-  const std::array<Token, 3> next{f.match[0] ? main_.next(f.match[0].position) : -1, f.match[1] ? recycled_.next(f.match[1].position) : -1,
-                                  hint_at(f.hint)};
+  const std::array<Token, 3> next{f.match[0] ? main_.next(f.match[0].position) : -1,
+                                  f.match[1] ? recycled_.next(f.match[1].position) : -1, hint_at(f.hint)};
   for (std::size_t source = 0; source < next.size(); ++source) {
     if (next[source] >= 0) offer(first, history_item(father, f, source, next[source]));
   }
@@ -252,12 +283,24 @@ void Hypotheses::enumerate_history(std::int32_t father, const Item& f, std::size
 // The continuation of a match of the history (source 0), of the recycled chains (1), or of the hint (2).
 Hypotheses::Item Hypotheses::history_item(std::int32_t father, const Item& f, std::size_t source, Token token) const {
   constexpr std::array<Origin, 3> kOrigins{Origin::kHistory, Origin::kRecycled, Origin::kHint};
-  const auto cell = calibration_.history_cell(kOrigins[source], source < 2 ? f.match[source].length : History::kMaxMatch);
+  const auto cell =
+      calibration_.history_cell(kOrigins[source], source < 2 ? f.match[source].length : History::kMaxMatch);
   const double p = calibration_.probability(cell);
-  Item c{.token = token, .parent = father, .graph_node = -1, .depth = f.depth + 1, .probability = static_cast<float>(f.probability * p),
-         .base = static_cast<float>(p), .origin = kOrigins[source], .cell = cell, .draft_cell = Calibration::kNone,
-         .merge_cell = Calibration::kNone, .agreement = 0, .hint = -1, .match = {}};
-  if (source < 2) c.match[source] = {f.match[source].position + 1, std::min(f.match[source].length + 1, History::kMaxMatch)};
+  Item c{.token = token,
+         .parent = father,
+         .graph_node = -1,
+         .depth = f.depth + 1,
+         .probability = static_cast<float>(f.probability * p),
+         .base = static_cast<float>(p),
+         .origin = kOrigins[source],
+         .cell = cell,
+         .draft_cell = Calibration::kNone,
+         .merge_cell = Calibration::kNone,
+         .agreement = 0,
+         .hint = -1,
+         .match = {}};
+  if (source < 2)
+    c.match[source] = {f.match[source].position + 1, std::min(f.match[source].length + 1, History::kMaxMatch)};
   if (source == 2) c.hint = f.hint + 1;
   return c;
 }
@@ -286,7 +329,8 @@ void Hypotheses::offer(std::size_t first, Item c) {
 
 History::Match Hypotheses::find(const History& store, int index) {
   path_tokens_.clear();
-  for (std::int32_t at = index; at > 0 && path_tokens_.size() < History::kMaxMatch; at = popped(at).parent) path_tokens_.push_back(popped(at).token);
+  for (std::int32_t at = index; at > 0 && path_tokens_.size() < History::kMaxMatch; at = popped(at).parent)
+    path_tokens_.push_back(popped(at).token);
   const std::size_t rest = std::min<std::size_t>(History::kMaxMatch - path_tokens_.size(), tokens_.size());
   for (std::size_t i = 0; i < rest; ++i) path_tokens_.push_back(tokens_[tokens_.size() - 1 - i]);
   std::reverse(path_tokens_.begin(), path_tokens_.end());
@@ -299,7 +343,8 @@ const TokenTree& Hypotheses::build(int n) {
   const auto put = [this](int index) {
     const Item& x = popped(index);
     const std::int32_t father = x.parent < 0 ? -1 : order_[static_cast<std::size_t>(x.parent)].tree_index;
-    order_[static_cast<std::size_t>(index)].tree_index = tree_.add(x.token, father, x.probability, x.origin, x.graph_node);
+    order_[static_cast<std::size_t>(index)].tree_index =
+        tree_.add(x.token, father, x.probability, x.origin, x.graph_node);
   };
   if (order_.empty()) {  // nothing was unrolled: plain decoding
     tree_.add(tokens_.back(), -1, 1, Origin::kRoot, 0);
@@ -307,7 +352,8 @@ const TokenTree& Hypotheses::build(int n) {
   }
   put(0);
   // The most probable path stands first, so that its KV cells are in the order of plain decoding (exact mode).
-  for (std::int32_t at = order_[0].first_child; at >= 0 && at <= n; at = order_[static_cast<std::size_t>(at)].first_child) {
+  for (std::int32_t at = order_[0].first_child; at >= 0 && at <= n;
+       at = order_[static_cast<std::size_t>(at)].first_child) {
     put(at);
     ++tree_.primary;
   }
@@ -349,7 +395,8 @@ void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token
 // Keeps the most probable drafted paths that were not accepted, each with the tokens before it.
 void Hypotheses::recycle(std::span<const std::int32_t> path) {
   scratch_flags_.assign(static_cast<std::size_t>(graph_.size()), false);
-  for (std::int32_t id = 1; id < graph_.size(); ++id) scratch_flags_[static_cast<std::size_t>(graph_.node(id).parent)] = true;  // has a child
+  for (std::int32_t id = 1; id < graph_.size(); ++id)
+    scratch_flags_[static_cast<std::size_t>(graph_.node(id).parent)] = true;  // has a child
   for (const std::int32_t t : path) {
     const std::int32_t g = tree_.graph_node[static_cast<std::size_t>(t)];
     if (g >= 0) scratch_flags_[static_cast<std::size_t>(g)] = true;  // accepted

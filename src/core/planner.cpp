@@ -4,9 +4,9 @@
 
 namespace gsd {
 namespace {
-constexpr double kFade = 0.97;          // about the last 30 steps count
-constexpr int kFirstProbe = 8;          // plain steps before the first probe
-constexpr int kLastProbe = 64;          // and at most between two
+constexpr double kFade = 0.97;  // about the last 30 steps count
+constexpr int kFirstProbe = 8;  // plain steps before the first probe
+constexpr int kLastProbe = 64;  // and at most between two
 }  // namespace
 
 Planner::Planner(CostModel& target, CostModel& draft) : target_(target), draft_(draft), probe_interval_(kFirstProbe) {}

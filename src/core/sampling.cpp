@@ -30,7 +30,8 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::uint32_
 
 // The block of four neighbouring tokens that `token` belongs to.
 std::array<std::uint32_t, 4> noise_bits(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token) {
-  return philox({static_cast<std::uint32_t>(token) / 4, position, choice, 0x67736421}, static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
+  return philox({static_cast<std::uint32_t>(token) / 4, position, choice, 0x67736421}, static_cast<std::uint32_t>(seed),
+                static_cast<std::uint32_t>(seed >> 32));
 }
 
 // 32 random bits to Gumbel noise; the half keeps U away from 0 and 1.
@@ -60,14 +61,17 @@ double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t posi
 
 Sampler::Sampler(SamplingParams params) : params_(std::move(params)) { validate(params_); }
 
-void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position, std::span<float> score) const {
+void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position,
+                      std::span<float> score) const {
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     score[i] = log_q[i];
-    if (!params_.greedy()) score[i] += static_cast<float>(gumbel_noise(params_.seed, params_.choice, position, tokens[i]));
+    if (!params_.greedy())
+      score[i] += static_cast<float>(gumbel_noise(params_.seed, params_.choice, position, tokens[i]));
   }
 }
 
-Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent, const Constraint* constraint) {
+Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent,
+                       const Constraint* constraint) {
   const std::span<const float> logits = adjust(raw, recent);
   if (params_.greedy()) {
     Choice c;
@@ -94,7 +98,9 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
   }
   if (!params_.penalised()) return adjusted_;
   count_.resize(adjusted_.size());
-  const auto window = params_.penalty_last_n < 0 ? recent.size() : std::min(recent.size(), static_cast<std::size_t>(params_.penalty_last_n));
+  const auto window = params_.penalty_last_n < 0
+                          ? recent.size()
+                          : std::min(recent.size(), static_cast<std::size_t>(params_.penalty_last_n));
   const auto last = recent.last(window);
   for (const Token t : last) {
     if (in_range(t)) ++count_[static_cast<std::size_t>(t)];
@@ -125,7 +131,8 @@ bool Sampler::few_survivors(std::span<const float> logits) {
   std::array<Token, kFew> token;
   std::array<float, kFew> log_p;
   const std::size_t wanted = by_k ? static_cast<std::size_t>(params_.top_k) : kFew;
-  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, 1, std::span(token).first(wanted), std::span(log_p).first(wanted)));
+  const auto n = static_cast<std::size_t>(
+      top_k_log_softmax(logits, 1, std::span(token).first(wanted), std::span(log_p).first(wanted)));
   // Top-p looks at what top-k left.
   double total = 1;
   if (by_k) {
@@ -134,11 +141,13 @@ bool Sampler::few_survivors(std::span<const float> logits) {
   }
   double sum = 0;
   std::size_t keep = 0;
-  while (keep < n && (params_.top_p >= 1 || sum < static_cast<double>(params_.top_p) * total)) sum += std::exp(static_cast<double>(log_p[keep++]));
+  while (keep < n && (params_.top_p >= 1 || sum < static_cast<double>(params_.top_p) * total))
+    sum += std::exp(static_cast<double>(log_p[keep++]));
   const bool below_floor = params_.min_p > 0 && n > 0 && log_p[n - 1] < log_p[0] + std::log(params_.min_p);
   if (!by_k && keep == n && n == kFew && (!below_floor || params_.top_p < 1)) return false;
   candidates_.clear();
-  for (std::size_t i = 0; i < keep; ++i) candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
+  for (std::size_t i = 0; i < keep; ++i)
+    candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
   return true;
 }
 
@@ -153,13 +162,17 @@ void Sampler::all_survivors(std::span<const float> logits) {
     candidates_.erase(cut, candidates_.end());
   }
   // min-p needs the best candidate in front.
-  if (!candidates_.empty()) std::iter_swap(candidates_.begin(), std::min_element(candidates_.begin(), candidates_.end(), Candidate::better_logit));
+  if (!candidates_.empty())
+    std::iter_swap(candidates_.begin(),
+                   std::min_element(candidates_.begin(), candidates_.end(), Candidate::better_logit));
   if (params_.top_p < 1) cut_top_p();
 }
 
 void Sampler::cut_top_p() {
   if (candidates_.empty()) return;
-  const float top = std::max_element(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.logit < b.logit; })->logit;
+  const float top = std::max_element(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) {
+                      return a.logit < b.logit;
+                    })->logit;
   double total = 0;
   for (const Candidate& c : candidates_) total += std::exp(static_cast<double>(c.logit - top));
   // Sort in growing pieces: the set is almost always small beside the vocabulary.
@@ -168,7 +181,8 @@ void Sampler::cut_top_p() {
   for (std::size_t piece = 64; sorted < candidates_.size(); piece *= 4) {
     const std::size_t stop = std::min(candidates_.size(), sorted + piece);
     const auto first = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
-    std::partial_sort(first, candidates_.begin() + static_cast<std::ptrdiff_t>(stop), candidates_.end(), Candidate::better_logit);
+    std::partial_sort(first, candidates_.begin() + static_cast<std::ptrdiff_t>(stop), candidates_.end(),
+                      Candidate::better_logit);
     for (; sorted < stop; ++sorted) {
       sum += std::exp(static_cast<double>(candidates_[sorted].logit - top));
       if (sum >= static_cast<double>(params_.top_p) * total) {
@@ -208,7 +222,8 @@ struct Race {
 // The race among candidates_; all scores are filled in.
 Choice Sampler::draw(std::uint32_t position) {
   Race race(params_.temperature);
-  for (Candidate& c : candidates_) c.score = race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
+  for (Candidate& c : candidates_)
+    c.score = race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
   return race.result();
 }
 
@@ -225,7 +240,8 @@ Choice Sampler::draw_all(std::span<const float> logits, std::uint32_t position) 
   for (std::size_t i = 0; i < n; ++i) candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
   if (candidates_.empty()) return {};
   Race race(params_.temperature);
-  for (const Candidate& c : candidates_) race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
+  for (const Candidate& c : candidates_)
+    race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
   const float last = candidates_.back().logit;
   std::array<float, kChunk> needed;
   for (std::size_t chunk = 0; chunk < logits.size(); chunk += kChunk) {
@@ -233,14 +249,18 @@ Choice Sampler::draw_all(std::span<const float> logits, std::uint32_t position) 
     exp_shifted(row, 1 / params_.temperature, static_cast<float>(race.second), std::span(needed).first(row.size()));
     for (std::size_t four = 0; four < row.size(); four += 4) {
       const std::size_t lanes = std::min<std::size_t>(4, row.size() - four);
-      if (*std::max_element(needed.begin() + static_cast<std::ptrdiff_t>(four), needed.begin() + static_cast<std::ptrdiff_t>(four + lanes)) < 0x1p-34F) continue;
+      if (*std::max_element(needed.begin() + static_cast<std::ptrdiff_t>(four),
+                            needed.begin() + static_cast<std::ptrdiff_t>(four + lanes)) < 0x1p-34F)
+        continue;
       const auto bits = noise_bits(params_.seed, params_.choice, position, static_cast<Token>(chunk + four));
       for (std::size_t lane = 0; lane < lanes; ++lane) {
         const float rest = (static_cast<float>(0xffffffffU - bits[lane]) + 0.5F) * 0x1p-32F;  // 1 - U
         if (rest > needed[four + lane] * kSlack) continue;
         const auto t = static_cast<Token>(chunk + four + lane);
         const float x = row[four + lane];
-        if (x > last || (x == last && std::find(token.begin(), token.begin() + static_cast<std::ptrdiff_t>(n), t) != token.begin() + static_cast<std::ptrdiff_t>(n))) continue;
+        if (x > last || (x == last && std::find(token.begin(), token.begin() + static_cast<std::ptrdiff_t>(n), t) !=
+                                          token.begin() + static_cast<std::ptrdiff_t>(n)))
+          continue;
         race.enter(t, x, to_gumbel(bits[lane]));
       }
     }

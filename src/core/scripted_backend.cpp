@@ -40,7 +40,11 @@ Script random_script(std::uint64_t seed, int order, float sharpness, float drift
 }
 
 ScriptedBackend::ScriptedBackend(BackendInfo info, Script script, int order, Token eog)
-    : info_(info), script_(std::move(script)), order_(order), eog_(eog), sequences_(static_cast<std::size_t>(info.n_seq)) {
+    : info_(info),
+      script_(std::move(script)),
+      order_(order),
+      eog_(eog),
+      sequences_(static_cast<std::size_t>(info.n_seq)) {
   logits_.resize(static_cast<std::size_t>(info.max_outputs) * static_cast<std::size_t>(info.n_vocab));
   for (Sequence& s : sequences_) {
     s.prefix.reserve(static_cast<std::size_t>(info.n_ctx));
@@ -73,17 +77,20 @@ void ScriptedBackend::add(const NodeInput& in) {
   if (!in.want_logits) return;
   require(n_rows_ < info_.max_outputs, "too many rows of logits");
   context_.clear();
-  for (std::int32_t at = index; at >= 0 && static_cast<int>(context_.size()) < order_; at = s.nodes[static_cast<std::size_t>(at)].parent) {
+  for (std::int32_t at = index; at >= 0 && static_cast<int>(context_.size()) < order_;
+       at = s.nodes[static_cast<std::size_t>(at)].parent) {
     context_.push_back(s.nodes[static_cast<std::size_t>(at)].token);
   }
-  for (std::size_t i = s.prefix.size(); i > 0 && static_cast<int>(context_.size()) < order_; --i) context_.push_back(s.prefix[i - 1]);
+  for (std::size_t i = s.prefix.size(); i > 0 && static_cast<int>(context_.size()) < order_; --i)
+    context_.push_back(s.prefix[i - 1]);
   std::reverse(context_.begin(), context_.end());
   const auto n = static_cast<std::size_t>(info_.n_vocab);
   script_(context_, std::span(logits_).subspan(static_cast<std::size_t>(n_rows_++) * n, n));
 }
 
 void ScriptedBackend::forward(std::span<const NodeInput> nodes) {
-  require(!nodes.empty() && static_cast<std::int32_t>(nodes.size()) <= info_.max_batch, "a batch that is empty or too large");
+  require(!nodes.empty() && static_cast<std::int32_t>(nodes.size()) <= info_.max_batch,
+          "a batch that is empty or too large");
   if (fail_ > 0) {
     --fail_;
     throw Error(ErrorCode::kNoKvSlot, "The scripted backend was told to have no room.");
@@ -121,7 +128,11 @@ void ScriptedBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
   s.leaves = 0;
 }
 
-std::int32_t ScriptedBackend::n_committed(std::int32_t seq) const { return static_cast<std::int32_t>(sequence(seq).prefix.size()); }
-std::int32_t ScriptedBackend::n_speculative(std::int32_t seq) const { return static_cast<std::int32_t>(sequence(seq).nodes.size()); }
+std::int32_t ScriptedBackend::n_committed(std::int32_t seq) const {
+  return static_cast<std::int32_t>(sequence(seq).prefix.size());
+}
+std::int32_t ScriptedBackend::n_speculative(std::int32_t seq) const {
+  return static_cast<std::int32_t>(sequence(seq).nodes.size());
+}
 
 }  // namespace gsd

@@ -8,12 +8,18 @@ namespace gsd {
 
 const char* origin_name(Origin origin) {
   switch (origin) {
-    case Origin::kRoot: return "root";
-    case Origin::kDraft: return "draft";
-    case Origin::kMerged: return "merged";
-    case Origin::kHistory: return "history";
-    case Origin::kRecycled: return "recycled";
-    case Origin::kHint: return "hint";
+    case Origin::kRoot:
+      return "root";
+    case Origin::kDraft:
+      return "draft";
+    case Origin::kMerged:
+      return "merged";
+    case Origin::kHistory:
+      return "history";
+    case Origin::kRecycled:
+      return "recycled";
+    case Origin::kHint:
+      return "hint";
   }
   return "unknown";
 }
@@ -67,7 +73,8 @@ void TokenTree::check_integrity() const {
     require(depth[at] == depth[static_cast<std::size_t>(parent[at])] + 1, "a depth is wrong");
     require(find_child(parent[at], token[at]) == i, "two siblings have the same token");
     require(i > primary || parent[at] == i - 1, "the primary path does not stand first");
-    require(probability[at] <= probability[static_cast<std::size_t>(parent[at])] + 1e-5F, "a child is more probable than its father");
+    require(probability[at] <= probability[static_cast<std::size_t>(parent[at])] + 1e-5F,
+            "a child is more probable than its father");
   }
 }
 

@@ -63,7 +63,8 @@ void scan_scalar(const float* row, std::size_t begin, std::size_t end, float inv
 // inside what a draft's probability means.
 __attribute__((target("avx2,fma"))) inline __m256 exp8(__m256 x) {
   x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0F)), _mm256_set1_ps(88.0F));
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504F)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256 n =
+      _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504F)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375F), x);
   r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4F), r);
   __m256 p = _mm256_set1_ps(8.3333333e-3F);
@@ -83,7 +84,8 @@ __attribute__((target("avx2,fma"))) inline __m256 load_clean(const float* at) {
 }
 
 // A block of 16 in one go: raise the reference if needed, add the weights, then look for lanes above the threshold.
-__attribute__((target("avx2,fma"))) std::size_t scan_avx2(const float* row, std::size_t n, float inv_t, Best& best, Normaliser& z) {
+__attribute__((target("avx2,fma"))) std::size_t scan_avx2(const float* row, std::size_t n, float inv_t, Best& best,
+                                                          Normaliser& z) {
   constexpr std::size_t kBlock = 16;
   constexpr std::size_t kFlush = 1024;  // the float sums go into the double one before they lose digits
   const __m256 scale = _mm256_set1_ps(inv_t);
@@ -123,7 +125,8 @@ __attribute__((target("avx2,fma"))) std::size_t scan_avx2(const float* row, std:
   return i;
 }
 
-__attribute__((target("avx2,fma"))) std::size_t exp_avx2(const float* row, std::size_t n, float scale, float shift, float* out) {
+__attribute__((target("avx2,fma"))) std::size_t exp_avx2(const float* row, std::size_t n, float scale, float shift,
+                                                         float* out) {
   std::size_t i = 0;
   for (; i + 8 <= n; i += 8) {
     _mm256_storeu_ps(out + i, exp8(_mm256_fmsub_ps(load_clean(row + i), _mm256_set1_ps(scale), _mm256_set1_ps(shift))));
@@ -155,7 +158,8 @@ __attribute__((target("avx2"))) float max_avx2(const float* row, std::size_t n) 
 
 }  // namespace
 
-int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::span<Token> tokens, std::span<float> log_p) {
+int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::span<Token> tokens,
+                      std::span<float> log_p) {
   Best best{tokens.data(), log_p.data(), static_cast<int>(std::min(tokens.size(), row.size()))};
   Normaliser z;
   std::size_t done = 0;
@@ -164,7 +168,8 @@ int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::sp
 #endif
   scan_scalar(row.data(), done, row.size(), inv_temperature, best, z);
   const auto log_sum = static_cast<float>(std::log(z.sum));
-  for (int i = 0; i < best.n; ++i) log_p[static_cast<std::size_t>(i)] = (best.value[i] - z.reference) * inv_temperature - log_sum;
+  for (int i = 0; i < best.n; ++i)
+    log_p[static_cast<std::size_t>(i)] = (best.value[i] - z.reference) * inv_temperature - log_sum;
   return best.n;
 }
 
@@ -173,7 +178,8 @@ void exp_shifted(std::span<const float> row, float scale, float shift, std::span
 #if defined(__x86_64__)
   if (has_avx2()) i = exp_avx2(row.data(), row.size(), scale, shift, out.data());
 #endif
-  for (; i < row.size(); ++i) out[i] = row[i] > kLowest ? std::exp(std::clamp(row[i] * scale - shift, -87.0F, 88.0F)) : std::exp(-87.0F);
+  for (; i < row.size(); ++i)
+    out[i] = row[i] > kLowest ? std::exp(std::clamp(row[i] * scale - shift, -87.0F, 88.0F)) : std::exp(-87.0F);
 }
 
 Token arg_max(std::span<const float> row, float* second) {

@@ -19,11 +19,16 @@ std::size_t expected_length(unsigned char c) {
 // May `second` follow `first`? Excludes overlong forms, surrogates and values beyond U+10FFFF.
 bool valid_second(unsigned char first, unsigned char second) {
   switch (first) {
-    case 0xE0: return second >= 0xA0 && second < 0xC0;
-    case 0xED: return second >= 0x80 && second < 0xA0;
-    case 0xF0: return second >= 0x90 && second < 0xC0;
-    case 0xF4: return second >= 0x80 && second < 0x90;
-    default: return second >= 0x80 && second < 0xC0;
+    case 0xE0:
+      return second >= 0xA0 && second < 0xC0;
+    case 0xED:
+      return second >= 0x80 && second < 0xA0;
+    case 0xF0:
+      return second >= 0x90 && second < 0xC0;
+    case 0xF4:
+      return second >= 0x80 && second < 0x90;
+    default:
+      return second >= 0x80 && second < 0xC0;
   }
 }
 

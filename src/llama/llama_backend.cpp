@@ -1,4 +1,5 @@
-// Backend over libllama. Source of the rules kept here: llama.h, and experiments with libllama 0.7 (docs/architecture.md, section 4).
+// Backend over libllama. Source of the rules kept here: llama.h, and experiments with libllama 0.7
+// (docs/architecture.md, section 4).
 //
 // A root-to-leaf path of a tree is a sequence id of libllama; a KV cell carries the ids of all paths through it. Each
 // sequence of ours owns a block of ids. One of them, `main`, carries the whole committed prefix; the others are brought
@@ -28,7 +29,9 @@ class LlamaBackend final : public Backend {
   std::span<const float> logits(std::int32_t row) const override;
   void commit(std::int32_t seq, std::span<const std::int32_t> path) override;
   void truncate(std::int32_t seq, std::int32_t n_tokens) override;
-  std::int32_t n_committed(std::int32_t seq) const override { return sequences_[static_cast<std::size_t>(seq)].committed; }
+  std::int32_t n_committed(std::int32_t seq) const override {
+    return sequences_[static_cast<std::size_t>(seq)].committed;
+  }
   std::int32_t n_speculative(std::int32_t seq) const override {
     return static_cast<std::int32_t>(sequences_[static_cast<std::size_t>(seq)].nodes.size());
   }
@@ -45,21 +48,21 @@ class LlamaBackend final : public Backend {
     std::int32_t tip = -1;    // deepest speculative node that carries it, or -1
   };
   struct Sequence {
-    std::size_t context = 0;       // index into contexts_
+    std::size_t context = 0;  // index into contexts_
     llama_seq_id first_id = 0;
     std::int32_t committed = 0;
-    std::int32_t main = 0;         // leaf that carries the whole prefix
-    std::vector<Leaf> leaves;      // [max_leaves]
+    std::int32_t main = 0;     // leaf that carries the whole prefix
+    std::vector<Leaf> leaves;  // [max_leaves]
     std::vector<Node> nodes;
   };
   struct Batch {  // arrays of llama_batch, reused
     std::vector<llama_token> token;
     std::vector<llama_pos> pos;
     std::vector<std::int32_t> n_seq_id;
-    std::vector<llama_seq_id> ids;         // flat
+    std::vector<llama_seq_id> ids;  // flat
     std::vector<llama_seq_id*> seq_id;
     std::vector<std::int8_t> logits;
-    std::vector<std::int32_t> row;         // batch index of each row of logits
+    std::vector<std::int32_t> row;  // batch index of each row of logits
   };
 
   llama_memory_t memory(const Sequence& s) const { return llama_get_memory(contexts_[s.context].get()); }
@@ -76,18 +79,23 @@ class LlamaBackend final : public Backend {
   std::vector<std::unique_ptr<llama_context, ContextDeleter>> contexts_;
   std::vector<Sequence> sequences_;
   Batch batch_;
-  std::vector<std::int32_t> node_index_;    // of each input, within its sequence
-  std::vector<std::size_t> first_new_;      // [n_seq] nodes before this pass
+  std::vector<std::int32_t> node_index_;  // of each input, within its sequence
+  std::vector<std::size_t> first_new_;    // [n_seq] nodes before this pass
   std::vector<const float*> rows_;
-  std::vector<std::int32_t> group_;         // inputs of one context
+  std::vector<std::int32_t> group_;  // inputs of one context
   double sequence_ms_ = 0;
 };
 
 ggml_type cache_type(const std::string& name, const char* what) {
-  for (const auto& [known, type] : {std::pair{"f32", GGML_TYPE_F32}, {"f16", GGML_TYPE_F16}, {"bf16", GGML_TYPE_BF16}, {"q8_0", GGML_TYPE_Q8_0}, {"q4_0", GGML_TYPE_Q4_0}}) {
+  for (const auto& [known, type] : {std::pair{"f32", GGML_TYPE_F32},
+                                    {"f16", GGML_TYPE_F16},
+                                    {"bf16", GGML_TYPE_BF16},
+                                    {"q8_0", GGML_TYPE_Q8_0},
+                                    {"q4_0", GGML_TYPE_Q4_0}}) {
     if (name == known) return type;
   }
-  throw Error(ErrorCode::kUsage, std::string("The type of the ") + what + " cache must be f32, f16, bf16, q8_0 or q4_0, not '" + name + "'.");
+  throw Error(ErrorCode::kUsage, std::string("The type of the ") + what +
+                                     " cache must be f32, f16, bf16, q8_0 or q4_0, not '" + name + "'.");
 }
 
 void check(const ContextOptions& o) {
@@ -97,10 +105,14 @@ void check(const ContextOptions& o) {
   require(o.n_ctx >= 16 && o.n_ctx <= (1 << 24), "The context size must be from 16 to 16777216 tokens.");
   require(o.n_seq >= 1 && o.n_seq <= 256, "The number of sequences must be from 1 to 256.");
   require(o.max_leaves >= 1 && o.max_leaves <= 64, "The number of leaves must be from 1 to 64.");
-  require(o.exact || static_cast<std::size_t>(o.n_seq) * static_cast<std::size_t>(o.max_leaves) <= llama_max_parallel_sequences(), "Sequences times leaves must be at most 256; ask for fewer of either.");
-  require((std::int64_t{o.exact ? 1 : o.n_seq}) * (o.n_ctx + o.max_outputs) < (std::int64_t{1} << 31), "Sequences times context size must be below 2^31 tokens.");
+  require(o.exact || static_cast<std::size_t>(o.n_seq) * static_cast<std::size_t>(o.max_leaves) <=
+                         llama_max_parallel_sequences(),
+          "Sequences times leaves must be at most 256; ask for fewer of either.");
+  require((std::int64_t{o.exact ? 1 : o.n_seq}) * (o.n_ctx + o.max_outputs) < (std::int64_t{1} << 31),
+          "Sequences times context size must be below 2^31 tokens.");
   require(o.n_threads >= 0 && o.n_threads <= 1024, "The number of threads must be from 1 to 1024.");
-  require(o.max_batch >= 1 && o.max_outputs >= 1 && o.max_outputs <= o.max_batch, "A batch must hold at least one token and all outputs.");
+  require(o.max_batch >= 1 && o.max_outputs >= 1 && o.max_outputs <= o.max_batch,
+          "A batch must hold at least one token and all outputs.");
   require(!(o.exact && o.type_v == "q8_0") && !(o.exact && o.type_v == "q4_0"),
           "A quantised V cache needs flash attention, which exact mode switches off; use f16 or f32.");
 }
@@ -114,7 +126,8 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
   p.n_ctx = static_cast<std::uint32_t>(std::int64_t{seq_per_context} * (o.n_ctx + o.max_outputs));
   p.n_batch = p.n_ubatch = static_cast<std::uint32_t>(o.max_batch);
   p.n_outputs_max = static_cast<std::uint32_t>(std::max(o.max_outputs, seq_per_context * o.max_leaves));
-  p.n_threads = p.n_threads_batch = o.n_threads > 0 ? o.n_threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  p.n_threads = p.n_threads_batch =
+      o.n_threads > 0 ? o.n_threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   p.kv_unified = true;
   p.type_k = cache_type(o.type_k, "K");
   p.type_v = cache_type(o.type_v, "V");
@@ -129,14 +142,21 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
     }
     if (c == nullptr) {
       const std::string details = take_llama_errors();
-      throw Error(ErrorCode::kOutOfMemory, "The context for '" + model.path() + "' could not be made; a smaller context size or fewer sequences need less memory" +
-                                               (details.empty() ? "." : " (libllama: " + details + ")."));
+      throw Error(ErrorCode::kOutOfMemory,
+                  "The context for '" + model.path() +
+                      "' could not be made; a smaller context size or fewer sequences need less memory" +
+                      (details.empty() ? "." : " (libllama: " + details + ")."));
     }
     contexts_.emplace_back(c);
   }
   // libllama makes the batch no larger than the context.
   const auto max_batch = std::min(o.max_batch, static_cast<int>(llama_n_batch(contexts_.front().get())));
-  info_ = {.n_vocab = model.n_vocab(), .n_ctx = o.n_ctx, .n_seq = o.n_seq, .max_batch = max_batch, .max_outputs = std::min(o.max_outputs, max_batch), .max_leaves = o.max_leaves};
+  info_ = {.n_vocab = model.n_vocab(),
+           .n_ctx = o.n_ctx,
+           .n_seq = o.n_seq,
+           .max_batch = max_batch,
+           .max_outputs = std::min(o.max_outputs, max_batch),
+           .max_leaves = o.max_leaves};
   sequences_.resize(static_cast<std::size_t>(o.n_seq));
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     sequences_[i].context = o.exact ? i : 0;
@@ -150,7 +170,8 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
 void LlamaBackend::forward(std::span<const NodeInput> nodes) {
   const auto outputs = std::count_if(nodes.begin(), nodes.end(), [](const NodeInput& n) { return n.want_logits; });
   if (nodes.empty() || nodes.size() > static_cast<std::size_t>(info_.max_batch) || outputs > info_.max_outputs) {
-    throw Error(ErrorCode::kUsage, "A pass takes 1 to " + std::to_string(info_.max_batch) + " tokens and at most " + std::to_string(info_.max_outputs) + " rows of logits.");
+    throw Error(ErrorCode::kUsage, "A pass takes 1 to " + std::to_string(info_.max_batch) + " tokens and at most " +
+                                       std::to_string(info_.max_outputs) + " rows of logits.");
   }
   for (std::size_t i = 0; i < sequences_.size(); ++i) first_new_[i] = sequences_[i].nodes.size();
   add_nodes(nodes);
@@ -166,7 +187,8 @@ void LlamaBackend::forward(std::span<const NodeInput> nodes) {
   for (std::size_t c = 0; c < contexts_.size(); ++c) {
     group_.clear();
     for (std::size_t i = 0; i < nodes.size(); ++i) {
-      if (sequences_[static_cast<std::size_t>(nodes[i].seq)].context == c) group_.push_back(static_cast<std::int32_t>(i));
+      if (sequences_[static_cast<std::size_t>(nodes[i].seq)].context == c)
+        group_.push_back(static_cast<std::int32_t>(i));
     }
     if (!group_.empty()) decode(c, nodes, group_);
   }
@@ -195,7 +217,8 @@ void LlamaBackend::assign_leaves(Sequence& s, std::size_t first_new) {
       n.leaves = bit(leaf);
       s.leaves[static_cast<std::size_t>(leaf)].tip = static_cast<std::int32_t>(i);
     }
-    if (n.parent >= static_cast<std::int32_t>(first_new)) s.nodes[static_cast<std::size_t>(n.parent)].leaves |= n.leaves;
+    if (n.parent >= static_cast<std::int32_t>(first_new))
+      s.nodes[static_cast<std::size_t>(n.parent)].leaves |= n.leaves;
   }
 }
 
@@ -223,7 +246,8 @@ std::int32_t LlamaBackend::leaf_for(Sequence& s, std::int32_t attach, Mask taken
   llama_memory_seq_cp(memory(s), id(s, source), id(s, fresh), l.synced, end);
   l.synced = s.committed;
   l.tip = attach;
-  for (std::int32_t at = attach; at >= 0; at = s.nodes[static_cast<std::size_t>(at)].parent) s.nodes[static_cast<std::size_t>(at)].leaves |= bit(fresh);
+  for (std::int32_t at = attach; at >= 0; at = s.nodes[static_cast<std::size_t>(at)].parent)
+    s.nodes[static_cast<std::size_t>(at)].leaves |= bit(fresh);
   return fresh;
 }
 
@@ -252,13 +276,21 @@ void LlamaBackend::decode(std::size_t context, std::span<const NodeInput> nodes,
     next += static_cast<std::size_t>(b.n_seq_id[i]);
   }
   llama_context* ctx = contexts_[context].get();
-  const llama_batch batch{.n_tokens = static_cast<std::int32_t>(n), .token = b.token.data(), .embd = nullptr, .pos = b.pos.data(), .n_seq_id = b.n_seq_id.data(), .seq_id = b.seq_id.data(), .logits = b.logits.data()};
+  const llama_batch batch{.n_tokens = static_cast<std::int32_t>(n),
+                          .token = b.token.data(),
+                          .embd = nullptr,
+                          .pos = b.pos.data(),
+                          .n_seq_id = b.n_seq_id.data(),
+                          .seq_id = b.seq_id.data(),
+                          .logits = b.logits.data()};
   const std::int32_t code = llama_decode(ctx, batch);
   if (code != 0) {
     undo(nodes);
-    if (code == 1) throw Error(ErrorCode::kNoKvSlot, "The KV cache has no room for the batch; a larger context size gives more.");
+    if (code == 1)
+      throw Error(ErrorCode::kNoKvSlot, "The KV cache has no room for the batch; a larger context size gives more.");
     const std::string details = take_llama_errors();
-    throw Error(ErrorCode::kBackend, "The forward pass failed with code " + std::to_string(code) + (details.empty() ? "." : " (libllama: " + details + ")."));
+    throw Error(ErrorCode::kBackend, "The forward pass failed with code " + std::to_string(code) +
+                                         (details.empty() ? "." : " (libllama: " + details + ")."));
   }
   llama_synchronize(ctx);
   std::size_t row = 0;
@@ -279,14 +311,17 @@ void LlamaBackend::undo(std::span<const NodeInput> nodes) {
     for (std::int32_t leaf = 0; leaf < info_.max_leaves; ++leaf) {
       Leaf& l = s.leaves[static_cast<std::size_t>(leaf)];
       if (l.tip < static_cast<std::int32_t>(first_new_[at])) continue;
-      while (l.tip >= static_cast<std::int32_t>(first_new_[at])) l.tip = s.nodes[static_cast<std::size_t>(l.tip)].parent;
+      while (l.tip >= static_cast<std::int32_t>(first_new_[at]))
+        l.tip = s.nodes[static_cast<std::size_t>(l.tip)].parent;
       cut(s, leaf, s.committed + (l.tip < 0 ? 0 : s.nodes[static_cast<std::size_t>(l.tip)].depth));
     }
     s.nodes.resize(first_new_[at]);
   }
 }
 
-void LlamaBackend::cut(Sequence& s, std::int32_t leaf, std::int32_t from) { llama_memory_seq_rm(memory(s), id(s, leaf), from, -1); }
+void LlamaBackend::cut(Sequence& s, std::int32_t leaf, std::int32_t from) {
+  llama_memory_seq_rm(memory(s), id(s, leaf), from, -1);
+}
 
 std::span<const float> LlamaBackend::logits(std::int32_t row) const {
   return {rows_[static_cast<std::size_t>(row)], static_cast<std::size_t>(info_.n_vocab)};
@@ -300,7 +335,9 @@ void LlamaBackend::commit(std::int32_t seq, std::span<const std::int32_t> path) 
     Leaf& l = s.leaves[static_cast<std::size_t>(leaf)];
     if (l.tip < 0) continue;
     std::int32_t keep = 0;  // leading nodes of the path that carry this id
-    while (keep < kept && (s.nodes[static_cast<std::size_t>(path[static_cast<std::size_t>(keep)])].leaves & bit(leaf)) != 0) ++keep;
+    while (keep < kept &&
+           (s.nodes[static_cast<std::size_t>(path[static_cast<std::size_t>(keep)])].leaves & bit(leaf)) != 0)
+      ++keep;
     if (s.nodes[static_cast<std::size_t>(l.tip)].depth > keep) cut(s, leaf, s.committed + keep);
     l.synced = s.committed + keep;
     l.tip = -1;

@@ -33,24 +33,30 @@ void keep_log(ggml_log_level level, const char* text, void*) {
 void check_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::array<char, 4> magic{};
-  if (!file) throw Error(ErrorCode::kModelFile, "The model file '" + path + "' cannot be opened; check the path and its permissions.");
+  if (!file)
+    throw Error(ErrorCode::kModelFile,
+                "The model file '" + path + "' cannot be opened; check the path and its permissions.");
   if (!file.read(magic.data(), magic.size()) || std::memcmp(magic.data(), "GGUF", 4) != 0) {
-    throw Error(ErrorCode::kModelFile, "'" + path + "' is not a GGUF model file; convert the model with llama.cpp's tools first.");
+    throw Error(ErrorCode::kModelFile,
+                "'" + path + "' is not a GGUF model file; convert the model with llama.cpp's tools first.");
   }
 }
 
 // Values that libllama asserts on instead of refusing the file.
 void check_metadata(const std::string& path) {
   constexpr std::uint64_t kMaxLayers = 512;
-  const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
+  const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(
+      gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
   if (!file) return;  // libllama will say what is wrong
   const auto arch = gguf_find_key(file.get(), "general.architecture");
   if (arch < 0 || gguf_get_kv_type(file.get(), arch) != GGUF_TYPE_STRING) return;
-  const auto layers = gguf_find_key(file.get(), (std::string(gguf_get_val_str(file.get(), arch)) + ".block_count").c_str());
+  const auto layers =
+      gguf_find_key(file.get(), (std::string(gguf_get_val_str(file.get(), arch)) + ".block_count").c_str());
   if (layers < 0 || gguf_get_kv_type(file.get(), layers) != GGUF_TYPE_UINT32) return;
   const std::uint64_t n = gguf_get_val_u32(file.get(), layers);
   if (n == 0 || n > kMaxLayers) {
-    throw Error(ErrorCode::kModelFile, "The model '" + path + "' cannot be loaded; it claims to have " + std::to_string(n) + " layers.");
+    throw Error(ErrorCode::kModelFile,
+                "The model '" + path + "' cannot be loaded; it claims to have " + std::to_string(n) + " layers.");
   }
 }
 
@@ -60,16 +66,20 @@ std::string meta(const llama_model* model, const std::string& key) {
 }
 
 void check_usable(const llama_model* model, const std::string& path) {
-  const auto refuse = [&](const std::string& why) { throw Error(ErrorCode::kModelUnsupported, "The model '" + path + "' " + why); };
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::kModelUnsupported, "The model '" + path + "' " + why);
+  };
   const std::string arch = meta(model, "general.architecture");
-  if (!llama_model_has_decoder(model) || llama_model_has_encoder(model)) refuse("has an encoder; only decoder models can be speculated.");
+  if (!llama_model_has_decoder(model) || llama_model_has_encoder(model))
+    refuse("has an encoder; only decoder models can be speculated.");
   if (llama_model_is_diffusion(model)) refuse("generates by diffusion, not token by token.");
   const std::string pooling = meta(model, arch + ".pooling_type");  // 1 to 4: how token embeddings become one
   if (meta(model, arch + ".attention.causal") == "false" || (pooling.size() == 1 && pooling >= "1" && pooling <= "4")) {
     refuse("makes embeddings, not text; give a text-generation model.");
   }
   if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {
-    refuse("is recurrent (" + arch + "): its state cannot take back rejected tokens, so it cannot be speculated; use llama.cpp for it.");
+    refuse("is recurrent (" + arch +
+           "): its state cannot take back rejected tokens, so it cannot be speculated; use llama.cpp for it.");
   }
   if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) refuse("has no vocabulary.");
 }
@@ -118,11 +128,14 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   try {
     impl_->model.reset(llama_model_load_from_file(options.path.c_str(), params));
   } catch (const std::bad_alloc&) {
-    fail(ErrorCode::kOutOfMemory, "There is not enough memory for the model '" + options.path + "'; take a smaller or more quantised one.");
+    fail(ErrorCode::kOutOfMemory,
+         "There is not enough memory for the model '" + options.path + "'; take a smaller or more quantised one.");
   } catch (const std::exception& e) {
     fail(ErrorCode::kModelFile, "The model '" + options.path + "' cannot be loaded: " + e.what() + ".");
   }
-  if (!impl_->model) fail(ErrorCode::kModelFile, "The model '" + options.path + "' cannot be loaded; it is damaged, truncated or of an unknown architecture.");
+  if (!impl_->model)
+    fail(ErrorCode::kModelFile,
+         "The model '" + options.path + "' cannot be loaded; it is damaged, truncated or of an unknown architecture.");
   check_usable(impl_->model.get(), options.path);
   impl_->vocab = llama_model_get_vocab(impl_->model.get());
 }
@@ -134,10 +147,12 @@ Model& Model::operator=(Model&&) noexcept = default;
 std::vector<Token> Model::tokenize(std::string_view text, bool add_special, bool parse_special) const {
   std::vector<Token> tokens(text.size() + 8);
   const auto length = static_cast<std::int32_t>(text.size());
-  auto n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
+  auto n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()),
+                          add_special, parse_special);
   if (n < 0) {
     tokens.resize(static_cast<std::size_t>(-static_cast<std::int64_t>(n)));
-    n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
+    n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()),
+                       add_special, parse_special);
   }
   tokens.resize(static_cast<std::size_t>(std::max(0, n)));
   return tokens;
@@ -169,7 +184,9 @@ std::string Model::chat_template() const {
 
 std::string Model::apply_template(std::span<const ChatMessage> messages, bool add_assistant) const {
   const std::string text = chat_template();
-  if (text.empty()) throw Error(ErrorCode::kModelUnsupported, "The model '" + path() + "' has no chat template; use gsd generate instead.");
+  if (text.empty())
+    throw Error(ErrorCode::kModelUnsupported,
+                "The model '" + path() + "' has no chat template; use gsd generate instead.");
   std::vector<llama_chat_message> list;
   std::size_t size = 256;
   for (const ChatMessage& m : messages) {
@@ -177,11 +194,15 @@ std::string Model::apply_template(std::span<const ChatMessage> messages, bool ad
     size += 2 * (m.role.size() + m.content.size());
   }
   std::string out(size, '\0');
-  auto n = llama_chat_apply_template(text.c_str(), list.data(), list.size(), add_assistant, out.data(), static_cast<std::int32_t>(out.size()));
-  if (n < 0) throw Error(ErrorCode::kModelUnsupported, "The chat template of '" + path() + "' is none that libllama knows; use gsd generate instead.");
+  auto n = llama_chat_apply_template(text.c_str(), list.data(), list.size(), add_assistant, out.data(),
+                                     static_cast<std::int32_t>(out.size()));
+  if (n < 0)
+    throw Error(ErrorCode::kModelUnsupported,
+                "The chat template of '" + path() + "' is none that libllama knows; use gsd generate instead.");
   if (static_cast<std::size_t>(n) > out.size()) {
     out.resize(static_cast<std::size_t>(n));
-    n = llama_chat_apply_template(text.c_str(), list.data(), list.size(), add_assistant, out.data(), static_cast<std::int32_t>(out.size()));
+    n = llama_chat_apply_template(text.c_str(), list.data(), list.size(), add_assistant, out.data(),
+                                  static_cast<std::int32_t>(out.size()));
   }
   out.resize(static_cast<std::size_t>(n));
   return out;
@@ -213,7 +234,8 @@ std::string pair_mismatch(const Model& target, const Model& draft) {
   for (Token i = 0; i < common; ++i) {
     if (std::strcmp(llama_vocab_get_text(t, i), llama_vocab_get_text(d, i)) == 0) continue;
     if (++count <= 3) {
-      differing += (count > 1 ? ", " : "") + std::to_string(i) + " ('" + llama_vocab_get_text(t, i) + "' in the target, '" + llama_vocab_get_text(d, i) + "' in the draft)";
+      differing += (count > 1 ? ", " : "") + std::to_string(i) + " ('" + llama_vocab_get_text(t, i) +
+                   "' in the target, '" + llama_vocab_get_text(d, i) + "' in the draft)";
     }
   }
   if (count == 0) return "";
@@ -225,9 +247,11 @@ bool format_is_width_invariant(const Model& model, bool narrow) {
   // the narrow backend does for the others it takes. The name is that of the file's main format ("Q4_K - Medium").
   const std::string f = model.format();
   const auto is_one_of = [&](std::initializer_list<const char*> names) {
-    return std::any_of(names.begin(), names.end(), [&](const char* name) { return f == name || f.starts_with(std::string(name) + " "); });
+    return std::any_of(names.begin(), names.end(),
+                       [&](const char* name) { return f == name || f.starts_with(std::string(name) + " "); });
   };
-  return is_one_of({"F32", "all F32", "F16", "BF16", "Q8_0"}) || (narrow && is_one_of({"Q4_0", "Q4_K", "Q5_K", "Q6_K"}));
+  return is_one_of({"F32", "all F32", "F16", "BF16", "Q8_0"}) ||
+         (narrow && is_one_of({"Q4_0", "Q4_K", "Q5_K", "Q6_K"}));
 }
 
 void write_pruned(const Model& model, std::span<const int> keep, const std::string& path) {
@@ -241,7 +265,8 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
     }
   }
   if (keep.empty() || next != keep.size()) {
-    throw Error(ErrorCode::kUsage, "The layers to keep must be ascending numbers from 0 to " + std::to_string(model.n_layers() - 1) + ", at least one.");
+    throw Error(ErrorCode::kUsage, "The layers to keep must be ascending numbers from 0 to " +
+                                       std::to_string(model.n_layers() - 1) + ", at least one.");
   }
   drop.push_back(-1);
   std::error_code ignored;
@@ -260,7 +285,8 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
   }
   if (code != 0 || std::rename(scratch.c_str(), path.c_str()) != 0) {
     std::remove(scratch.c_str());
-    fail(ErrorCode::kIo, "The model '" + path + "' cannot be written; check the folder, its permissions and the free space.");
+    fail(ErrorCode::kIo,
+         "The model '" + path + "' cannot be written; check the folder, its permissions and the free space.");
   }
 }
 
@@ -270,7 +296,9 @@ namespace {
 void check_grammar(const std::string& gbnf) {
   constexpr std::size_t kMaxBytes = 1 << 20;
   constexpr int kMaxNesting = 200;
-  const auto refuse = [](const char* why) { throw Error(ErrorCode::kGrammar, std::string("The grammar ") + why + "."); };
+  const auto refuse = [](const char* why) {
+    throw Error(ErrorCode::kGrammar, std::string("The grammar ") + why + ".");
+  };
   if (gbnf.find_first_not_of(" \t\r\n") == std::string::npos) refuse("is empty");
   if (gbnf.size() > kMaxBytes) refuse("is larger than 1 MiB");
   int nesting = 0;  // of all brackets, those inside strings too: more than enough for any honest grammar
@@ -285,7 +313,8 @@ void check_grammar(const std::string& gbnf) {
 Constraint make_grammar(const Model& model, const std::string& gbnf) {
   check_grammar(gbnf);
   take_llama_errors();
-  std::shared_ptr<llama_sampler> grammar(llama_sampler_init_grammar(model.impl().vocab, gbnf.c_str(), "root"), SamplerDeleter{});
+  std::shared_ptr<llama_sampler> grammar(llama_sampler_init_grammar(model.impl().vocab, gbnf.c_str(), "root"),
+                                         SamplerDeleter{});
   if (!grammar) fail(ErrorCode::kGrammar, "The grammar does not parse; it needs a rule named root in GBNF.");
   return Constraint{
       [grammar](Token t) {

@@ -51,7 +51,8 @@ std::string configure_narrow(bool enabled, bool exact) {
   params.size = sizeof params;
   gsd_narrow_stats s{};
   s.size = sizeof s;
-  if (get == nullptr || set == nullptr || stats == nullptr || get(&params) != 0 || stats(&s) != 0 || s.available == 0) return "";
+  if (get == nullptr || set == nullptr || stats == nullptr || get(&params) != 0 || stats(&s) != 0 || s.available == 0)
+    return "";
   params.enabled = enabled ? 1 : 0;
   params.exact = exact ? 1 : 0;
   if (set(&params) != 0 || !enabled) return "";

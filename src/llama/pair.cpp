@@ -25,8 +25,10 @@ std::string cpu_name() {
 }
 
 std::filesystem::path user_cache() {
-  if (const char* dir = std::getenv("XDG_CACHE_HOME"); dir != nullptr && *dir != '\0') return std::filesystem::path(dir) / "gsd";
-  if (const char* dir = std::getenv("HOME"); dir != nullptr && *dir != '\0') return std::filesystem::path(dir) / ".cache" / "gsd";
+  if (const char* dir = std::getenv("XDG_CACHE_HOME"); dir != nullptr && *dir != '\0')
+    return std::filesystem::path(dir) / "gsd";
+  if (const char* dir = std::getenv("HOME"); dir != nullptr && *dir != '\0')
+    return std::filesystem::path(dir) / ".cache" / "gsd";
   return {};
 }
 
@@ -92,7 +94,8 @@ struct Pair::Impl {
   int n_threads = 0;
 
   std::filesystem::path profile_file() const {
-    const std::filesystem::path dir = options.profile_dir.empty() ? user_cache() : std::filesystem::path(options.profile_dir);
+    const std::filesystem::path dir =
+        options.profile_dir.empty() ? user_cache() : std::filesystem::path(options.profile_dir);
     return dir.empty() ? dir : dir / "profiles.json";
   }
   std::string profile_key() const;
@@ -102,9 +105,13 @@ struct Pair::Impl {
 
 // Everything the times depend on, as far as it can be known.
 std::string Pair::Impl::profile_key() const {
-  const auto model = [](const Model* m, int layers) { return m == nullptr ? std::string("none") : fmt::format("{} {} {} gpu {}", m->description(), m->n_params(), m->n_bytes(), layers); };
-  return fmt::format("{} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", cpu_name(), model(target.get(), options.target_gpu_layers),
-                     model(draft.get(), options.draft_gpu_layers), n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
+  const auto model = [](const Model* m, int layers) {
+    return m == nullptr ? std::string("none")
+                        : fmt::format("{} {} {} gpu {}", m->description(), m->n_params(), m->n_bytes(), layers);
+  };
+  return fmt::format("{} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", cpu_name(),
+                     model(target.get(), options.target_gpu_layers), model(draft.get(), options.draft_gpu_layers),
+                     n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
                      options.engine.exact ? "exact" : "fast", narrow.empty() ? "off" : narrow);
 }
 
@@ -136,13 +143,18 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
   m.narrow = configure_narrow(options.narrow, exact);
   const bool repack = !exact && m.narrow.empty();  // the narrow backend reads the weights as they stand in the file
   const auto part = [&](float from, float to) {
-    return [&progress = options.progress, from, to](float share) { return !progress || progress(from + (to - from) * share); };
+    return [&progress = options.progress, from, to](float share) {
+      return !progress || progress(from + (to - from) * share);
+    };
   };
-  m.target = std::make_unique<Model>(ModelOptions{options.target, options.target_gpu_layers, repack, part(0, with_draft ? 0.9F : 1)});
+  m.target = std::make_unique<Model>(
+      ModelOptions{options.target, options.target_gpu_layers, repack, part(0, with_draft ? 0.9F : 1)});
   if (with_draft) {
     m.draft = std::make_unique<Model>(ModelOptions{options.draft, options.draft_gpu_layers, repack, part(0.9F, 1)});
     const std::string why = pair_mismatch(*m.target, *m.draft);
-    if (!why.empty()) throw Error(ErrorCode::kPairMismatch, "The draft '" + options.draft + "' does not fit the target '" + options.target + "': " + why + ".");
+    if (!why.empty())
+      throw Error(ErrorCode::kPairMismatch,
+                  "The draft '" + options.draft + "' does not fit the target '" + options.target + "': " + why + ".");
   }
   ContextOptions context = options.context;
   if (context.n_ctx == 0) context.n_ctx = default_context(*m.target);
@@ -153,7 +165,7 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
   m.target_backend = make_backend(*m.target, context);
   if (with_draft) {
     ContextOptions draft_context = context;
-    draft_context.exact = false;               // it only proposes
+    draft_context.exact = false;                // it only proposes
     draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
     m.draft_backend = make_backend(*m.draft, draft_context);
   }
@@ -188,16 +200,19 @@ void Pair::save_profile() const {
   }
   if (!all.is_object() || all.size() > 200) all = json::object();  // bounded
   Planner& planner = impl_->engine->planner();
-  all[impl_->profile_key()] = {{"target_ms", to_json(planner.target_cost())}, {"draft_ms", to_json(planner.draft_cost())}};
+  all[impl_->profile_key()] = {{"target_ms", to_json(planner.target_cost())},
+                               {"draft_ms", to_json(planner.draft_cost())}};
   std::error_code ignored;
   std::filesystem::create_directories(file.parent_path(), ignored);
   // Written beside and renamed, so that two programs never leave half a file.
-  const std::filesystem::path scratch = file.string() + fmt::format(".{}", std::hash<std::thread::id>{}(std::this_thread::get_id()));
+  const std::filesystem::path scratch =
+      file.string() + fmt::format(".{}", std::hash<std::thread::id>{}(std::this_thread::get_id()));
   if (std::ofstream out(scratch); !(out << all.dump(1))) return;
   std::filesystem::rename(scratch, file, ignored);
 }
 
-std::string Pair::generate(std::string_view prompt, SessionOptions options, const std::function<bool(std::string_view)>& on_text) {
+std::string Pair::generate(std::string_view prompt, SessionOptions options,
+                           const std::function<bool(std::string_view)>& on_text) {
   std::string text;
   Utf8Buffer utf8;
   const Model& model = *impl_->target;

@@ -96,7 +96,9 @@ TEST(History, RandomChainsAgreeWithASearch) {
         ASSERT_TRUE(m);
         ASSERT_EQ(m.length, best);
       }
-      if (occurrences == 0) ASSERT_FALSE(m);
+      if (occurrences == 0) {
+        ASSERT_FALSE(m);
+      }
     }
   }
 }

@@ -48,6 +48,9 @@ expect 3 "^gsd: " generate -m "$dir/layers.gguf" -p x
 
 echo "== bad usage"
 expect 2 "required" generate -p x
+expect 2 "needs a draft model" generate -m "$target" -p x --mode chain --no-history
+expect 2 "" bench "${pair[@]}" --prompts x --mode graph
+expect 2 "" make-draft "${pair[@]}" -o "$dir/x.gguf"
 expect 2 "mode must be" generate "${pair[@]}" -p x --mode fast
 expect 2 "temperature must be" generate "${pair[@]}" -p x --temp -1
 expect 2 "top-p must be" generate "${pair[@]}" -p x --top-p 0
@@ -135,6 +138,7 @@ expect 11 "cannot be written" make-draft -m "$target" --keep-layers 0,2 -o "$dir
 echo '{"kind": "help", "prompt": "# tar"}' >"$dir/prompts.jsonl"
 "$gsd" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --modes plain,auto -n 16 --repetitions 1 --json "$dir/bench.jsonl" >"$dir/out" 2>"$dir/err" || fail "bench: $(cat "$dir/err")"
 grep -q "| help | auto |" "$dir/out" && [ "$(wc -l <"$dir/bench.jsonl")" = 2 ] || fail "bench: $(cat "$dir/out")"
+expect 10 "grammar" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --grammar "root ::= ("
 echo '{"no": 1}' >"$dir/prompts.jsonl"
 expect 11 "Line 1" bench "${pair[@]}" --prompts "$dir/prompts.jsonl"
 for c in generate chat inspect bench make-draft trace; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done

@@ -389,6 +389,20 @@ TEST(ToyPair, GrammarHolds) {
   }
 }
 
+TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThem) {
+  const auto dir = std::filesystem::temp_directory_path() / ("gsd-profile-" + std::to_string(::getpid()));
+  PairOptions o = pair_options(false, 2);
+  o.profile = true;
+  o.profile_dir = dir.string();
+  for (const char* source : {"measured", "cached"}) {
+    Pair pair(o);
+    EXPECT_EQ(pair.profile_source(), source);
+    EXPECT_GE(pair.engine().planner().target_cost().points().size(), 2U);
+    EXPECT_FALSE(pair.engine().planner().draft_cost().points().empty());
+  }
+  std::filesystem::remove_all(dir);
+}
+
 TEST(ToyPair, GenerateHandsOutWholeTextAndStops) {
   Pair pair(pair_options(false, 2));
   SessionOptions o;

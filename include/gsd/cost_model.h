@@ -33,7 +33,6 @@ class CostModel {
   bool frozen() const { return frozen_; }
 
   int max_width() const { return static_cast<int>(table_.size()) - 1; }
-  bool measured() const { return measured_ > 0; }
   // The measured widths, for files and reports.
   std::vector<Point> points() const;
   // Replaces all estimates. Throws Error(kUsage) if a point is out of range.

@@ -94,7 +94,6 @@ class Session {
   Stats stats_;
   Stats step_;  // of the step in progress
   bool wants_draft_ = false;
-  int n_unrolled_ = 0;
   int n_chosen_ = 0;
   int depth_limit_ = 0;
   std::int32_t first_row_ = 0;

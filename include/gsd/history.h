@@ -39,8 +39,6 @@ class History {
   // What follows `position` in its chain, or -1.
   Token next(std::int64_t position) const;
 
-  std::int64_t end() const { return end_; }  // position that the next token gets
-
  private:
   static constexpr int kCandidates = 8;
   bool holds(std::int64_t position) const { return position >= 0 && position < end_ && end_ - position <= capacity(); }

@@ -132,7 +132,7 @@ class Bench {
   }
 
   void measure(std::size_t p, const std::string& mode, int repetition) {
-    SessionOptions o = flags_.model.session();
+    SessionOptions o = flags_.model.session(pair_);
     const int wanted = o.speculation.max_width;
     o.speculation.mode = parse_mode(mode);
     o.speculation.max_width = flags_.model.width == "auto" && mode != "auto" ? 16 : wanted;

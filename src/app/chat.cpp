@@ -91,6 +91,7 @@ void add_chat(CLI::App& program, int& exit_code) {
       "Examples:\n  gsd chat -m target.gguf -d draft.gguf --temp 0.7\n  echo \"Hello\" | gsd chat -m target.gguf");
   app->add_option("--system", *system, "System message");
   add_model_flags(*app, *flags);
+  add_mode_flag(*app, *flags);
   add_speculation_flags(*app, *flags);
   add_sampling_flags(*app, *flags);
   app->callback([=, &exit_code] { exit_code = chat(*flags, *system); });

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -23,10 +22,6 @@ volatile std::sig_atomic_t signalled = 0;
 void on_signal(int signal) {
   if (signalled != 0) _exit(kExitInterrupted);
   signalled = signal;
-}
-
-double now_ms() {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
@@ -51,7 +46,7 @@ bool write_out(std::string_view text) {
   return true;
 }
 
-ProgressLine::ProgressLine(std::string what) : what_(std::move(what)), start_ms_(now_ms()) {}
+ProgressLine::ProgressLine(std::string what) : what_(std::move(what)) {}
 
 ProgressLine::~ProgressLine() {
   if (last_ >= 0) std::fputs("\r\033[K", stderr);
@@ -59,7 +54,7 @@ ProgressLine::~ProgressLine() {
 
 void ProgressLine::show(float share) {
   const int percent = static_cast<int>(share * 100);
-  if (percent == last_ || now_ms() - start_ms_ < 500 || isatty(STDERR_FILENO) == 0) return;
+  if (percent == last_ || clock_.ms() < 500 || isatty(STDERR_FILENO) == 0) return;
   last_ = percent;
   std::fputs(fmt::format("\r{} {} %", what_, percent).c_str(), stderr);
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "../core/stopwatch.h"
 #include "gsd/engine.h"
 #include "gsd/llama.h"
 
@@ -27,7 +28,7 @@ class ProgressLine {
 
  private:
   std::string what_;
-  double start_ms_;
+  Stopwatch clock_;
   int last_ = -1;
 };
 

@@ -112,6 +112,7 @@ void add_generate(CLI::App& program, int& exit_code) {
   app->add_flag("--json", flags->json, "Write one JSON object instead of the text");
   app->add_option("--record", flags->record, "Write every step to this file, for gsd trace")->type_name("FILE");
   add_model_flags(*app, flags->model);
+  add_mode_flag(*app, flags->model);
   add_speculation_flags(*app, flags->model);
   add_sampling_flags(*app, flags->model);
   app->callback([flags, &exit_code] { exit_code = generate(*flags); });

@@ -3,10 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <memory>
 
+#include "../core/stopwatch.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -37,11 +37,7 @@ std::string list(const std::vector<int>& layers) { return fmt::format("{}", fmt:
 class Search {
  public:
   Search(const MakeDraftFlags& flags, const Model& target)
-      : flags_(flags),
-        target_(target),
-        context_(flags.model.pair.context),
-        scratch_(flags.out + ".candidate"),
-        start_(std::chrono::steady_clock::now()) {
+      : flags_(flags), target_(target), context_(flags.model.pair.context), scratch_(flags.out + ".candidate") {
     if (context_.n_ctx == 0) context_.n_ctx = std::clamp(target.n_ctx_train(), 16, 1024);
     if (flags.prompts.empty()) {
       for (const std::string& p : kPrompts) prompts_.push_back(target.tokenize(p, true, false));
@@ -77,7 +73,7 @@ class Search {
     return run(engine, Mode::kAuto);
   }
 
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  double seconds() const { return clock_.ms() / 1000; }
   bool out_of_time() const { return interrupted() || seconds() > flags_.budget_s; }
 
  private:
@@ -113,7 +109,7 @@ class Search {
   const Model& target_;
   ContextOptions context_;
   std::string scratch_;
-  std::chrono::steady_clock::time_point start_;
+  Stopwatch clock_;
   std::vector<std::vector<Token>> prompts_;
   std::unique_ptr<Backend> target_backend_;
   std::unique_ptr<CostModel> target_cost_;
@@ -195,7 +191,7 @@ Examples:
   app->add_option("--budget", flags->budget_s, "Seconds that the search may take")
       ->capture_default_str()
       ->check(CLI::Range(1.0, 1e6));
-  add_model_flags(*app, flags->model);
+  add_target_flags(*app, flags->model);
   app->callback([flags, &exit_code] { exit_code = make_draft(*flags); });
 }
 

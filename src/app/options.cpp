@@ -7,12 +7,9 @@
 
 namespace gsd::app {
 
-void add_model_flags(CLI::App& app, ModelFlags& f) {
+void add_target_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Models"); };
   group(app.add_option("-m,--model", f.pair.target, "Target model (GGUF)"))->required()->type_name("FILE");
-  group(app.add_option("-d,--draft,--model-draft", f.pair.draft,
-                       "Draft model (GGUF); without it only the history is drawn on"))
-      ->type_name("FILE");
   group(app.add_option("-c,--ctx-size", f.pair.context.n_ctx,
                        "Positions of the context; 0 = the target's own, at most 4096"))
       ->default_val(0)
@@ -30,20 +27,30 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("--cache-type-k", f.pair.context.type_k, "Type of the K cache: f32, f16, bf16, q8_0, q4_0"))
       ->capture_default_str();
   group(app.add_option("--cache-type-v", f.pair.context.type_v, "Type of the V cache"))->capture_default_str();
+  group(app.add_flag("--no-narrow", f.no_narrow, "Leave narrow matrix products on the CPU to ggml"));
+}
+
+void add_model_flags(CLI::App& app, ModelFlags& f) {
+  add_target_flags(app, f);
+  const auto group = [&](CLI::Option* o) { return o->group("Models"); };
+  group(app.add_option("-d,--draft,--model-draft", f.pair.draft,
+                       "Draft model (GGUF); without it only the history is drawn on"))
+      ->type_name("FILE");
   group(app.add_flag("--exact", f.pair.engine.exact,
                      "Emit the same bits as plain decoding on a CPU, at some cost in speed"));
-  group(app.add_flag("--no-narrow", f.no_narrow, "Leave narrow matrix products on the CPU to ggml"));
-  group(app.add_option("--prefill-chunk", f.pair.engine.prefill_chunk, "Prompt tokens of one pass"))
-      ->capture_default_str()
-      ->check(CLI::Range(1, 512));
   group(app.add_flag("--no-profile", f.no_profile,
                      "Learn what passes cost while running, without measuring or the cache"));
+}
+
+void add_mode_flag(CLI::App& app, ModelFlags& f) {
+  app.add_option("--mode", f.mode, "plain, chain, tree, graph, or auto: the planner decides in every step")
+      ->group("Speculation")
+      ->capture_default_str();
 }
 
 void add_speculation_flags(CLI::App& app, ModelFlags& f) {
   SpeculationParams& s = f.speculation;
   const auto group = [&](CLI::Option* o) { return o->group("Speculation")->capture_default_str(); };
-  group(app.add_option("--mode", f.mode, "plain, chain, tree, graph, or auto: the planner decides in every step"));
   group(app.add_option("--width", f.width, "Tokens that one verification scores, 1 to 64, or auto"));
   group(app.add_option("--depth", s.depth, "Draft levels per step"));
   group(app.add_option("--draft-top-k", s.top_k, "Candidates per node"));
@@ -57,6 +64,9 @@ void add_speculation_flags(CLI::App& app, ModelFlags& f) {
   app.add_flag("--no-history", f.no_history,
                "Do not draw on the prompt, the generated text and formerly drafted tokens")
       ->group("Speculation");
+  group(app.add_option("--prefill-chunk", f.pair.engine.prefill_chunk, "Prompt tokens of one pass"))
+      ->capture_default_str()
+      ->check(CLI::Range(1, 512));
 }
 
 void add_sampling_flags(CLI::App& app, ModelFlags& f) {

@@ -29,7 +29,10 @@ struct ModelFlags {
   SessionOptions session(const Pair& loaded) const;
 };
 
+// The target alone; add_model_flags: with the draft and what concerns the pair.
+void add_target_flags(CLI::App& app, ModelFlags& flags);
 void add_model_flags(CLI::App& app, ModelFlags& flags);
+void add_mode_flag(CLI::App& app, ModelFlags& flags);
 void add_speculation_flags(CLI::App& app, ModelFlags& flags);
 void add_sampling_flags(CLI::App& app, ModelFlags& flags);
 

@@ -1,20 +1,12 @@
 #include "run.h"
 
-#include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "../core/stopwatch.h"
 #include "console.h"
 #include "gsd/utf8.h"
 
 namespace gsd::app {
-namespace {
-
-double now_ms() {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
-
 Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions options, bool stream, Recorder* recorder) {
   Run r;
   Utf8Buffer utf8;
@@ -22,9 +14,9 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
     r.text += piece;
     if (stream && !piece.empty() && !write_out(piece)) r.closed = true;
   };
-  double start = 0;
+  Stopwatch clock;
   options.on_token = [&](Token t) {
-    if (r.first_token_ms == 0) r.first_token_ms = now_ms() - start;
+    if (r.first_token_ms == 0) r.first_token_ms = clock.ms();
     emit(utf8.push(pair.target().is_eog(t) ? "" : pair.target().piece(t)));
     return !interrupted() && !r.closed;
   };
@@ -34,7 +26,7 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
   };
   Engine& engine = pair.engine();
   const auto session = engine.open(std::move(options));
-  start = now_ms();
+  clock = {};
   engine.set_prompt(*session, prompt);
   ProgressLine line("Reading the prompt");
   while (!interrupted()) {
@@ -42,10 +34,10 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
     if (left == 0) break;
     line.show(1 - static_cast<float>(left) / static_cast<float>(prompt.size()));
   }
-  r.prefill_ms = now_ms() - start;
+  r.prefill_ms = clock.ms();
   Session* list[] = {session.get()};
   while (!session->finished() && !interrupted() && !r.closed) engine.step(list);
-  r.decode_ms = now_ms() - start - r.prefill_ms;
+  r.decode_ms = clock.ms() - r.prefill_ms;
   emit(utf8.flush());
   r.tokens.assign(session->generated().begin(), session->generated().end());
   r.stats = session->stats();

@@ -179,7 +179,7 @@ bool Engine::prepare(Session& s) {
   s.step_ = {};
   s.acceptance_.clear();
   s.wants_draft_ = false;
-  s.n_unrolled_ = s.n_chosen_ = 0;
+  s.n_chosen_ = 0;
   drop_leftovers(s);
   const std::int64_t generated = static_cast<std::int64_t>(s.generated().size());
   const std::int64_t left = s.options_.max_tokens < 0 ? target_.info().n_ctx : s.options_.max_tokens - generated;
@@ -257,13 +257,13 @@ void Engine::choose_widths() {
     // A hand-set width is a wish for a session alone; together they share the budget evenly.
     const int most = std::min(p.max_width - 1, automatic ? budget : budget / roots);
     const int leaves = p.mode == Mode::kChain ? 1 : target_.info().max_leaves;
-    s.n_unrolled_ = s.hypotheses_.unroll(most, s.depth_limit_, leaves);
+    const int n_unrolled = s.hypotheses_.unroll(most, s.depth_limit_, leaves);
     if (!automatic) {
-      s.n_chosen_ = s.n_unrolled_;
+      s.n_chosen_ = n_unrolled;
       fixed += s.n_chosen_;
       continue;
     }
-    for (int n = 0; n < s.n_unrolled_; ++n) {
+    for (int n = 0; n < n_unrolled; ++n) {
       items_.push_back({static_cast<std::int32_t>(i), n, s.hypotheses_.unrolled_probability(n)});
     }
   }

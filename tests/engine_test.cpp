@@ -543,6 +543,50 @@ TEST(Engine, ShapesFollowTheParameters) {
   }
 }
 
+// Tokens per millisecond of the frozen cost profile: the planner's choices without the clock's noise.
+double planned_rate(const World& world, std::vector<CostModel::Point> target_ms, SessionOptions o) {
+  Rig rig(world);
+  rig.engine.planner().target_cost().freeze(false);
+  rig.engine.planner().target_cost().load(target_ms);
+  rig.engine.planner().target_cost().freeze(true);
+  rig.run(std::move(o), {1, 2, 3});
+  return static_cast<double>(rig.stats.emitted) / rig.stats.modelled_ms;
+}
+
+TEST(Engine, ModelledTimeOfPlainDecodingIsTheProfiles) {
+  Rig rig({});
+  rig.run(options(Mode::kPlain), {1, 2, 3});
+  EXPECT_DOUBLE_EQ(rig.stats.modelled_ms, 60 * 10);
+}
+
+// What the planner is for: no chain set by hand is much faster (a perfect draft under noise is the worst case: its
+// confidence says nothing), and plain decoding never is, whatever the machine charges for width and however good the
+// draft.
+TEST(Engine, AutoKeepsUpWithPlainDecodingAndWithTheBestChain) {
+  const std::vector<CostModel::Point> flat{{1, 10}, {16, 14}, {32, 24}};
+  const std::vector<CostModel::Point> steep{{1, 10}, {2, 17}, {16, 90}, {32, 170}};
+  for (int round = 0; round < 24; ++round) {
+    GSD_SEEDED(rng, round);
+    World world;
+    world.seed = rng();
+    world.n_ctx = 1024;
+    world.n_vocab = 40;
+    world.order = 3;
+    world.drift = static_cast<float>(round % 4) * 0.3F;
+    const auto& machine = round % 8 < 4 ? flat : steep;
+    SessionOptions o = options(Mode::kAuto, round % 3 == 0 ? 0 : 0.8F, rng(), 1000);
+    o.speculation.max_width = 32;
+    const double automatic = planned_rate(world, machine, o);
+    o.speculation.mode = Mode::kPlain;
+    EXPECT_GT(automatic, 0.97 * planned_rate(world, machine, o));
+    o.speculation.mode = Mode::kChain;
+    for (const int depth : {1, 2, 4, 8}) {
+      o.speculation.depth = depth;
+      EXPECT_GT(automatic, 0.9 * planned_rate(world, machine, o)) << "depth " << depth;
+    }
+  }
+}
+
 TEST(Engine, RefusesToStepWhatIsNotPrefilled) {
   Rig rig({});
   auto s = rig.engine.open(options(Mode::kTree));

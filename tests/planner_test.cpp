@@ -128,6 +128,19 @@ TEST(Calibration, MergeCellsLearnTheShareOfThePrediction) {
   EXPECT_NEAR(c.probability(cell), 0.5, 0.08);
 }
 
+TEST(Calibration, ADepthNeverReachedIsThoughtToBeLikeTheOneAboveIt) {
+  Calibration c(true);
+  const double prior = c.expansion_gain(0);
+  EXPECT_NEAR(c.expansion_gain(7), prior, 1e-9);
+  for (int i = 0; i < 500; ++i) c.observe_expansion(0, true);
+  EXPECT_GT(c.expansion_gain(0), 0.98);
+  EXPECT_NEAR(c.expansion_gain(5), c.expansion_gain(0), 1e-9);
+  for (int i = 0; i < 500; ++i) c.observe_expansion(3, i % 2 == 0);
+  EXPECT_NEAR(c.expansion_gain(2), c.expansion_gain(0), 1e-9) << "what lies deeper says nothing about it";
+  EXPECT_NEAR(c.expansion_gain(3), 0.5, 0.05);
+  EXPECT_NEAR(c.expansion_gain(60), c.expansion_gain(3), 1e-9);
+}
+
 TEST(Calibration, CellsOfDifferentKindsDoNotMeet) {
   Calibration c(false);
   std::vector<Calibration::Cell> cells;
@@ -136,7 +149,6 @@ TEST(Calibration, CellsOfDifferentKindsDoNotMeet) {
     for (const int length : {3, 4, 5, 6, 8, 12, 20}) cells.push_back(c.history_cell(o, length));
   }
   for (int a = 1; a <= 6; ++a) cells.push_back(c.merge_cell(a));
-  for (int d = 0; d < 8; ++d) cells.push_back(c.expansion_cell(d));
   std::sort(cells.begin(), cells.end());
   EXPECT_EQ(std::unique(cells.begin(), cells.end()), cells.end());
 }

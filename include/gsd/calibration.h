@@ -27,8 +27,11 @@ class Calibration {
   Cell history_cell(Origin origin, int match_length) const;
   // Cell of the discount for candidates inherited through a merge that agree in `agreement` >= 1 tokens with the path.
   Cell merge_cell(int agreement) const;
-  // Cell of "an expansion at this depth names the target's token as a likely one": prices a level before it is drafted.
-  Cell expansion_cell(int depth) const;
+  // Probability that an expansion `depth` levels below the root names the target's token as a likely one: prices a
+  // level before it is drafted. A depth that was seldom reached is thought to be like the one above it, or a level that
+  // is never drafted would keep its prior for good.
+  double expansion_gain(int depth) const;
+  void observe_expansion(int depth, bool named);
 
   double probability(Cell cell) const { return cells_[cell].hits / cells_[cell].trials; }
 
@@ -44,15 +47,17 @@ class Calibration {
   static constexpr int kDepths = 8;
   static constexpr int kHistoryBase = kRanks * kBins;
   static constexpr int kMergeBase = kHistoryBase + 3 * kLengths;
-  static constexpr int kExpansionBase = kMergeBase + kAgreements;
-  static constexpr int kCells = kExpansionBase + kDepths;
+  static constexpr int kCells = kMergeBase + kAgreements;
 
   struct Counts {
     double hits;
     double trials;
   };
+  static void count(Counts& c, bool hit, double predicted);
+
   bool greedy_;
   std::array<Counts, kCells> cells_;
+  std::array<Counts, kDepths> expansions_{};  // without their prior
 };
 
 }  // namespace gsd

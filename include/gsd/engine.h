@@ -36,6 +36,7 @@ struct Stats {
   double verify_ms = 0;             // in the target's forward passes
   double sequence_ms = 0;           // in keeping the backends' sequences in step
   double total_ms = 0;              // whole steps; the rest is the engine's own time
+  double modelled_ms = 0;           // what the planner's cost models say of the draft's and the target's passes
   void add(const Stats& other);
   double accepted_per_step() const { return steps > 0 ? static_cast<double>(emitted) / static_cast<double>(steps) : 0; }
 };

@@ -94,7 +94,7 @@ class Hypotheses {
   float history_probability();
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
   float expansion_gain(int depth) const {
-    return static_cast<float>(calibration_.probability(calibration_.expansion_cell(depth)));
+    return static_cast<float>(calibration_.expansion_gain(depth));
   }
 
  private:

@@ -8,6 +8,7 @@ namespace {
 
 constexpr double kPriorWeight = 5;  // a prior counts as this many observations
 constexpr double kMaxWeight = 150;  // older observations fade beyond this
+constexpr double kExpansionPrior = 0.7;
 
 // Upper ends of the bins, best bin first.
 constexpr std::array<float, 11> kProbability{0.98F, 0.95F, 0.9F, 0.8F, 0.65F, 0.5F, 0.35F, 0.2F, 0.1F, 0.05F, 0.02F};
@@ -49,7 +50,6 @@ Calibration::Calibration(bool greedy) : greedy_(greedy) {
     set(kHistoryBase + 2 * kLengths + i, 0.98);
   }
   for (int i = 0; i < kAgreements; ++i) set(kMergeBase + i, 0.6 + 0.06 * i);
-  for (int i = 0; i < kDepths; ++i) set(kExpansionBase + i, 0.7);
 }
 
 Calibration::Cell Calibration::draft_cell(int rank, float log_q, float gap) const {
@@ -66,13 +66,23 @@ Calibration::Cell Calibration::merge_cell(int agreement) const {
   return static_cast<Cell>(kMergeBase + std::min(agreement, kAgreements) - 1);
 }
 
-Calibration::Cell Calibration::expansion_cell(int depth) const {
-  return static_cast<Cell>(kExpansionBase + std::min(depth, kDepths - 1));
+double Calibration::expansion_gain(int depth) const {
+  double gain = kExpansionPrior;
+  for (int d = 0; d <= std::min(depth, kDepths - 1); ++d) {
+    const Counts& c = expansions_[static_cast<std::size_t>(d)];
+    gain = (c.hits + kPriorWeight * gain) / (c.trials + kPriorWeight);
+  }
+  return gain;
 }
 
-void Calibration::observe(Cell cell, bool accepted, double predicted) {
-  Counts& c = cells_[cell];
-  c.hits += accepted ? 1 : 0;
+void Calibration::observe_expansion(int depth, bool named) {
+  count(expansions_[static_cast<std::size_t>(std::min(depth, kDepths - 1))], named, 1);
+}
+
+void Calibration::observe(Cell cell, bool accepted, double predicted) { count(cells_[cell], accepted, predicted); }
+
+void Calibration::count(Counts& c, bool hit, double predicted) {
+  c.hits += hit ? 1 : 0;
   c.trials += predicted;
   if (c.trials > kMaxWeight) {
     const double fade = kMaxWeight / c.trials;

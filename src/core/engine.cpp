@@ -26,6 +26,7 @@ void Stats::add(const Stats& o) {
   verify_ms += o.verify_ms;
   sequence_ms += o.sequence_ms;
   total_ms += o.total_ms;
+  modelled_ms += o.modelled_ms;
 }
 
 Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Calibration& calibration)
@@ -231,6 +232,7 @@ void Engine::account(double total_ms, double sequence_ms) {
     step.verify_ms = step_verify_ms_;
     step.sequence_ms = sequence_ms;
     step.total_ms = total_ms;
+    step.modelled_ms = step_modelled_ms_;
     s->stats_.add(step);
     sum.add(step);
     if (s->options_.on_step) s->options_.on_step(StepView{*s, s->hypotheses_, s->acceptance_, step});
@@ -240,6 +242,7 @@ void Engine::account(double total_ms, double sequence_ms) {
   sum.verify_ms = step_verify_ms_;
   sum.sequence_ms = sequence_ms;
   sum.total_ms = total_ms;
+  sum.modelled_ms = step_modelled_ms_;
   stats_.add(sum);
 }
 

@@ -384,7 +384,7 @@ void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token
     }
     const Item& x = items_[static_cast<std::size_t>(p.item)];
     if (x.graph_node >= 0 && x.agreement == 0 && graph_.node(x.graph_node).expanded) {
-      calibration_.observe(calibration_.expansion_cell(x.depth), named);
+      calibration_.observe_expansion(x.depth, named);
     }
     if (++step > path.size()) break;
   }

@@ -109,6 +109,12 @@ struct EngineOptions {
   int max_total_width = 64;  // tokens that one verification scores over all sessions, the roots included
 };
 
+// What an engine has learned while running, apart from what passes cost.
+struct Learned {
+  std::map<int, Calibration> calibrations;  // by tenths of the temperature, -1 for greedy
+  Planner::Recent recent;
+};
+
 // Holds the models and what is learned about them; steps sessions. One thread owns an engine and its sessions.
 class Engine {
  public:
@@ -136,11 +142,16 @@ class Engine {
   // and stepped again.
   void step(std::span<Session* const> sessions);
 
+  // Puts `other` in the place of what was learned and that into `other`: for measuring several ways to decode with one
+  // engine, each with a memory of its own. REQUIRES: no session is open.
+  void exchange(Learned& other);
+
   Planner& planner() { return planner_; }
   Backend& target() { return target_; }
   Backend* draft() { return draft_; }
   const EngineOptions& options() const { return options_; }
   const Stats& stats() const { return stats_; }  // over all sessions and steps; shared passes are counted once
+  void reset_stats() { stats_ = {}; }
 
  private:
   friend class Session;
@@ -169,7 +180,7 @@ class Engine {
   CostModel target_cost_;
   CostModel draft_cost_;
   Planner planner_;
-  std::map<int, Calibration> calibrations_;  // by tenths of the temperature
+  std::map<int, Calibration> calibrations_;  // see Learned
   std::unique_ptr<bool[]> is_eog_;
   std::vector<bool> slot_taken_;
   Stats stats_;

@@ -22,6 +22,10 @@ namespace gsd {
 // and contexts made. Returns the instruction set it uses; empty if it is off, not there, or has nothing for this CPU.
 // Thread safe.
 std::string configure_narrow(bool enabled, bool exact);
+// Path of that backend's shared object, for other programs (GGML_BACKEND_PATH); empty if it is not there. Thread safe.
+std::string narrow_plugin();
+// The processor's name, or "unknown". Thread safe.
+std::string cpu_name();
 
 struct ModelOptions {
   std::string path;                     // a GGUF file
@@ -133,11 +137,13 @@ class Pair {
   // Throws what Model and make_backend throw, and Error(kPairMismatch) for a draft that does not fit.
   explicit Pair(const PairOptions& options);
   ~Pair();
+  Pair(Pair&&) noexcept;
 
   const Model& target() const;
   const Model* draft() const;  // null without one
   Engine& engine();
   int n_ctx() const;
+  int n_threads() const;
   // The instruction set of the narrow-matmul backend, or empty if it is not used.
   const std::string& narrow() const;
   // How the cost profile came about: "measured", "cached", "off".

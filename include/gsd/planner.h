@@ -28,7 +28,18 @@ class Planner {
     }
   };
 
+  // What the planner remembers of the steps behind it.
+  struct Recent {
+    double tokens = 0;  // fading sums over the last steps
+    double ms = 0;
+    int plain_steps = 0;
+    int probe_interval = 8;  // plain steps between two probes
+  };
+
   Planner(CostModel& target, CostModel& draft);
+
+  const Recent& recent() const { return recent_; }
+  void set_recent(const Recent& recent) { recent_ = recent; }
 
   CostModel& target_cost() { return target_; }
   CostModel& draft_cost() { return draft_; }
@@ -48,7 +59,7 @@ class Planner {
   std::size_t choose_width(std::span<const Item> items, int roots, int width) const;
 
   // True now and then while nothing is drafted: plain decoding must not be absorbing.
-  bool probe_due() const { return plain_steps_ >= probe_interval_; }
+  bool probe_due() const { return recent_.plain_steps >= recent_.probe_interval; }
   // A step ended. `drafted`: a draft level was evaluated; `wanted`: the planner, not a probe, asked for it.
   void end_step(int emitted, double modelled_ms, bool drafted, bool wanted);
 
@@ -59,10 +70,7 @@ class Planner {
 
   CostModel& target_;
   CostModel& draft_;
-  double tokens_ = 0;  // fading sums over the last steps
-  double ms_ = 0;
-  int plain_steps_ = 0;
-  int probe_interval_;
+  Recent recent_;
 };
 
 }  // namespace gsd

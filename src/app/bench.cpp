@@ -1,216 +1,497 @@
-// gsd bench: the modes beside each other on the same prompts, interleaved.
+// gsd bench: ways to decode beside each other on the same prompts, interleaved, and llama.cpp's own programs with them.
+#include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <sstream>
+#include <optional>
+#include <set>
 
+#include "../bench/measurement.h"
+#include "../bench/peers.h"
+#include "../bench/report.h"
+#include "../bench/search.h"
+#include "../bench/workload.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
-#include "run.h"
 
 namespace gsd::app {
 namespace {
 
-using nlohmann::json;
+using namespace gsd::bench;
+
+constexpr double kSlower = 0.97;  // --compare: below this ratio a configuration counts as slower
+constexpr int kExitSlower = 12;
 
 struct BenchFlags {
   ModelFlags model;
-  std::string prompts;
+  std::vector<std::string> prompts;
+  std::vector<std::string> configs;
   std::vector<std::string> modes{"plain", "chain", "tree", "graph", "auto"};
+  std::vector<float> temperatures;
+  std::vector<int> sessions{1};
   int repetitions = 3;
   int per_kind = 0;
-  std::string json_out;
+  bool ablate = false;
+  bool chains = false;
+  std::string peers;
+  std::string out;
+  bool go_on = false;
+  std::string html;
+  std::string report;
+  std::vector<std::string> compare;
 };
 
-struct Prompt {
-  std::string kind;
-  std::string text;
-};
-
-// What one mode did on one prompt, over the repetitions.
-struct Result {
-  std::vector<double> ms_per_token;
-  std::vector<double> first_token_ms;
-  Stats stats;
-  std::int64_t differing = 0;  // runs whose text is not plain decoding's
-};
-
-double median(std::vector<double> v) {
-  if (v.empty()) return 0;
-  const auto mid = v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2);
-  std::nth_element(v.begin(), mid, v.end());
-  return *mid;
+double peak_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
-// JSON lines with "prompt" and, optionally, "kind".
-std::vector<Prompt> read_prompts(const std::string& path, int per_kind) {
-  std::vector<Prompt> out;
-  std::map<std::string, int> seen;
-  std::istringstream lines(read_file(path));
-  int number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ++number;
-    if (line.empty()) continue;
-    const json j = json::parse(line, nullptr, false);
-    if (!j.is_object() || !j.contains("prompt") || !j["prompt"].is_string()) {
-      throw Error(ErrorCode::kIo, fmt::format("Line {} of '{}' is no JSON object with a \"prompt\".", number, path));
-    }
-    Prompt p{j.contains("kind") && j["kind"].is_string() ? j["kind"].get<std::string>() : "all",
-             j["prompt"].get<std::string>()};
-    if (per_kind > 0 && ++seen[p.kind] > per_kind) continue;
-    out.push_back(std::move(p));
-  }
-  if (out.empty()) throw Error(ErrorCode::kIo, fmt::format("'{}' holds no prompts.", path));
-  return out;
-}
+// A way to decode: one of ours, or another program at one setting.
+struct Contestant {
+  std::string name;
+  std::optional<Config> own;
+  std::unique_ptr<PeerRunner> peer;
+};
 
 class Bench {
  public:
-  Bench(const BenchFlags& flags, Pair& pair)
-      : flags_(flags), pair_(pair), prompts_(read_prompts(flags.prompts, flags.per_kind)) {
-    if (!flags.json_out.empty()) {
-      out_.open(flags.json_out);
-      if (!out_) throw Error(ErrorCode::kIo, "The file '" + flags.json_out + "' cannot be written.");
+  explicit Bench(const BenchFlags& flags) : flags_(flags) {
+    for (const std::string& path : flags.prompts) {
+      auto more = parse_prompts(read_file(path), flags.per_kind, path);
+      prompts_.insert(prompts_.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
     }
-    tokenize();
+    SpeculationParams defaults = flags.model.speculation;
+    defaults.history = !flags.model.no_history;
+    std::vector<std::string> texts = flags.configs;
+    if (texts.empty() && !flags.ablate) texts = flags.modes;
+    if (flags.ablate) texts = ablation_configs();
+    if (flags.chains) {
+      const auto more = chain_configs();
+      texts.insert(texts.end(), more.begin(), more.end());
+    }
+    for (const std::string& text : texts) {
+      Config c = parse_config(text, defaults);
+      if (flags.model.width != "auto" && text.find("width=") == std::string::npos)
+        c.params.max_width = flags.model.session().speculation.max_width;
+      configs_.push_back(std::move(c));
+    }
+    temperatures_ = flags.temperatures;
+    if (temperatures_.empty()) temperatures_.push_back(flags.model.sampling.temperature);
+    std::map<std::string, int> seen;
+    for (const Prompt& p : prompts_) tuning_.push_back(!flags.peers.empty() && seen[p.kind]++ % 2 == 0);
+    for (const auto& [kind, n] : seen) {
+      if (!flags.peers.empty() && n < 2)
+        throw Error(ErrorCode::kUsage,
+                    "The kind '" + kind + "' has one prompt; --peers needs two, to choose settings and to measure.");
+    }
   }
 
-  bool run_all() {
-    ProgressLine line("Measuring");
-    for (const std::string& mode : flags_.modes) measure(0, mode, -1);  // warm-up
-    const std::size_t total = prompts_.size() * flags_.modes.size() * static_cast<std::size_t>(flags_.repetitions);
-    std::size_t done = 0;
-    for (int repetition = 0; repetition < flags_.repetitions; ++repetition) {
-      for (std::size_t p = 0; p < prompts_.size(); ++p) {
-        for (const std::string& mode : flags_.modes) {
-          if (interrupted()) return false;
-          measure(p, mode, repetition);
-          line.show(static_cast<float>(++done) / static_cast<float>(total));
-        }
-      }
+  // False if the user ended it. What was measured is in the file in any case.
+  bool run() {
+    for (const int sessions : flags_.sessions) {
+      load(sessions);
+      if (sessions == flags_.sessions.front()) open_file();
+      std::vector<Contestant> field;
+      for (const Config& c : configs_) field.push_back({c.name, c, nullptr});
+      if (!flags_.peers.empty() && sessions == 1) add_tuned(field);
+      for (const float temperature : temperatures_) measure_all(field, temperature, sessions);
+      pair_->save_profile();
+      if (interrupted()) return false;
     }
     return true;
   }
-
-  std::string table() const {
-    std::string out = fmt::format(
-        "{} prompts, {} tokens each, temperature {}, {} repetitions, interleaved; {}, narrow-matmul backend {}\n\n",
-        prompts_.size(), flags_.model.n_predict, flags_.model.sampling.temperature, flags_.repetitions,
-        pair_.target().description(), pair_.narrow().empty() ? "off" : pair_.narrow());
-    if (cut_ > 0) out += fmt::format("{} prompts did not fit the context and were cut from the front\n\n", cut_);
-    out +=
-        "| text | mode | tokens/s | speed-up | tokens per step | drafted | merged | verified | draft passes | draft ms "
-        "| verify ms | rest us | first token ms | other text |\n";
-    out += "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
-    std::vector<std::string> kinds;
-    for (const Prompt& p : prompts_) {
-      if (std::find(kinds.begin(), kinds.end(), p.kind) == kinds.end()) kinds.push_back(p.kind);
-    }
-    if (kinds.size() > 1) kinds.emplace_back("");
-    for (const std::string& kind : kinds) {
-      for (const std::string& mode : flags_.modes) out += row(kind, mode);
-    }
-    return out;
-  }
+  const Measurements& results() const { return results_; }
 
  private:
-  void tokenize() {
-    const auto room = static_cast<std::size_t>(
-        std::max<std::int64_t>(1, pair_.n_ctx() - std::max<std::int64_t>(0, flags_.model.n_predict)));
-    for (const Prompt& p : prompts_) {
-      tokens_.push_back(pair_.target().tokenize(p.text, true, false));
+  void load(int sessions) {
+    ModelFlags flags = flags_.model;
+    flags.pair.context.n_seq = sessions;
+    pair_.reset();
+    pair_ = std::make_unique<Pair>(load_pair(flags));
+    if (!tokens_.empty()) return;
+    const auto room = static_cast<std::size_t>(std::max<std::int64_t>(1, pair_->n_ctx() - flags.n_predict));
+    for (Prompt& p : prompts_) {
+      tokens_.push_back(pair_->target().tokenize(p.text, true, false));
       if (tokens_.back().size() <= room) continue;
       tokens_.back().erase(tokens_.back().begin(), tokens_.back().end() - static_cast<std::ptrdiff_t>(room));
+      p.text = pair_->target().detokenize(tokens_.back());
       ++cut_;
     }
   }
 
-  void measure(std::size_t p, const std::string& mode, int repetition) {
-    SessionOptions o = flags_.model.session(pair_);
-    const int wanted = o.speculation.max_width;
-    o.speculation.mode = parse_mode(mode);
-    o.speculation.max_width = flags_.model.width == "auto" && mode != "auto" ? 16 : wanted;
-    const Run r = run_prompt(pair_, tokens_[p], std::move(o), false, nullptr);
-    if (repetition < 0 || r.tokens.empty() || interrupted()) return;
-    if (mode == "plain") plain_[p] = r.tokens;
-    Result& result = results_[{p, mode}];
-    result.ms_per_token.push_back(r.decode_ms / static_cast<double>(r.tokens.size()));
-    result.first_token_ms.push_back(r.first_token_ms);
-    result.stats.add(r.stats);
-    if (const auto plain = plain_.find(p); plain != plain_.end() && plain->second != r.tokens) ++result.differing;
-    if (out_.is_open()) {
-      json line = to_json(r);
-      line["mode"] = mode;
-      line["kind"] = prompts_[p].kind;
-      line["prompt"] = p;
-      line["repetition"] = repetition;
-      line.erase("text");
-      line.erase("tokens");
-      out_ << line.dump() << '\n';
+  Conditions conditions() const {
+    const std::time_t now = std::time(nullptr);
+    std::string files;
+    for (const std::string& path : flags_.prompts)
+      files += (files.empty() ? "" : ", ") + std::filesystem::path(path).filename().string();
+    const ModelFlags& m = flags_.model;
+    return {{"gsd", GSD_VERSION},
+            {"date", fmt::format("{:%Y-%m-%d}", fmt::gmtime(now))},
+            {"processor", cpu_name()},
+            {"threads", pair_->n_threads()},
+            {"target", fmt::format("{} ({:.1f} MB)", std::filesystem::path(m.pair.target).filename().string(),
+                                   static_cast<double>(pair_->target().n_bytes()) / 1e6)},
+            {"draft", m.pair.draft.empty() ? "none" : std::filesystem::path(m.pair.draft).filename().string()},
+            {"narrow-matmul backend", pair_->narrow().empty() ? "off" : pair_->narrow()},
+            {"exact", m.pair.engine.exact},
+            {"prompts", fmt::format("{} of {}", prompts_.size(), files)},
+            {"cut to the context", cut_},
+            {"tokens", m.n_predict},
+            {"end of text", m.ignore_eos ? "ignored" : "ends"},
+            {"repetitions", flags_.repetitions}};
+  }
+
+  void open_file() {
+    results_.conditions = conditions();
+    if (flags_.out.empty()) return;
+    if (flags_.go_on && std::filesystem::exists(flags_.out)) {
+      Measurements old = read_measurements(flags_.out);
+      for (const char* key : {"target", "draft", "prompts", "tokens", "processor", "end of text"}) {
+        if (old.conditions.value(key, Conditions()) != results_.conditions.at(key))
+          throw Error(
+              ErrorCode::kUsage,
+              fmt::format("'{}' was measured under other conditions ({}); give another file.", flags_.out, key));
+      }
+      results_ = std::move(old);
+      for (const Measurement& m : results_.list) done_.insert(m.key());
+    }
+    // Written anew, so that half a line that an earlier run left does not stay.
+    out_.open(flags_.out, std::ios::trunc);
+    out_ << to_line(results_.conditions);
+    for (const Measurement& m : results_.list) out_ << to_line(m);
+    if (!out_.flush()) throw Error(ErrorCode::kIo, "The file '" + flags_.out + "' cannot be written.");
+  }
+
+  void store(Measurement m) {
+    done_.insert(m.key());
+    if (out_.is_open() && !(out_ << to_line(m) << std::flush))
+      throw Error(ErrorCode::kIo, "The file '" + flags_.out + "' cannot be written; is the disk full?");
+    results_.list.push_back(std::move(m));
+  }
+
+  void measure_all(std::vector<Contestant>& field, float temperature, int sessions) {
+    std::vector<std::size_t> turns;
+    for (std::size_t p = 0; p < prompts_.size(); p += static_cast<std::size_t>(sessions)) {
+      if (!tuning_[p]) turns.push_back(p);
+    }
+    ProgressLine line("Measuring");
+    const std::size_t total = turns.size() * field.size() * static_cast<std::size_t>(flags_.repetitions);
+    std::size_t n = 0;
+    bool warm = false;
+    for (int repetition = 0; repetition < flags_.repetitions; ++repetition) {
+      for (const std::size_t p : turns) {
+        for (Contestant& c : field) {
+          if (interrupted()) return;
+          line.show(static_cast<float>(n++) / static_cast<float>(total));
+          Measurement m = blank(c.name, p);
+          m.temperature = std::round(temperature * 1000.0) / 1000;
+          m.sessions = sessions;
+          m.repetition = repetition;
+          if (done_.count(m.key()) > 0 || (c.peer && temperature != 0)) continue;
+          if (!warm) warm_up(field, m);
+          warm = true;
+          if (measure(c, p, m)) store(std::move(m));
+        }
+      }
     }
   }
 
-  std::string row(const std::string& kind, const std::string& mode) const {
-    Stats sum;
-    double ms = 0;
-    double log_ratio = 0;
-    int n = 0;
-    int compared = 0;
-    std::int64_t differing = 0;
-    std::vector<double> first;
-    for (std::size_t p = 0; p < prompts_.size(); ++p) {
-      const auto found = results_.find({p, mode});
-      if (found == results_.end() || (!kind.empty() && prompts_[p].kind != kind)) continue;
-      const Result& r = found->second;
-      sum.add(r.stats);
-      ms += median(r.ms_per_token);
-      ++n;
-      differing += r.differing;
-      first.insert(first.end(), r.first_token_ms.begin(), r.first_token_ms.end());
-      if (const auto plain = results_.find({p, "plain"}); plain != results_.end()) {
-        log_ratio += std::log(median(plain->second.ms_per_token) / median(r.ms_per_token));
-        ++compared;
+  void warm_up(std::vector<Contestant>& field, Measurement m) {
+    for (Contestant& c : field) {
+      if (!interrupted()) measure(c, static_cast<std::size_t>(m.prompt), m);
+    }
+  }
+
+  Measurement blank(const std::string& config, std::size_t prompt) const {
+    Measurement m;
+    m.kind = prompts_[prompt].kind;
+    m.config = config;
+    m.prompt = static_cast<int>(prompt);
+    return m;
+  }
+
+  // Fills `m`; false if the user ended it meanwhile, or if there is nothing to measure.
+  bool measure(Contestant& c, std::size_t p, Measurement& m) {
+    if (c.own) return measure_own(*c.own, p, m);
+    const PeerRun r = c.peer->run(prompts_[p].text);
+    m.tokens = r.tokens;
+    m.decode_ms = r.decode_ms;
+    m.peak_mib = r.peak_mib;
+    m.same_text = agree(plain_text(p), r.text);
+    return !interrupted() && m.tokens > 0;
+  }
+
+  SessionOptions session_options(const SpeculationParams& params, double temperature) const {
+    SessionOptions o = flags_.model.session(*pair_);
+    o.speculation = params;
+    o.sampling.temperature = static_cast<float>(temperature);
+    return o;
+  }
+
+  // `m.sessions` prompts from `first` on, together.
+  bool measure_own(const Config& config, std::size_t first, Measurement& m) {
+    Engine& engine = pair_->engine();
+    std::vector<std::unique_ptr<Session>> sessions;
+    const Stopwatch clock;
+    m.seen = {};
+    Learned& learned = learned_[{config.name, m.sessions}];
+    engine.exchange(learned);
+    for (int i = 0; i < m.sessions; ++i) {
+      SessionOptions o = session_options(config.params, m.temperature);
+      o.on_token = [&](Token) {
+        if (m.first_token_ms == 0) m.first_token_ms = clock.ms();
+        return !interrupted();
+      };
+      o.on_step = [&](const StepView& step) { m.seen.observe(step); };
+      sessions.push_back(engine.open(std::move(o)));
+    }
+    m.first_token_ms = 0;
+    for (std::size_t i = 0; i < sessions.size(); ++i) {
+      engine.set_prompt(*sessions[i], tokens_[(first + i) % tokens_.size()]);
+      while (!interrupted() && engine.prefill(*sessions[i]) > 0) {
       }
     }
-    if (n == 0) return "";
-    const auto steps = static_cast<double>(std::max<std::int64_t>(1, sum.steps));
-    const auto per_step = [&](auto v) { return static_cast<double>(v) / steps; };
-    const double rest = sum.total_ms - sum.draft_ms - sum.verify_ms;
-    return fmt::format(
-        "| {} | {} | {:.0f} | {} | {:.2f} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.2f} | {:.0f} | {:.1f} | {} "
-        "|\n",
-        kind.empty() ? "**all**" : kind, mode, 1000 * n / ms,
-        compared > 0 ? fmt::format("{:.2f}x", std::exp(log_ratio / compared)) : "", sum.accepted_per_step(),
-        per_step(sum.drafted), per_step(sum.merged), per_step(sum.verified), per_step(sum.draft_forwards),
-        per_step(sum.draft_ms), per_step(sum.verify_ms), 1000 * rest / steps, median(first), differing);
+    m.prefill_ms = clock.ms();
+    engine.reset_stats();
+    std::vector<Session*> active;
+    do {
+      active.clear();
+      for (const auto& s : sessions) {
+        if (!s->finished()) active.push_back(s.get());
+      }
+      if (!active.empty() && !interrupted()) engine.step(active);
+    } while (!active.empty() && !interrupted());
+    m.decode_ms = clock.ms() - m.prefill_ms;
+    m.stats = engine.stats();
+    m.tokens = m.stats.emitted;
+    m.peak_mib = peak_mib();
+    std::vector<Token> generated;
+    for (const auto& s : sessions) generated.insert(generated.end(), s->generated().begin(), s->generated().end());
+    sessions.clear();
+    engine.exchange(learned);
+    auto& plain = plain_[{first, m.temperature, m.sessions}];
+    if (plain.empty() && config.params.mode == Mode::kPlain) plain = generated;
+    m.same_text = plain.empty() || plain == generated;
+    return !interrupted() && m.tokens > 0;
+  }
+
+  const std::string& plain_text(std::size_t p) {
+    std::string& text = plain_text_[p];
+    if (text.empty()) {
+      auto& plain = plain_[{p, 0.0, 1}];
+      if (plain.empty()) {
+        Measurement unused = blank("plain", p);
+        measure_own(parse_config("plain", {}), p, unused);
+      }
+      text = pair_->target().detokenize(plain);
+    }
+    return text;
+  }
+
+  // As far as both go. Programs may go on behind the limit, and print end-of-text tokens by name.
+  static bool agree(const std::string& a, std::string b) {
+    b.erase(b.find_last_not_of(" \r\n") + 1);
+    const std::size_t n = std::min(a.size(), b.size());
+    return n > 0 && a.compare(0, n, b, 0, n) == 0;
+  }
+
+  // Mean logarithm of tokens per millisecond over the prompts for tuning; very low where the program fails.
+  double tuning_score(const std::string& name, const std::function<Contestant()>& make) {
+    std::optional<Contestant> c;
+    double sum = 0;
+    for (std::size_t p = 0; p < prompts_.size(); ++p) {
+      if (!tuning_[p] || interrupted()) continue;
+      Measurement m = blank(name, p);
+      m.tuning = true;
+      if (done_.count(m.key()) == 0) {
+        try {
+          if (!c) {
+            c.emplace(make());
+            Measurement unused = m;
+            measure(*c, p, unused);  // warm-up
+          }
+          if (!measure(*c, p, m)) return -1e9;
+        } catch (const Error& e) {
+          if (!interrupted()) std::fprintf(stderr, "gsd: note: %s: %s\n", name.c_str(), e.what());
+          return -1e9;
+        }
+        store(m);
+      } else {
+        m = *std::find_if(results_.list.begin(), results_.list.end(),
+                          [&](const auto& x) { return x.key() == m.key(); });
+      }
+      sum -= std::log(m.ms_per_token());
+    }
+    return sum;
+  }
+
+  // Chooses settings on one half of the prompts, ours of a chain and those of all programs, and adds the best ones.
+  void add_tuned(std::vector<Contestant>& field) {
+    peer_options_ = {.folder = flags_.peers,
+                     .target = flags_.model.pair.target,
+                     .draft = flags_.model.pair.draft,
+                     .n_ctx = pair_->n_ctx(),
+                     .n_threads = pair_->n_threads(),
+                     .n_predict = static_cast<int>(flags_.model.n_predict),
+                     .plugin = "",
+                     .cancelled = interrupted};
+    loaded_peer_options_ = peer_options_;
+    loaded_peer_options_.plugin = pair_->narrow().empty() ? "" : narrow_plugin();
+    tune_chain(field);
+    for (const PeerOptions* options : {&peer_options_, &loaded_peer_options_}) {
+      if (options == &loaded_peer_options_ && options->plugin.empty()) continue;
+      for (const Peer& peer : bench::peers()) {
+        if (interrupted()) return;
+        if (!peer.has_draft || !flags_.model.pair.draft.empty()) tune_peer(peer, *options, field);
+      }
+    }
+  }
+
+  void tune_chain(std::vector<Contestant>& field) {
+    const std::vector<std::vector<std::string>> values{
+        {"depth=4", "depth=2", "depth=3", "depth=6", "depth=8", "depth=12"},
+        {"path-threshold=0.05", "path-threshold=0", "path-threshold=0.2", "path-threshold=0.4", "path-threshold=0.6"},
+        {"history=1", "history=0"}};
+    const auto text = [&](const Point& p) {
+      return fmt::format("chain {} {} {}", values[0][p[0]], values[1][p[1]], values[2][p[2]]);
+    };
+    const std::vector<std::size_t> sizes{values[0].size(), values[1].size(), values[2].size()};
+    const auto contestant = [&](const Point& p) {
+      Config c = parse_config(text(p), flags_.model.speculation);
+      c.name = "own tuned " + text(p);
+      return Contestant{c.name, c, nullptr};
+    };
+    ProgressLine line("Tuning our chain");
+    line.show(0);
+    const Point best = coordinate_search(sizes, [&](const Point& p) {
+      return interrupted() ? 0 : tuning_score("own tuned " + text(p), [&] { return contestant(p); });
+    });
+    field.push_back(contestant(best));
+  }
+
+  void tune_peer(const Peer& peer, const PeerOptions& options, std::vector<Contestant>& field) {
+    const auto name = [&](const Point& p) {
+      return fmt::format("{}{} {}", peer.name, options.plugin.empty() ? "" : " + narrow", peer.setting(p));
+    };
+    ProgressLine line("Tuning " + peer.name);
+    line.show(0);
+    bool works = false;
+    const auto sizes = peer.sizes();
+    const Point best = coordinate_search(sizes, [&](const Point& p) {
+      if (interrupted()) return -1e9;
+      const double score = tuning_score(name(p), [&] {
+        return Contestant{name(p), std::nullopt, std::make_unique<PeerRunner>(peer, p, options)};
+      });
+      works |= score > -1e8;
+      return score;
+    });
+    if (works && !interrupted())
+      field.push_back({name(best), std::nullopt, std::make_unique<PeerRunner>(peer, best, options)});
   }
 
   const BenchFlags& flags_;
-  Pair& pair_;
+  std::vector<Config> configs_;
+  std::vector<float> temperatures_;
   std::vector<Prompt> prompts_;
+  std::vector<bool> tuning_;  // [prompts] spent on choosing settings
   std::vector<std::vector<Token>> tokens_;
-  std::map<std::pair<std::size_t, std::string>, Result> results_;
-  std::map<std::size_t, std::vector<Token>> plain_;
+  std::unique_ptr<Pair> pair_;
+  PeerOptions peer_options_;         // as shipped
+  PeerOptions loaded_peer_options_;  // with our backend
+  Measurements results_;
+  std::set<Measurement::Key> done_;
+  std::map<std::tuple<std::size_t, double, int>, std::vector<Token>> plain_;
+  std::map<std::size_t, std::string> plain_text_;
+  std::map<std::pair<std::string, int>, Learned> learned_;  // by configuration and sessions
   std::ofstream out_;
   int cut_ = 0;
 };
 
-int bench(const BenchFlags& flags) {
-  for (const std::string& mode : flags.modes) parse_mode(mode);
+void write_page(const BenchFlags& flags, const Measurements& m) {
+  if (flags.html.empty()) return;
+  std::ofstream out(flags.html, std::ios::binary);
+  if (!(out << page(m) << std::flush)) throw Error(ErrorCode::kIo, "The page '" + flags.html + "' cannot be written.");
+}
+
+void print(const std::string& text) {
+  if (!write_out(text)) throw Error(ErrorCode::kIo, "The output was closed before everything was written.");
+}
+
+int bench_main(const BenchFlags& flags) {
+  if (!flags.compare.empty()) {
+    bool slower = false;
+    print(compare(read_measurements(flags.compare[0]), read_measurements(flags.compare[1]), kSlower, slower));
+    return slower ? kExitSlower : 0;
+  }
+  if (!flags.report.empty()) {
+    const Measurements m = read_measurements(flags.report);
+    write_page(flags, m);
+    print(markdown(m));
+    return 0;
+  }
+  if (flags.model.pair.target.empty() || flags.prompts.empty())
+    throw Error(ErrorCode::kUsage, "bench needs a target (-m) and prompts (--prompts); see gsd bench --help.");
+  if (flags.go_on && flags.out.empty())
+    throw Error(ErrorCode::kUsage, "--continue needs the file of the earlier run with --out.");
   flags.model.session();
-  Pair pair = load_pair(flags.model);
-  Bench b(flags, pair);
-  const bool complete = b.run_all();
-  pair.save_profile();
-  if (!write_out(b.table())) throw Error(ErrorCode::kIo, "The output was closed before the table was complete.");
-  if (!complete) std::fputs("gsd: interrupted; the table holds what was measured so far\n", stderr);
+  Bench b(flags);
+  const bool complete = b.run();
+  write_page(flags, b.results());
+  print(markdown(b.results()));
+  if (!complete) std::fputs("gsd: interrupted; --continue goes on from the file given with --out\n", stderr);
   return complete ? 0 : kExitInterrupted;
+}
+
+void add_workload_flags(CLI::App& app, BenchFlags& f) {
+  const auto group = [](CLI::Option* o) { return o->group("Workload"); };
+  group(app.add_option("--prompts", f.prompts, "JSON lines: {\"prompt\", \"kind\"}, Spec-Bench's, or GSM8K's"))
+      ->type_name("FILE");
+  group(app.add_option("--per-kind", f.per_kind, "Take at most this many prompts of each kind of a file; 0 = all"))
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000000));
+  group(app.add_option("--temps", f.temperatures, "Temperatures, e.g. 0,0.7,1"))
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 100.0));
+  group(app.add_option("--sessions", f.sessions, "Numbers of sessions advanced together, e.g. 1,2,4,8"))
+      ->delimiter(',')
+      ->capture_default_str()
+      ->check(CLI::Range(1, 16));
+  group(app.add_option("--repetitions", f.repetitions, "Runs of each prompt and configuration"))
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+}
+
+void add_contestant_flags(CLI::App& app, BenchFlags& f) {
+  const auto group = [](CLI::Option* o) { return o->group("What is measured"); };
+  group(app.add_option("--modes", f.modes, "Modes to compare"))->delimiter(',')->capture_default_str();
+  group(app.add_option("--config", f.configs,
+                       "A mode with parameters, e.g. \"graph merge-length=1 width=8\"; may be repeated"));
+  group(app.add_flag("--ablate", f.ablate, "The paper's ablations: chain, tree and graph by each parameter"));
+  group(app.add_flag("--chains", f.chains, "Also chains of fixed depth, to compare at equal time per step"));
+  group(app.add_option("--peers", f.peers,
+                       "llama.cpp's own speculative programs, found in this folder, and our chain: each tuned on one "
+                       "half of the prompts, all measured on the other half"))
+      ->type_name("DIR");
+}
+
+void add_report_flags(CLI::App& app, BenchFlags& f) {
+  const auto group = [](CLI::Option* o) { return o->group("Results"); };
+  group(app.add_option("--out", f.out, "Write each measurement as a JSON line to this file"))->type_name("FILE");
+  group(app.add_flag("--continue", f.go_on, "Go on with the measurements in --out"));
+  group(app.add_option("--html", f.html, "Write a page with charts to this file"))->type_name("FILE");
+  group(app.add_option("--report", f.report, "Measure nothing; report on this file"))->type_name("FILE");
+  group(app.add_option("--compare", f.compare, "Measure nothing; compare two files, OLD NEW"))
+      ->expected(2)
+      ->type_name("FILE");
 }
 
 }  // namespace
@@ -218,29 +499,26 @@ int bench(const BenchFlags& flags) {
 void add_bench(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<BenchFlags>();
   flags->model.n_predict = 128;
-  CLI::App* app = program.add_subcommand("bench", "Measure the modes beside each other on a file of prompts");
-  app->footer(
-      R"(The speed-up is the geometric mean over the prompts of plain decoding's median time per token over the mode's.
-"other text": runs whose tokens are not plain decoding's (near-ties, see docs/guide.md).
+  CLI::App* app = program.add_subcommand("bench", "Measure ways to decode beside each other on files of prompts");
+  app->footer(R"(The speed-up is the geometric mean over the prompts of plain decoding's median time per token over the
+configuration's, with a 90 % interval. "other text": runs whose text is not plain decoding's (near-ties, see
+docs/guide.md). --compare ends with status 12 if something became slower.
 
 Examples:
   gsd bench -m target.gguf -d draft.gguf --prompts models/prompts/prompts.jsonl
-  gsd bench -m target.gguf -d draft.gguf --prompts p.jsonl --modes plain,auto --temp 0.7 --json runs.jsonl)");
-  app->add_option("--prompts", flags->prompts, "JSON lines with \"prompt\" and, optionally, \"kind\"")
-      ->required()
-      ->type_name("FILE");
-  app->add_option("--modes", flags->modes, "Modes to compare")->delimiter(',')->capture_default_str();
-  app->add_option("--repetitions", flags->repetitions, "Runs of each prompt and mode")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
-  app->add_option("--per-kind", flags->per_kind, "Take at most this many prompts of each kind; 0 = all")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 1000000));
-  app->add_option("--json", flags->json_out, "Write each run as a JSON line to this file")->type_name("FILE");
+  gsd bench -m target.gguf -d draft.gguf --prompts p.jsonl --modes plain,auto --temps 0,0.7,1 --sessions 1,4 --out runs.jsonl
+  gsd bench -m target.gguf -d draft.gguf --prompts p.jsonl --modes plain,auto --chains --peers .prefix/usr/bin --html page.html
+  gsd bench -m target.gguf -d draft.gguf --prompts p.jsonl --ablate --per-kind 4 --out ablation.jsonl --continue
+  gsd bench --report runs.jsonl --html page.html
+  gsd bench --compare old.jsonl new.jsonl)");
+  add_workload_flags(*app, *flags);
+  add_contestant_flags(*app, *flags);
+  add_report_flags(*app, *flags);
   add_model_flags(*app, flags->model);
+  app->get_option("--model")->required(false);  // reports need none
   add_speculation_flags(*app, flags->model);
   add_sampling_flags(*app, flags->model);
-  app->callback([flags, &exit_code] { exit_code = bench(*flags); });
+  app->callback([flags, &exit_code] { exit_code = bench_main(*flags); });
 }
 
 }  // namespace gsd::app

@@ -56,7 +56,12 @@ void ProgressLine::show(float share) {
   const int percent = static_cast<int>(share * 100);
   if (percent == last_ || clock_.ms() < 500 || isatty(STDERR_FILENO) == 0) return;
   last_ = percent;
-  std::fputs(fmt::format("\r{} {} %", what_, percent).c_str(), stderr);
+  std::string left;
+  if (share > 0 && clock_.ms() > 3000) {
+    const double seconds = clock_.ms() / 1000 * (1 - share) / share;
+    left = seconds < 90 ? fmt::format(", {:.0f} s left", seconds) : fmt::format(", {:.0f} min left", seconds / 60);
+  }
+  std::fputs(fmt::format("\r\033[K{} {} %{}", what_, percent, left).c_str(), stderr);
 }
 
 QuietStderr::QuietStderr() : saved_(dup(STDERR_FILENO)) {

@@ -19,7 +19,8 @@ bool interrupted();
 // Writes to stdout at once. False if the reader is gone.
 bool write_out(std::string_view text);
 
-// A percentage on stderr while something takes longer than half a second; silent where stderr is no terminal.
+// A percentage and the time left on stderr while something takes longer than half a second; silent where stderr is no
+// terminal.
 class ProgressLine {
  public:
   explicit ProgressLine(std::string what);

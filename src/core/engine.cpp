@@ -86,6 +86,13 @@ Calibration& Engine::calibration(const SamplingParams& sampling) {
   return calibrations_.try_emplace(sampling.greedy() ? -1 : key, sampling.greedy()).first->second;
 }
 
+void Engine::exchange(Learned& other) {
+  std::swap(calibrations_, other.calibrations);
+  const Planner::Recent recent = planner_.recent();
+  planner_.set_recent(other.recent);
+  other.recent = recent;
+}
+
 std::unique_ptr<Session> Engine::open(SessionOptions options) {
   validate(options.speculation);
   validate(options.sampling);

@@ -5,15 +5,14 @@
 namespace gsd {
 namespace {
 constexpr double kFade = 0.97;  // about the last 30 steps count
-constexpr int kFirstProbe = 8;  // plain steps before the first probe
-constexpr int kLastProbe = 64;  // and at most between two
+constexpr int kLastProbe = 64;  // plain steps between two probes, at most
 }  // namespace
 
-Planner::Planner(CostModel& target, CostModel& draft) : target_(target), draft_(draft), probe_interval_(kFirstProbe) {}
+Planner::Planner(CostModel& target, CostModel& draft) : target_(target), draft_(draft) {}
 
 double Planner::rate(int roots) const {
   const double plain = roots / std::max(1e-9, target_.ms(roots));
-  return ms_ > 0 ? std::max(plain, tokens_ / ms_) : plain;
+  return recent_.ms > 0 ? std::max(plain, recent_.tokens / recent_.ms) : plain;
 }
 
 std::size_t Planner::choose_level(std::span<const Item> items, int roots, int width, int extra, Ahead ahead) const {
@@ -64,14 +63,14 @@ std::size_t Planner::choose_width(std::span<const Item> items, int roots, int wi
 }
 
 void Planner::end_step(int emitted, double modelled_ms, bool drafted, bool wanted) {
-  tokens_ = kFade * tokens_ + emitted;
-  ms_ = kFade * ms_ + modelled_ms;
+  recent_.tokens = kFade * recent_.tokens + emitted;
+  recent_.ms = kFade * recent_.ms + modelled_ms;
   if (!drafted) {
-    ++plain_steps_;
+    ++recent_.plain_steps;
     return;
   }
-  plain_steps_ = 0;
-  probe_interval_ = wanted ? kFirstProbe : std::min(kLastProbe, probe_interval_ * 2);
+  recent_.plain_steps = 0;
+  recent_.probe_interval = wanted ? Recent().probe_interval : std::min(kLastProbe, recent_.probe_interval * 2);
 }
 
 }  // namespace gsd

@@ -11,19 +11,9 @@
 namespace gsd {
 namespace {
 
-// The plugin: named by the environment, where it was built, or where it was installed.
-std::filesystem::path plugin_path() {
-  std::error_code ignored;
-  if (const char* path = std::getenv("GSD_NARROW_PLUGIN"); path != nullptr) return path;
-  for (const char* path : {GSD_NARROW_BUILD_PATH, GSD_NARROW_INSTALL_PATH}) {
-    if (*path != '\0' && std::filesystem::exists(path, ignored)) return path;
-  }
-  return {};
-}
-
 ggml_backend_reg_t load_plugin() {
   static ggml_backend_reg_t reg = [] {
-    const std::filesystem::path path = plugin_path();
+    const std::string path = narrow_plugin();
     ggml_backend_reg_t loaded = path.empty() ? nullptr : ggml_backend_load(path.c_str());
     take_llama_errors();  // without the plugin ggml goes on as before
     return loaded;
@@ -37,6 +27,16 @@ Function function(ggml_backend_reg_t reg, const char* name) {
 }
 
 }  // namespace
+
+// Named by the environment, where it was built, or where it was installed.
+std::string narrow_plugin() {
+  std::error_code ignored;
+  if (const char* path = std::getenv("GSD_NARROW_PLUGIN"); path != nullptr) return path;
+  for (const char* path : {GSD_NARROW_BUILD_PATH, GSD_NARROW_INSTALL_PATH}) {
+    if (*path != '\0' && std::filesystem::exists(path, ignored)) return path;
+  }
+  return {};
+}
 
 std::string configure_narrow(bool enabled, bool exact) {
   static std::mutex mutex;

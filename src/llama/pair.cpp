@@ -16,14 +16,6 @@ namespace {
 
 using nlohmann::json;
 
-std::string cpu_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
-
 std::filesystem::path user_cache() {
   if (const char* dir = std::getenv("XDG_CACHE_HOME"); dir != nullptr && *dir != '\0')
     return std::filesystem::path(dir) / "gsd";
@@ -49,6 +41,14 @@ void from_json(const json& j, CostModel& m) {
 int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
 
 }  // namespace
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
 
 void measure_cost(Backend& backend, CostModel& cost, double budget_ms) {
   const BackendInfo& info = backend.info();
@@ -181,11 +181,13 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
 }
 
 Pair::~Pair() = default;
+Pair::Pair(Pair&&) noexcept = default;
 
 const Model& Pair::target() const { return *impl_->target; }
 const Model* Pair::draft() const { return impl_->draft.get(); }
 Engine& Pair::engine() { return *impl_->engine; }
 int Pair::n_ctx() const { return impl_->options.context.n_ctx; }
+int Pair::n_threads() const { return impl_->n_threads; }
 const std::string& Pair::narrow() const { return impl_->narrow; }
 const std::string& Pair::profile_source() const { return impl_->profile_source; }
 

@@ -1,0 +1,302 @@
+// What gsd bench reads, searches, keeps and reports.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+
+#include "../src/bench/measurement.h"
+#include "../src/bench/peers.h"
+#include "../src/bench/report.h"
+#include "../src/bench/workload.h"
+#include "gsd/error.h"
+#include "random.h"
+
+namespace gsd::bench {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+TEST(Workload, ReadsEveryForm) {
+  const auto p = parse_prompts(
+      "{\"prompt\": \"a\", \"kind\": \"docs\"}\n\n"
+      "{\"category\": \"coding\", \"turns\": [\"b\", \"never\"]}\r\n"
+      "{\"question\": \"c?\", \"answer\": \"d\"}\n"
+      "{\"prompt\": \"e\"}",
+      0, "x");
+  ASSERT_EQ(p.size(), 4U);
+  EXPECT_EQ(p[0].kind, "docs");
+  EXPECT_EQ(p[1].kind, "coding");
+  EXPECT_EQ(p[1].text, "b");
+  EXPECT_EQ(p[2].text, "Question: c?\nAnswer:");
+  EXPECT_EQ(p[3].kind, "all");
+}
+
+TEST(Workload, TakesSoManyOfAKindAndNamesABadLine) {
+  std::string lines;
+  for (int i = 0; i < 6; ++i)
+    lines += i % 2 == 0 ? "{\"prompt\":\"x\",\"kind\":\"a\"}\n" : "{\"prompt\":\"y\",\"kind\":\"b\"}\n";
+  EXPECT_EQ(parse_prompts(lines, 2, "x").size(), 4U);
+  for (const char* bad :
+       {"{\"prompt\": 1}", "[]", "{", "{\"turns\": [\"a\"]}", "{\"category\": \"a\", \"turns\": []}"}) {
+    try {
+      parse_prompts(std::string("{\"prompt\":\"x\"}\n") + bad, 0, "file");
+      ADD_FAILURE() << bad;
+    } catch (const Error& e) {
+      EXPECT_THAT(e.what(), HasSubstr("Line 2 of 'file'")) << bad;
+    }
+  }
+  EXPECT_THROW(parse_prompts("\n \n", 0, "x"), Error);
+}
+
+TEST(Workload, ConfigurationsNameTheirParameters) {
+  const Config c =
+      parse_config("graph merge-length=2 sibling-threshold=0.25 path-threshold=0.1 width=9 history=0 depth=3", {});
+  EXPECT_EQ(c.params.mode, Mode::kGraph);
+  EXPECT_EQ(c.params.merge_length, 2);
+  EXPECT_FLOAT_EQ(c.params.sibling_threshold, 0.25F);
+  EXPECT_FLOAT_EQ(c.params.path_threshold, 0.1F);
+  EXPECT_EQ(c.params.max_width, 9);
+  EXPECT_EQ(c.params.depth, 3);
+  EXPECT_FALSE(c.params.history);
+  EXPECT_EQ(parse_config("auto", {}).params.max_width, 32);
+  EXPECT_EQ(parse_config("tree", {}).params.max_width, 16);
+  for (const char* bad :
+       {"", "fast", "tree depth", "tree depth=", "tree depth=x", "tree depth=0", "tree speed=1", "tree depth=3x"})
+    EXPECT_THROW(parse_config(bad, {}), Error) << bad;
+  for (const auto& text : ablation_configs()) EXPECT_NO_THROW(parse_config(text, {})) << text;
+  for (const auto& text : chain_configs()) EXPECT_EQ(parse_config(text, {}).params.mode, Mode::kChain);
+}
+
+TEST(Search, FindsTheSummitOfASeparableHillAndMeasuresEachPointOnce) {
+  for (int round = 0; round < 100; ++round) {
+    GSD_SEEDED(rng, round);
+    const std::vector<std::size_t> sizes{1 + rng() % 5, 1 + rng() % 5, 1 + rng() % 5};
+    const Point summit{rng() % sizes[0], rng() % sizes[1], rng() % sizes[2]};
+    std::map<Point, int> asked;
+    const Point best = coordinate_search(sizes, [&](const Point& p) {
+      ++asked[p];
+      double value = 0;
+      for (std::size_t d = 0; d < p.size(); ++d)
+        value -= std::abs(static_cast<double>(p[d]) - static_cast<double>(summit[d]));
+      return value;
+    });
+    EXPECT_EQ(best, summit);
+    for (const auto& [p, n] : asked) EXPECT_EQ(n, 1);
+  }
+}
+
+TEST(Search, ATieStaysWithTheFirst) {
+  const std::vector<std::size_t> sizes{3, 2};
+  EXPECT_EQ(coordinate_search(sizes, [](const Point&) { return 1.0; }), (Point{0, 0}));
+}
+
+Measurement sample(const std::string& config, int prompt, double ms, const std::string& kind = "docs") {
+  Measurement m;
+  m.kind = kind;
+  m.config = config;
+  m.prompt = prompt;
+  m.tokens = 100;
+  m.decode_ms = 100 * ms;
+  m.stats.steps = 50;
+  m.stats.emitted = 100;
+  m.stats.total_ms = m.decode_ms;
+  m.stats.draft_ms = m.decode_ms / 4;
+  m.stats.verify_ms = m.decode_ms / 2;
+  m.seen.tried[0] = 50;
+  m.seen.accepted[0] = 25;
+  m.seen.by_origin[1].observe(0.75, true);
+  return m;
+}
+
+class File {
+ public:
+  explicit File(const std::string& text) : path_(testing::TempDir() + "gsd_bench_test.jsonl") {
+    std::ofstream(path_) << text;
+  }
+  ~File() { std::remove(path_.c_str()); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+TEST(MeasurementFile, GivesBackWhatWasWritten) {
+  Measurement m = sample("auto", 3, 2.5);
+  m.temperature = 0.7;
+  m.sessions = 4;
+  m.repetition = 2;
+  m.tuning = true;
+  m.same_text = false;
+  m.first_token_ms = 12.25;
+  const File file(to_line(Conditions{{"target", "t"}}) + to_line(m));
+  const Measurements back = read_measurements(file.path());
+  EXPECT_EQ(back.conditions.at("target"), "t");
+  ASSERT_EQ(back.list.size(), 1U);
+  EXPECT_EQ(back.list[0].key(), m.key());
+  EXPECT_EQ(to_line(back.list[0]), to_line(m));
+}
+
+TEST(MeasurementFile, LeavesOutAHalfWrittenEndAndRefusesTheRest) {
+  const std::string head = to_line(Conditions{{"target", "t"}});
+  const std::string line = to_line(sample("auto", 0, 1));
+  EXPECT_EQ(read_measurements(File(head + line + line.substr(0, 60)).path()).list.size(), 1U);
+  EXPECT_THROW(read_measurements(File(head + line.substr(0, 60) + "\n" + line).path()), Error);
+  EXPECT_THROW(read_measurements(File(line).path()), Error);
+  EXPECT_THROW(read_measurements(File("").path()), Error);
+  EXPECT_THROW(read_measurements(File("{\"gsd_bench\":2,\"conditions\":{}}\n").path()), Error);
+  EXPECT_THROW(read_measurements("/nowhere/at/all"), Error);
+}
+
+Measurements four_prompts() {
+  Measurements m{.conditions = {{"prompts", "4 of p"}}, .list = {}};
+  for (int p = 0; p < 4; ++p) {
+    const std::string kind = p < 2 ? "docs" : "math";
+    m.list.push_back(sample("plain", p, 4, kind));
+    m.list.push_back(sample("auto", p, p < 2 ? 2 : 1, kind));
+    m.list.push_back(sample("chain depth=4 path-threshold=0 history=0 width=5", p, 2, kind));
+  }
+  Measurement tuning = sample("auto", 0, 1000);
+  tuning.tuning = true;
+  m.list.push_back(tuning);
+  return m;
+}
+
+TEST(Report, SpeedUpIsTheGeometricMeanOverPromptsAndTuningDoesNotCount) {
+  const auto rows = summarise(four_prompts());
+  ASSERT_EQ(rows.size(), 9U) << "three configurations times docs, math and all";
+  const Row& docs = rows[1];
+  EXPECT_EQ(docs.config, "auto");
+  EXPECT_EQ(docs.kind, "docs");
+  EXPECT_NEAR(docs.speed_up.mean, 2, 1e-9);
+  EXPECT_NEAR(docs.tokens_per_second, 500, 1e-9);
+  const Row& all = rows[7];
+  EXPECT_EQ(all.kind, "");
+  EXPECT_NEAR(all.speed_up.mean, std::sqrt(8), 1e-9);
+  EXPECT_EQ(all.prompts, 4);
+  EXPECT_NEAR(all.tokens_per_second, 1000 * 400 / 600.0, 1e-9);
+  EXPECT_NEAR(all.stats.accepted_per_step(), 2, 1e-9);
+}
+
+TEST(Report, TheMedianOfRepetitionsCounts) {
+  Measurements m = four_prompts();
+  for (int r = 1; r < 3; ++r) {
+    Measurement again = sample("auto", 0, r == 1 ? 2 : 500);
+    again.repetition = r;
+    m.list.push_back(again);
+  }
+  EXPECT_NEAR(summarise(m)[1].speed_up.mean, 2, 1e-9);
+}
+
+TEST(Report, TheIntervalHoldsTheMeanAndNarrowsWithPrompts) {
+  GSD_SEEDED(rng, 1);
+  std::vector<double> logs;
+  double last = 1e9;
+  for (const int n : {4, 40, 400}) {
+    while (static_cast<int>(logs.size()) < n) logs.push_back(static_cast<double>(rng() % 1000) / 1000);
+    const Ratio r = geometric_mean(logs);
+    EXPECT_LE(r.low, r.mean);
+    EXPECT_GE(r.high, r.mean);
+    EXPECT_LT(r.high - r.low, last);
+    last = r.high - r.low;
+  }
+  EXPECT_EQ(geometric_mean({}).n, 0);
+}
+
+TEST(Report, ChainsAreInterpolatedAtEqualTimePerStep) {
+  std::vector<Row> rows(3);
+  const auto fill = [](Row& r, const char* config, double ms, double tokens) {
+    r.config = config;
+    r.stats.steps = 100;
+    r.stats.total_ms = 100 * ms;
+    r.stats.emitted = static_cast<std::int64_t>(100 * tokens);
+  };
+  fill(rows[0], "plain", 4, 1);
+  fill(rows[1], "chain depth=4 path-threshold=0 history=0 width=5", 8, 3);
+  fill(rows[2], "auto", 6, 3);
+  const EqualTime e = equal_time(rows, "auto");
+  EXPECT_NEAR(e.chain_tokens_per_step, 2, 1e-9);
+  EXPECT_NEAR(e.tokens_per_step, 3, 1e-9);
+  fill(rows[2], "auto", 20, 3);
+  EXPECT_EQ(equal_time(rows, "auto").chain_tokens_per_step, 0) << "no chain is so dear: nothing is made up";
+}
+
+TEST(Report, ComparesAndSaysWhatBecameSlower) {
+  const Measurements before = four_prompts();
+  Measurements after = before;
+  bool slower = true;
+  EXPECT_THAT(compare(before, after, 0.97, slower), HasSubstr("1.00x"));
+  EXPECT_FALSE(slower);
+  for (Measurement& m : after.list) {
+    if (m.config == "auto") m.decode_ms *= 1.1;
+  }
+  const std::string table = compare(before, after, 0.97, slower);
+  EXPECT_TRUE(slower);
+  EXPECT_THAT(table, HasSubstr("0.91x"));
+  for (Measurement& m : after.list) m.config = "other";
+  EXPECT_THROW(compare(before, after, 0.97, slower), Error);
+  after = before;
+  after.conditions["prompts"] = "5 of q";
+  EXPECT_THROW(compare(before, after, 0.97, slower), Error) << "prompts are compared by number";
+}
+
+TEST(Report, NothingInTheDataEndsTheScriptOfThePage) {
+  Measurements m = four_prompts();
+  m.conditions["target"] = "</script><script>alert(1)</script>";
+  const std::string html = page(m);
+  EXPECT_THAT(html, Not(HasSubstr("<script>alert")));
+  EXPECT_THAT(html, HasSubstr("u003c/script>"));
+  EXPECT_THAT(html, Not(HasSubstr("@RESULTS@")));
+}
+
+TEST(Peers, ReadsTheProgramsOwnCountAndText) {
+  const PeerRun r = parse_peer_output("\n\n<|endoftext|># tar\n\n> Archive.",
+                                      "encoded 3 tokens in 0.1 seconds, speed: 30 t/s\n"
+                                      "I decoded  131 tokens in    0.500 seconds, speed:  262.0 t/s\n",
+                                      "# tar");
+  EXPECT_EQ(r.tokens, 131);
+  EXPECT_NEAR(r.decode_ms, 500, 1e-9);
+  EXPECT_EQ(r.text, "\n\n> Archive.");
+  for (const char* bad :
+       {"", "decoded", "decoded x tokens in 1 seconds", "decoded 0 tokens in 0 seconds", "decoded 5 tokens"})
+    EXPECT_THROW(parse_peer_output("", bad, "p"), Error) << bad;
+}
+
+TEST(Peers, ACommandHoldsTheSettingAndOurBackendTurnsRepackingOff) {
+  const Peer& peer = peers()[0];
+  PeerOptions o{.folder = "/bin",
+                .target = "t",
+                .draft = "d",
+                .n_ctx = 64,
+                .n_threads = 2,
+                .n_predict = 8,
+                .plugin = "",
+                .cancelled = {}};
+  const auto plain = peer_command(peer, {2, 1}, o, "f");
+  EXPECT_THAT(plain, testing::IsSupersetOf(
+                         {"/bin/llama-speculative-simple", "--spec-draft-n-max", "4", "0.2", "-md", "-f", "f"}));
+  EXPECT_THAT(plain, Not(testing::Contains("--no-repack")));
+  o.plugin = "x.so";
+  EXPECT_THAT(peer_command(peer, {2, 1}, o, "f"), testing::Contains("--no-repack"));
+  EXPECT_EQ(peer.setting({2, 1}), "n-max=4 p-min=0.2");
+}
+
+TEST(Process, GivesOutputAndStatusAndEndsWhatRunsTooLong) {
+  Process ok({"/bin/sh", "-c", "echo out; echo err >&2; exit 3"}, {});
+  EXPECT_EQ(ok.wait(10, {}), 3);
+  EXPECT_EQ(ok.output(), "out\n");
+  EXPECT_EQ(ok.errors(), "err\n");
+  Process environment({"/bin/sh", "-c", "echo $GSD_TEST_VALUE"}, {"GSD_TEST_VALUE=7"});
+  EXPECT_EQ(environment.wait(10, {}), 0);
+  EXPECT_EQ(environment.output(), "7\n");
+  Process endless({"/bin/sh", "-c", "sleep 60"}, {});
+  EXPECT_EQ(endless.wait(0.05, {}), -1);
+  Process cancelled({"/bin/sh", "-c", "sleep 60"}, {});
+  EXPECT_EQ(cancelled.wait(60, [] { return true; }), -1);
+  EXPECT_THROW(Process({"/no/such/program"}, {}), Error);
+}
+
+}  // namespace
+}  // namespace gsd::bench

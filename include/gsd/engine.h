@@ -165,7 +165,6 @@ class Engine {
   bool draft_roots();
   bool draft_level();
   bool forward_draft();
-  bool take_leaf(Session& s, std::int32_t id);
   std::span<const float> draft_logits(std::int32_t row) const;
   void choose_widths();
   void gather_trees();

@@ -55,6 +55,7 @@ class Hypotheses {
              std::span<const bool> is_eog, int history_capacity);
 
   const SpeculationParams& params() const { return params_; }
+  std::size_t vocabulary() const { return is_eog_.size(); }
   // Takes effect with the next begin().
   void set_params(const SpeculationParams& params);
 

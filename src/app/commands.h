@@ -10,6 +10,7 @@ void add_bench(CLI::App& program, int& exit_code);
 void add_chat(CLI::App& program, int& exit_code);
 void add_inspect(CLI::App& program, int& exit_code);
 void add_make_draft(CLI::App& program, int& exit_code);
+void add_simulate(CLI::App& program, int& exit_code);
 void add_trace(CLI::App& program, int& exit_code);
 
 }  // namespace gsd::app

@@ -72,7 +72,10 @@ int generate(const GenerateFlags& flags) {
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
   if (!flags.json) write_out(text);
   const Run r = run_prompt(pair, prompt, flags.model.session(pair), !flags.json, recorder.get());
-  if (recorder) recorder->close();
+  if (recorder) {
+    if (!r.closed) recorder->drafts(pair, prompt, r.tokens, flags.model.session());
+    recorder->close();
+  }
   Run plain;
   const bool compare = flags.compare && !interrupted() && !r.closed;
   if (compare) {
@@ -110,7 +113,9 @@ void add_generate(CLI::App& program, int& exit_code) {
   app->add_option("-f,--file", flags->prompt_file, "The prompt from a file; - = standard input")->type_name("FILE");
   app->add_flag("--compare", flags->compare, "Decode plainly afterwards and compare speed and text");
   app->add_flag("--json", flags->json, "Write one JSON object instead of the text");
-  app->add_option("--record", flags->record, "Write every step to this file, for gsd trace")->type_name("FILE");
+  app->add_option("--record", flags->record,
+                  "Write every step and what the draft would answer to this file, for gsd trace and gsd simulate")
+      ->type_name("FILE");
   add_model_flags(*app, flags->model);
   add_mode_flag(*app, flags->model);
   add_speculation_flags(*app, flags->model);

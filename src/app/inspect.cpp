@@ -1,6 +1,7 @@
 // gsd inspect: what a model pair is, whether it fits together, what its passes cost.
 #include <fmt/format.h>
 
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -49,10 +50,31 @@ void print_cost(const char* what, const CostModel& c) {
     fmt::print("  {:>5} {:>7.2f} {:>10.2f}\n", p.width, p.ms, p.ms / std::max(1e-9, c.ms(1)));
 }
 
-int inspect(const ModelFlags& flags, bool as_json) {
+// For gsd simulate.
+void write_profile(const std::string& path, const Pair& pair, Planner& planner) {
+  const auto points = [](const CostModel& c) {
+    json out = json::array();
+    for (const auto& p : c.points()) out.push_back({p.width, p.ms});
+    return out;
+  };
+  const json profile{
+      {"name", fmt::format("{}, {} threads", cpu_name(), pair.n_threads())},
+      {"source",
+       fmt::format("measured by gsd inspect on this machine, target {} of {:.1f} MB, narrow-matmul backend {}",
+                   pair.target().description(), static_cast<double>(pair.target().n_bytes()) / 1e6,
+                   pair.narrow().empty() ? "off" : pair.narrow())},
+      {"target_ms", points(planner.target_cost())},
+      {"draft_ms", points(planner.draft_cost())}};
+  std::ofstream out(path);
+  if (!(out << profile.dump(1) << '\n' << std::flush))
+    throw Error(ErrorCode::kIo, "The profile '" + path + "' cannot be written.");
+}
+
+int inspect(const ModelFlags& flags, const std::string& profile, bool as_json) {
   ModelFlags f = flags;
   Pair pair = load_pair(f);
   Planner& planner = pair.engine().planner();
+  if (!profile.empty()) write_profile(profile, pair, planner);
   const bool narrow = !pair.narrow().empty();
   if (as_json) {
     json out{{"target", model_json(pair.target(), narrow)},
@@ -85,12 +107,14 @@ int inspect(const ModelFlags& flags, bool as_json) {
 void add_inspect(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<ModelFlags>();
   auto as_json = std::make_shared<bool>(false);
+  auto profile = std::make_shared<std::string>();
   CLI::App* app =
       program.add_subcommand("inspect", "Show what a model pair is, whether it fits, and what its passes cost");
   app->footer("Examples:\n  gsd inspect -m target.gguf -d draft.gguf\n  gsd inspect -m target.gguf --json");
   app->add_flag("--json", *as_json, "Write one JSON object");
+  app->add_option("--profile", *profile, "Write what passes cost to this file, for gsd simulate")->type_name("FILE");
   add_model_flags(*app, *flags);
-  app->callback([=, &exit_code] { exit_code = inspect(*flags, *as_json); });
+  app->callback([=, &exit_code] { exit_code = inspect(*flags, *profile, *as_json); });
 }
 
 }  // namespace gsd::app

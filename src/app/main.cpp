@@ -44,6 +44,7 @@ int main(int argc, char** argv) {
   app::add_chat(program, exit_code);
   app::add_inspect(program, exit_code);
   app::add_make_draft(program, exit_code);
+  app::add_simulate(program, exit_code);
   app::add_trace(program, exit_code);
   try {
     program.parse(argc, argv);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fstream>
+#include <span>
 #include <string>
 
 #include "gsd/llama.h"
@@ -15,6 +16,10 @@ class Recorder {
   Recorder(const std::string& path, const Pair& pair, const std::string& prompt);
   ~Recorder();
   void step(const StepView& view);
+  // Adds what the draft answers to everything that drafting could want to know behind the tokens of the run, for gsd
+  // simulate. Takes a draft pass a level and token; shows progress, and stops early at Ctrl-C.
+  void drafts(Pair& pair, std::span<const Token> prompt, std::span<const Token> generated,
+              const SessionOptions& options);
   // Throws Error(kIo) if not everything could be written.
   void close();
 

@@ -23,6 +23,7 @@
 
 #include "commands.h"
 #include "console.h"
+#include "record_reader.h"
 #include "trace_html.h"
 
 namespace gsd::app {
@@ -31,7 +32,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kMaxSteps = 20000;
-constexpr std::size_t kMaxLine = 16 << 20;   // bytes
 constexpr std::size_t kMaxPage = 256 << 20;  // bytes; browsers give up on more
 constexpr std::size_t kMaxNodes = 4096;      // of one step's graph or tree
 constexpr std::size_t kMaxEdges = 16 * kMaxNodes;
@@ -50,49 +50,6 @@ struct Damage : std::runtime_error {
 void require(bool condition, const char* what) {
   if (!condition) throw Damage(what);
 }
-
-class LineReader {
- public:
-  // Throws Error(kIo) if the file cannot be opened. "-": standard input.
-  explicit LineReader(const std::string& path) : path_(path), in_(path == "-" ? std::cin : file_) {
-    if (path == "-") return;
-    file_.open(path, std::ios::binary);
-    if (!file_)
-      throw Error(ErrorCode::kIo, fmt::format("The record '{}' cannot be opened: {}.", path, std::strerror(errno)));
-    if (std::filesystem::is_directory(path))
-      throw Error(ErrorCode::kIo, fmt::format("The record '{}' is a folder.", path));
-  }
-
-  // False at the end of the file.
-  bool next(std::string& line) {
-    line.clear();
-    for (int c = in_.get(); c != std::char_traits<char>::eof(); c = in_.get()) {
-      if (c == '\n') {
-        ++number_;
-        return true;
-      }
-      if (line.size() == kMaxLine) fail(fmt::format("line {} is longer than 16 MiB", number_ + 1));
-      line.push_back(static_cast<char>(c));
-    }
-    if (in_.bad())
-      throw Error(ErrorCode::kIo, fmt::format("The record '{}' cannot be read: {}.", path_, std::strerror(errno)));
-    if (line.empty()) return false;
-    ++number_;
-    return true;
-  }
-
-  std::size_t number() const { return number_; }  // of the last line, from 1
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw Error(ErrorCode::kIo, fmt::format("The record '{}' is damaged: {}; record the run again.", path_, what));
-  }
-
- private:
-  std::string path_;
-  std::ifstream file_;
-  std::istream& in_;
-  std::size_t number_ = 0;
-};
 
 // The page's data, in the compact form that trace.html reads: every distinct text once, nodes and edges as flat arrays
 // of numbers.
@@ -119,9 +76,9 @@ class PageData {
   std::size_t bytes() const { return steps_.size() + text_bytes_; }
 
   // The whole of it as JSON that may stand inside a script element.
-  std::string finish(const json& header) const {
-    std::string out = "{\"target\":" + quote(header.at("target")) + ",\"draft\":" + quote(header.at("draft")) +
-                      ",\"prompt\":" + quote(header.at("prompt")) + ",\n\"texts\":[";
+  std::string finish(const RecordReader& record) const {
+    std::string out = "{\"target\":" + quote(record.target()) + ",\"draft\":" + quote(record.draft()) +
+                      ",\"prompt\":" + quote(record.prompt()) + ",\n\"texts\":[";
     for (const std::string* t : texts_) out += quote(*t) + ",";
     if (!texts_.empty()) out.pop_back();
     return out + "],\n\"steps\":[\n" + steps_ + "\n]}";
@@ -247,56 +204,39 @@ class PageData {
   std::vector<std::int64_t> depths_;
 };
 
-json read_header(LineReader& lines, const std::string& path) {
-  std::string line;
-  const bool any = lines.next(line);
-  json header = any ? json::parse(line, nullptr, false) : json();
-  if (!header.is_object() || !header.contains("gsd_record")) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("The file '{}' is no record; write one with gsd generate --record.", path));
-  }
-  if (header["gsd_record"] != 1) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("The record '{}' has a format this gsd does not know; use the gsd that wrote it.", path));
-  }
-  for (const char* key : {"target", "draft", "prompt"}) {
-    if (!header.contains(key) || !header[key].is_string()) lines.fail(fmt::format("line 1 lacks the text '{}'", key));
-  }
-  return header;
-}
-
-void read_step(LineReader& lines, const std::string& line, PageData& data) {
+// True if the line was one.
+bool read_step(RecordReader& lines, const std::string& line, PageData& data) {
   const json step = json::parse(line, nullptr, false);
-  if (step.is_discarded()) lines.fail(fmt::format("line {} is no valid JSON", lines.number()));
+  if (step.is_discarded()) lines.fail_line("is no valid JSON");
+  if (is_replay_line(step)) return false;
   try {
     data.add_step(step);
   } catch (const Damage& e) {
-    lines.fail(fmt::format("line {} is not one step of a run ({})", lines.number(), e.what()));
+    lines.fail_line(fmt::format("is not one step of a run ({})", e.what()));
   } catch (const json::exception&) {
-    lines.fail(
-        fmt::format("line {} is not one step of a run (a field is missing or of the wrong type)", lines.number()));
+    lines.fail_line("is not one step of a run (a field is missing or of the wrong type)");
   }
+  return true;
 }
 
 // The record as the JSON of the page. An empty string if the user ended the program meanwhile.
 std::string read_record(const std::string& path) {
-  LineReader lines(path);
-  const json header = read_header(lines, path);
+  RecordReader lines(path);
   PageData data;
   std::string line;
-  for (std::size_t n = 0; lines.next(line); ++n) {
+  for (std::size_t n = 0; lines.next(line);) {
     if (interrupted()) return "";
     if (n == kMaxSteps) {
       throw Error(ErrorCode::kUsage,
                   fmt::format("The record '{}' has more than {} steps; record a shorter run.", path, kMaxSteps));
     }
-    read_step(lines, line, data);
+    n += read_step(lines, line, data) ? 1 : 0;
     if (data.bytes() > kMaxPage) {
       throw Error(ErrorCode::kUsage,
                   fmt::format("The page of the record '{}' would be larger than 256 MiB; record a shorter run.", path));
     }
   }
-  return data.finish(header);
+  return data.finish(lines);
 }
 
 std::string make_page(const std::string& data) {

@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <spawn.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -47,30 +49,38 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
 
 Process::Process(const std::vector<std::string>& arguments, const std::vector<std::string>& environment)
     : out_(temporary_file()), err_(temporary_file()) {
-  std::vector<std::string> variables = environment;
-  for (char** e = environ; *e != nullptr; ++e) variables.emplace_back(*e);  // ours come first and so rule
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, out_, STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, err_, STDERR_FILENO);
-  posix_spawnattr_t attributes;  // Ctrl-C is for us alone: we end it
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
-  const int code = posix_spawn(&pid_, arguments.front().c_str(), &actions, &attributes, pointers(arguments).data(),
-                               pointers(variables).data());
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  if (code != 0) {
+  const auto check = [&](bool ok) {
+    if (ok) return;
+    const std::string why = std::strerror(errno);
     close(out_);
     close(err_);
-    throw Error(ErrorCode::kIo, fmt::format("'{}' cannot be started: {}.", arguments.front(), std::strerror(code)));
+    throw Error(ErrorCode::kIo, fmt::format("'{}' cannot be started: {}.", arguments.front(), why));
+  };
+  check(access(arguments.front().c_str(), X_OK) == 0);
+  std::vector<std::string> variables = environment;
+  for (char** e = environ; *e != nullptr; ++e) variables.emplace_back(*e);  // ours come first and so rule
+  const auto argv = pointers(arguments);
+  const auto envp = pointers(variables);
+  [[maybe_unused]] const int parent = getpid();
+  pid_ = fork();
+  if (pid_ == 0) {  // nothing but system calls from here on
+    setpgid(0, 0);  // Ctrl-C is for us alone, and we end its children with it
+#ifdef __linux__
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // however we end
+    if (getppid() != parent) _exit(127);
+#endif
+    const int null = open("/dev/null", O_RDONLY);
+    if (null >= 0 && dup2(null, STDIN_FILENO) >= 0 && dup2(out_, STDOUT_FILENO) >= 0 && dup2(err_, STDERR_FILENO) >= 0)
+      execve(argv.front(), argv.data(), envp.data());
+    _exit(127);
   }
+  check(pid_ > 0);
+  setpgid(pid_, pid_);  // whoever comes first
 }
 
 Process::~Process() {
   if (running()) {
-    kill(pid_, SIGTERM);
+    kill(-pid_, SIGTERM);
     wait(3, {});
   }
   close(out_);
@@ -95,7 +105,7 @@ int Process::wait(double timeout_s, const std::function<bool()>& cancelled) {
   const Stopwatch clock;
   while (running()) {
     if (clock.ms() > 1000 * timeout_s || (cancelled && cancelled())) {
-      kill(pid_, SIGKILL);
+      kill(-pid_, SIGKILL);
       reap(0);
       return -1;
     }

@@ -120,19 +120,6 @@ std::span<const float> Engine::draft_logits(std::int32_t row) const {
   return all.first(std::min(all.size(), static_cast<std::size_t>(target_.info().n_vocab)));
 }
 
-// True if the draft's memory has a leaf to spare for graph node `id`: a first evaluated child goes on its father's.
-bool Engine::take_leaf(Session& s, std::int32_t id) {
-  const TokenGraph& g = s.hypotheses_.graph();
-  bool first = true;
-  for (std::int32_t other = 1; other < g.size(); ++other) {
-    first &= g.node(other).parent != g.node(id).parent || g.node(other).draft_index < 0;
-  }
-  if (first) return true;
-  if (s.draft_leaves_ == draft_->info().max_leaves) return false;
-  ++s.draft_leaves_;
-  return true;
-}
-
 // Evaluates the next frontier of all drafting sessions; false when there is nothing left that pays.
 bool Engine::draft_level() {
   items_.clear();
@@ -160,7 +147,7 @@ bool Engine::draft_level() {
   batch_.clear();
   std::erase_if(items_, [this](const Planner::Item& item) {
     Session& s = *active_[static_cast<std::size_t>(item.session)];
-    if (!take_leaf(s, item.id)) return true;
+    if (!take_leaf(*draft_, s.hypotheses_.graph(), item.id, s.draft_leaves_)) return true;
     GraphNode& n = s.hypotheses_.graph().node(item.id);
     const std::int32_t parent = n.parent == 0 ? -1 : s.hypotheses_.graph().node(n.parent).draft_index;
     n.draft_index = draft_->n_speculative(s.slot_) + static_cast<std::int32_t>(s.level_nodes_++);

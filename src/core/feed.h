@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gsd/backend.h"
+#include "gsd/token_graph.h"
 
 namespace gsd {
 
@@ -25,6 +26,19 @@ inline void feed(Backend& backend, std::int32_t slot, std::span<const Token> tok
   }
   backend.forward(batch);
   backend.commit(slot, path);
+}
+
+// True if the draft's memory has a leaf to spare for graph node `id`, and counts it in `leaves`: a first evaluated
+// child goes on its father's.
+inline bool take_leaf(const Backend& draft, const TokenGraph& g, std::int32_t id, int& leaves) {
+  bool first = true;
+  for (std::int32_t other = 1; other < g.size(); ++other) {
+    first &= g.node(other).parent != g.node(id).parent || g.node(other).draft_index < 0;
+  }
+  if (first) return true;
+  if (leaves == draft.info().max_leaves) return false;
+  ++leaves;
+  return true;
 }
 
 }  // namespace gsd

@@ -17,18 +17,12 @@ using gsd::narrow::TileArgs;
 // left in the cache by then: they are cut along their rows into pieces of kPiece bytes, each fetched while the piece
 // before it is computed. All limits were measured (docs/narrow-matmul.md).
 //
-// kOnce tells the cache that nothing is needed twice, which keeps the stream of weights out of the second level. It is
-// right where what was fetched stays in the first level until used: for tiles of up to kFirstLevel bytes, and for
-// floating-point weights at any size, whose cache lines are read once and whole.
-enum class Reuse { kOnce, kBlocks };
-
+// The bytes are asked for into the second level only: a request into the first level occupies one of its few miss
+// buffers until memory answers, and the loads of this tile's weights would wait behind it.
 class Prefetcher {
  public:
-  GSD_INLINE Prefetcher(const TileArgs& t, size_t rows, int64_t steps, Reuse reuse)
-      : next_(t.next),
-        next_bytes_(t.next_bytes),
-        rows_(rows),
-        once_(reuse == Reuse::kOnce || t.row_stride * rows <= kFirstLevel) {
+  GSD_INLINE Prefetcher(const TileArgs& t, size_t rows, int64_t steps)
+      : next_(t.next), next_bytes_(t.next_bytes), rows_(rows) {
     const size_t row = t.row_stride;
     if (row * rows <= kLinear) {
       at_ = t.next;
@@ -52,15 +46,13 @@ class Prefetcher {
         due_ = 0;
         return;
       }
-      const char* line = reinterpret_cast<const char*>(at_);
-      once_ ? _mm_prefetch(line, _MM_HINT_NTA) : _mm_prefetch(line, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at_), _MM_HINT_T1);
       at_ += kBlockBytes;
       due_ -= kBlockBytes;
     }
   }
 
  private:
-  static constexpr size_t kFirstLevel = 40 << 10;
   static constexpr size_t kLinear = 160 << 10;
   static constexpr size_t kPiece = 16 << 10;
 
@@ -93,7 +85,6 @@ class Prefetcher {
   const uint8_t* next_;
   size_t next_bytes_;
   size_t rows_;
-  bool once_;
   const uint8_t* base_ = nullptr;
   size_t stride_ = 0, row_bytes_ = 0, piece_ = 0;  // stride_ == 0: one stretch, the whole next tile
   size_t column_ = 0, row_ = 0;

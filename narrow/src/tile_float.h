@@ -113,7 +113,7 @@ void float_tile(const TileArgs& t) {
   for (int c = 0; c < t.columns; ++c) sums[c] = stretch[c] = zero();
   const int64_t loads = t.k / Tile::kWeights;
   const size_t load_packed = static_cast<size_t>(Tile::kBlocks * t.columns) * kBlockBytes;
-  Prefetcher prefetch(t, kRows, loads + 1, Reuse::kOnce);
+  Prefetcher prefetch(t, kRows, loads + 1);
   const std::byte* x = t.packed;
   for (int64_t i = 0; i < loads; ++i, x += load_packed) {
     prefetch.step();

@@ -264,7 +264,7 @@ void quant_tile(const TileArgs& t) {
   Floats sums[kMaxColumns * kGroups];
   for (int c = 0; c < t.columns * kGroups; ++c) sums[c] = zero();
   const int64_t pieces = t.k / 32;
-  Prefetcher prefetch(t, kGroups * kRows, pieces, Reuse::kBlocks);
+  Prefetcher prefetch(t, kGroups * kRows, pieces);
   const PackedQ8* x = reinterpret_cast<const PackedQ8*>(t.packed);
   const uint8_t* p = t.weights;
   for (int64_t b = 0; b < pieces; b += kPieces, p += Tile::kBytes) {

@@ -10,8 +10,30 @@ using gsd::narrow::kBlockBytes;
 using gsd::narrow::kMaxColumns;
 using gsd::narrow::TileArgs;
 
-// Streams weights in ahead of their use, spread evenly over the blocks of a tile. A tile reads its rows side by side, a
-// pattern that hardware prefetchers follow badly; asked for in address order the bytes come at nearly full bandwidth.
+template <int kColumns>
+struct Count {
+  static constexpr int kCount = kColumns;
+};
+
+// Calls f(first column, constant count) over all columns. Four at a time keep independent sums in flight; how columns
+// are grouped never changes what is computed for one of them.
+template <class F>
+GSD_INLINE void for_columns(int columns, F&& f) {
+  int c = 0;
+  for (; c + 4 <= columns; c += 4) f(c, Count<4>{});
+  if (c + 2 <= columns) {
+    f(c, Count<2>{});
+    c += 2;
+  }
+  if (c < columns) f(c, Count<1>{});
+}
+
+// How often for_columns calls f.
+constexpr int column_groups(int columns) { return columns / 4 + (columns & 2) / 2 + (columns & 1); }
+
+// Streams weights in ahead of their use, spread evenly over a tile: one step for each block and group of columns. A
+// tile reads its rows side by side, a pattern that hardware prefetchers follow badly; asked for in address order the
+// bytes come at nearly full bandwidth.
 //
 // Up to kLinear bytes, the whole next tile is fetched while this one is computed. Of larger tiles too little would be
 // left in the cache by then: they are cut along their rows into pieces of kPiece bytes, each fetched while the piece
@@ -21,19 +43,20 @@ using gsd::narrow::TileArgs;
 // buffers until memory answers, and the loads of this tile's weights would wait behind it.
 class Prefetcher {
  public:
-  GSD_INLINE Prefetcher(const TileArgs& t, size_t rows, int64_t steps)
+  GSD_INLINE Prefetcher(const TileArgs& t, size_t rows, int64_t blocks)
       : next_(t.next), next_bytes_(t.next_bytes), rows_(rows) {
+    const auto steps = static_cast<size_t>(blocks * column_groups(t.columns));
     const size_t row = t.row_stride;
     if (row * rows <= kLinear) {
       at_ = t.next;
       end_ = t.next + t.next_bytes;
-      rate_ = static_cast<size_t>(t.next_bytes) / static_cast<size_t>(steps) + 1;
+      rate_ = t.next_bytes / steps + 1;
       return;
     }
     stride_ = row;
     piece_ = kPiece / rows;
     column_ = piece_;
-    rate_ = row * rows / static_cast<size_t>(steps) + 1;
+    rate_ = row * rows / steps + 1;
     base_ = t.weights;
     row_bytes_ = row;
     set_row(0);
@@ -92,24 +115,6 @@ class Prefetcher {
   const uint8_t* at_ = nullptr;
   const uint8_t* end_ = nullptr;
 };
-
-template <int kColumns>
-struct Count {
-  static constexpr int kCount = kColumns;
-};
-
-// Calls f(first column, constant count) over all columns. Four at a time keep independent sums in flight; how columns
-// are grouped never changes what is computed for one of them.
-template <class F>
-GSD_INLINE void for_columns(int columns, F&& f) {
-  int c = 0;
-  for (; c + 4 <= columns; c += 4) f(c, Count<4>{});
-  if (c + 2 <= columns) {
-    f(c, Count<2>{});
-    c += 2;
-  }
-  if (c < columns) f(c, Count<1>{});
-}
 
 // sums: [column][group of rows]
 template <int kGroups>

@@ -78,12 +78,13 @@ GSD_INLINE void add_block(const Floats w[kSteps], const std::byte* x, Floats* su
 // Multiplies what one load holds by all columns, of its first `blocks` packed blocks.
 template <class Tile>
 GSD_INLINE void multiply_load(const uint8_t* p, size_t stride, const std::byte* x, int blocks, int columns,
-                              Floats* sums) {
+                              Floats* sums, Prefetcher& prefetch) {
   Floats w[Tile::kBlocks * kSteps];
   Tile::decode(p, stride, w);
 #pragma GCC unroll 1
   for (int b = 0; b < blocks; ++b, x += static_cast<size_t>(columns) * kBlockBytes) {
     for_columns(columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
+      prefetch.step();
       add_block<Tile, decltype(count)::kCount>(w + b * kSteps, x + static_cast<size_t>(c) * kBlockBytes, sums + c);
     });
   }
@@ -91,7 +92,8 @@ GSD_INLINE void multiply_load(const uint8_t* p, size_t stride, const std::byte* 
 
 // The last load of a row whose length is no multiple of it: copied out, so that nothing past the row is read.
 template <class Tile>
-__attribute__((noinline)) void multiply_tail(const TileArgs& t, int64_t load, const std::byte* x, Floats* sums) {
+__attribute__((noinline)) void multiply_tail(const TileArgs& t, int64_t load, const std::byte* x, Floats* sums,
+                                             Prefetcher& prefetch) {
   alignas(64) uint8_t rows[kRows][kLoadBytes] = {};
   const int64_t weights = t.k - load * Tile::kWeights;
   const size_t rest = static_cast<size_t>(weights) * kLoadBytes / Tile::kWeights;
@@ -100,7 +102,7 @@ __attribute__((noinline)) void multiply_tail(const TileArgs& t, int64_t load, co
   }
   constexpr int kBlockWeights = Tile::kWeights / Tile::kBlocks;
   const auto blocks = static_cast<int>((weights + kBlockWeights - 1) / kBlockWeights);
-  multiply_load<Tile>(rows[0], kLoadBytes, x, blocks, t.columns, sums);
+  multiply_load<Tile>(rows[0], kLoadBytes, x, blocks, t.columns, sums, prefetch);
 }
 
 // Rows are added up in stretches of about the square root of their number of loads, so that rounding grows no faster
@@ -113,19 +115,18 @@ void float_tile(const TileArgs& t) {
   for (int c = 0; c < t.columns; ++c) sums[c] = stretch[c] = zero();
   const int64_t loads = t.k / Tile::kWeights;
   const size_t load_packed = static_cast<size_t>(Tile::kBlocks * t.columns) * kBlockBytes;
-  Prefetcher prefetch(t, kRows, loads + 1);
+  Prefetcher prefetch(t, kRows, (loads + 1) * Tile::kBlocks);
   const std::byte* x = t.packed;
   for (int64_t i = 0; i < loads; ++i, x += load_packed) {
-    prefetch.step();
     multiply_load<Tile>(t.weights + static_cast<size_t>(i) * kLoadBytes, t.row_stride, x, Tile::kBlocks, t.columns,
-                        stretch);
+                        stretch, prefetch);
     if ((i & stretch_mask) != stretch_mask) continue;
     for (int c = 0; c < t.columns; ++c) {
       sums[c] = add(sums[c], stretch[c]);
       stretch[c] = zero();
     }
   }
-  if (loads * Tile::kWeights < t.k) multiply_tail<Tile>(t, loads, x, stretch);
+  if (loads * Tile::kWeights < t.k) multiply_tail<Tile>(t, loads, x, stretch, prefetch);
   for (int c = 0; c < t.columns; ++c) sums[c] = add(sums[c], stretch[c]);
   store_tile<1>(t, sums);
 }

@@ -77,8 +77,10 @@ GSD_INLINE void add_piece(const Piece p[kGroups], const PackedQ8* x, Floats* sum
 }
 
 template <class Tile>
-GSD_INLINE void multiply_piece(const Piece p[kGroups], const PackedQ8* x, int columns, Floats* sums) {
+GSD_INLINE void multiply_piece(const Piece p[kGroups], const PackedQ8* x, int columns, Floats* sums,
+                               Prefetcher& prefetch) {
   for_columns(columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
+    prefetch.step();
     add_piece<Tile, decltype(count)::kCount>(p, x + c, sums + c * kGroups);
   });
 }
@@ -273,10 +275,9 @@ void quant_tile(const TileArgs& t) {
     for (int section = 0; section < Tile::kSections; ++section) {
       for (int g = 0; g < kGroups; ++g) block[g].load_section(section);
       for (int i = 0; i < Tile::kSectionPieces; ++i, x += t.columns) {
-        prefetch.step();
         Piece piece[kGroups];
         for (int g = 0; g < kGroups; ++g) block[g].get(section, i, piece[g]);
-        multiply_piece<Tile>(piece, x, t.columns, sums);
+        multiply_piece<Tile>(piece, x, t.columns, sums, prefetch);
       }
     }
   }

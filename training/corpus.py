@@ -43,6 +43,21 @@ def pack(documents: list[str], tokenizer, repeats: dict[str, int], seed: int) ->
     return np.concatenate([ids[i] for i in order])
 
 
+def documents_by_kind(stream: np.ndarray, tokenizer, length: int, per_kind: int, seed: int | None = None) -> dict[str, list[np.ndarray]]:
+    """Up to `per_kind` documents of each kind with `length` ids or more, END_OF_TEXT first; in the stream's order or a drawn one."""
+    documents = [d for d in np.split(stream, np.flatnonzero(stream == END_OF_TEXT)) if len(d) >= length]
+    if seed is not None:
+        random.Random(seed).shuffle(documents)
+    found: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+    for ids in documents:
+        rows = found[kind_of(tokenizer.decode(ids[1:6000].tolist()))]
+        if len(rows) < per_kind:
+            rows.append(ids)
+        if all(len(rows) == per_kind for rows in found.values()):
+            break
+    return {kind: rows for kind, rows in found.items() if rows}
+
+
 def load_stream(path: Path) -> np.ndarray:
     return np.fromfile(path, dtype=np.uint16)
 

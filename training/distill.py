@@ -2,10 +2,12 @@
 
     python3 distill.py --data data --teacher target.pt --preset draft --out draft.pt --steps 600 --decay 300
     python3 distill.py --data data --teacher target.pt --init core.pt --keep-layers 0,5 --out draft.pt --steps 600 --decay 300
-    python3 distill.py --data data --stream samples.bin --teacher target.pt --init draft.pt --out draft2.pt --steps 300 --decay 300
+    python3 distill.py --data data --cache own:24 --cache corpus:2 --init draft.pt --out draft2.pt --steps 3000 --decay 1500
 
 The loss is the KL divergence from the target's distribution at every position (--mix 1) or a mixture with the text's
-own next token (--mix 0: the corpus alone, for comparison). The target runs beside the draft: no logits are stored.
+own next token (--mix 0 without --cache: the corpus alone, for comparison). With --teacher the target runs beside the draft
+on windows of the corpus; with --cache its distributions are read from what cache.py has stored, which saves most of the cost
+from the second epoch on. With both, a step sees rows of both.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import torch
 
 import losses
 import model as models
+from cache import CachedBatches, Rows
 from train import Run, add_run_arguments, new_model
 
 
@@ -30,28 +33,45 @@ def keep_layers(model: models.Llama, layers: list[int]) -> models.Llama:
     return small
 
 
+def cached_sources(args: argparse.Namespace) -> list[CachedBatches]:
+    items = [item.rpartition(":") for item in args.cache]
+    if bad := [folder or rows for folder, _, rows in items if not folder or not rows.isdigit()]:
+        raise SystemExit(f"--cache {bad[0]}: want FOLDER:ROWS")
+    return [CachedBatches(Path(folder), int(rows), args.seed, args.device) for folder, _, rows in items]
+
+
+def loss_function(args: argparse.Namespace, student: models.Llama):
+    teacher = None
+    if args.teacher and args.mix > 0:
+        teacher = models.load(args.teacher, args.device)[0].eval().requires_grad_(False)
+        if args.compile:
+            for block in teacher.blocks:
+                block.compile()
+
+    def loss(batch):
+        if isinstance(batch, Rows):
+            return losses.cached_distillation(student, batch)
+        return losses.distillation(student, teacher, batch, args.mix) if teacher else losses.cross_entropy(student, batch)
+
+    return loss
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
     parser.add_argument("--teacher", type=Path, help="checkpoint of the target (not needed with --mix 0)")
+    parser.add_argument("--cache", action="append", default=[], metavar="FOLDER:ROWS", help="take this many rows a step from a folder that cache.py wrote")
     parser.add_argument("--mix", type=float, default=1.0, help="weight of the target's distribution against the text (default 1)")
     parser.add_argument("--keep-layers", metavar="I,J,…", default="", help="keep only these blocks of --init (default: all)")
     args = parser.parse_args()
 
+    if args.mix > 0 and not args.teacher and not args.cache:
+        raise SystemExit("give --teacher or --cache, or --mix 0 for the corpus alone")
     student = new_model(args)
     if args.keep_layers:
         student = keep_layers(student, [int(i) for i in args.keep_layers.split(",")]).to(args.device)
         print(f"kept layers {args.keep_layers}: {student.parameter_count() / 1e6:.2f}M parameters")
-    if args.mix == 0:
-        run = Run(args, student, lambda ids: losses.cross_entropy(student, ids))
-        raise SystemExit(0 if run.train() else 3)
-    if not args.teacher:
-        raise SystemExit("give --teacher, or --mix 0 for the corpus alone")
-    teacher = models.load(args.teacher, args.device)[0].eval().requires_grad_(False)
-    if args.compile:
-        for block in teacher.blocks:
-            block.compile()
-    run = Run(args, student, lambda ids: losses.distillation(student, teacher, ids, args.mix))
+    run = Run(args, student, loss_function(args, student), cached_sources(args), streams=args.mix == 0 or args.teacher is not None)
     raise SystemExit(0 if run.train() else 3)
 
 

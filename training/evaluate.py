@@ -23,15 +23,9 @@ from train import validation_loss
 
 def prompts_by_kind(folder: Path, length: int, per_kind: int) -> dict[str, torch.Tensor]:
     """// kind -> [n, length], END_OF_TEXT first"""
-    stream = corpus.load_stream(folder / "val.bin")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    found: dict[str, list] = {kind: [] for kind in corpus.KINDS}
-    for ids in np.split(stream, np.flatnonzero(stream == corpus.END_OF_TEXT)):
-        if len(ids) >= length:
-            rows = found[corpus.kind_of(tokenizer.decode(ids[1:].tolist()))]
-            if len(rows) < per_kind:
-                rows.append(ids[:length].astype(np.int64))
-    return {kind: torch.from_numpy(np.stack(rows)) for kind, rows in found.items() if rows}
+    found = corpus.documents_by_kind(corpus.load_stream(folder / "val.bin"), tokenizer, length, per_kind)
+    return {kind: torch.from_numpy(np.stack([r[:length] for r in rows]).astype(np.int64)) for kind, rows in found.items()}
 
 
 def tokens_per_step(agrees: np.ndarray, chain: int) -> tuple[int, int]:

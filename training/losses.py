@@ -1,6 +1,6 @@
 """Cross entropy and distillation losses fused with the output projection.
 
-Both compute the gradient while they compute the loss, a chunk of rows at a time, so that the logits of a batch never
+All compute the gradient while they compute the loss, a chunk of rows at a time, so that the logits of a batch never
 stand in memory at once: with 4,096 ids they are larger than all other activations together.
 """
 
@@ -43,6 +43,38 @@ class _FusedLoss(torch.autograd.Function):
         return dx * scale, dw * scale, None, None, None, None
 
 
+class _CachedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, top, logp):
+        """Mean over rows of the KL divergence between distributions over the ids in `top` and "another id".
+
+        // x [rows, width], top [rows, k] ids, logp [rows, k] the teacher's log-probabilities of them
+        """
+        w = weight.to(x.dtype)
+        n, chunk = x.shape[0], ROWS[x.device.type]
+        loss = torch.zeros((), device=x.device)
+        dx, dw = torch.empty_like(x), torch.zeros_like(weight)
+        for low in range(0, n, chunk):
+            rows = slice(low, low + chunk)
+            grad = F.softmax(x[rows] @ w.T, -1, dtype=torch.float32)
+            ids, lp = top[rows], logp[rows].float()
+            p, q = lp.exp(), grad.gather(1, ids)
+            other_p = (1 - p.sum(1, keepdim=True)).clamp_min(1e-6)
+            other_q = (1 - q.sum(1, keepdim=True)).clamp_min(1e-6)
+            loss += (p * (lp - q.clamp_min(1e-30).log())).sum() + (other_p * (other_p / other_q).log()).sum()
+            grad.mul_(1 - other_p / other_q).scatter_(1, ids, q - p)
+            grad = grad.to(x.dtype)
+            dx[rows] = grad @ w
+            dw += grad.T @ x[rows]
+        ctx.save_for_backward(dx / n, dw / n)
+        return loss / n
+
+    @staticmethod
+    def backward(ctx, scale):
+        dx, dw = ctx.saved_tensors
+        return dx * scale, dw * scale, None, None
+
+
 def cross_entropy(model, ids: torch.Tensor) -> torch.Tensor:
     """Mean next-token cross entropy in nats.  // ids [batch, tokens + 1]"""
     x = model.hidden(ids[:, :-1]).flatten(0, 1)
@@ -55,3 +87,9 @@ def distillation(student, teacher, ids: torch.Tensor, mix: float) -> torch.Tenso
         target = teacher.hidden(ids[:, :-1]).flatten(0, 1)
     x = student.hidden(ids[:, :-1]).flatten(0, 1)
     return _FusedLoss.apply(x, student.embed.weight, ids[:, 1:].flatten(), target, teacher.embed.weight, mix)
+
+
+def cached_distillation(student, rows) -> torch.Tensor:
+    """Mean KL(teacher || student) over the teacher's likeliest ids and the rest as one.  // rows: cache.Rows"""
+    x = student.hidden(rows.ids[:, :-1]).flatten(0, 1)
+    return _CachedLoss.apply(x, student.embed.weight, rows.top.flatten(0, 1), rows.logp.flatten(0, 1))

@@ -115,7 +115,7 @@ class Block(nn.Module):
             keys, values, start = cache
             keys[:, :, start : start + tokens], values[:, :, start : start + tokens] = k, v
             k, v = keys[:, :, : start + tokens], values[:, :, : start + tokens]
-        y = attend(q, k, v, start)
+        y = attend(q.to(k.dtype), k, v, start).to(x.dtype)
         x = x + self.o(y.transpose(1, 2).reshape(batch, tokens, width))
         y = self.ffn_norm(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))

@@ -54,7 +54,7 @@ stage() {
   [ $status = 0 ] || exit $status
   touch "$out/$name.done"
 }
-# limits: what is left of --minutes, as an argument of train.py and distill.py.
+# limits: what is left of --minutes, as an argument of train.py, distill.py and cache.py.
 limits() {
   [ "$minutes" = 0 ] || awk -v m="$minutes" -v s=$SECONDS 'BEGIN { m -= s / 60; print "--minutes", (m > 0.05 ? m : 0.05) }'
 }
@@ -62,7 +62,7 @@ train() { "$python" "$here/train.py" --data "$data" --device "$device" $(limits)
 distill() { "$python" "$here/distill.py" --data "$data" --device "$device" $(limits) "$@"; }
 grow() { "$python" "$here/grow.py" "$out/core.pt" "$out/grown.pt" --double-width "$@"; }
 tokenize() { "$python" "$here/tokenizer.py" --train "$out/corpus/tech.train.txt" --val "$out/corpus/tech.val.txt" --out "$data" "$@"; }
-samples() { "$python" "$here/generate.py" --model "$out/target.pt" --data "$data" --out "$data/samples.bin" --device "$device" "$@"; }
+cache() { "$python" "$here/cache.py" --model "$out/target.pt" --data "$data" --device "$device" $(limits) "$@"; }
 evaluate() {
   "$python" "$here/evaluate.py" --data "$data" --target "$out/target.pt" --device "$device" --json "$out/eval.json" \
     --draft corpus="$out/draft_corpus.pt" --draft distilled="$out/draft.pt" "$@"
@@ -79,14 +79,15 @@ unpack() {
   case $mode in tiny|rehearse) head -c 4000000 "$file" | tr '\n\0' '\0\n' | sed '$d' | tr '\n\0' '\0\n' > "$file.cut" && mv "$file.cut" "$file" ;; esac
 }
 
-# The draft learns the logits of FIRST_TEACHER on the corpus, then the target's on the corpus and on the target's own
-# texts. The control has the same start and as many steps on the corpus alone.
-drafts() {  # FIRST_TEACHER STEPS MORE_STEPS ARGUMENTS...
-  local teacher=$1 first=$2 more=$3; shift 3
-  stage draft_first distill --teacher "$out/$teacher.pt" --steps "$first" --out "$out/draft_first.pt" "$@"
-  stage draft distill --teacher "$out/target.pt" --steps "$more" --decay "$((more * 9 / 10))" --out "$out/draft.pt" \
-    "$@" --lr 1.5e-3 --warmup 5 --stream train.bin,samples.bin --init "$out/draft_first.pt" --keep-layers ''
-  stage draft_corpus distill --mix 0 --steps $((first + more)) --decay "$more" --out "$out/draft_corpus.pt" "$@"
+first_draft() { stage draft_first distill --out "$out/draft_first.pt" "$@"; }
+own_texts() { stage own cache --text own --out "$out/own" "$@"; }
+# Two drafts with the same start, steps and tokens: one learns the target's logits on the target's own texts (and, with
+# --teacher among ARGUMENTS, on the corpus too), the control learns the corpus alone.
+second_drafts() {  # STEPS OWN_ROWS CONTROL_ROWS ARGUMENTS...
+  local steps=$1 own=$2 control=$3; shift 3
+  local common=(--init "$out/draft_first.pt" --steps "$steps" --decay "$((steps * 2 / 3))" --warmup 10 "$@")
+  stage draft distill "${common[@]}" --cache "$out/own:$own" --out "$out/draft.pt"
+  stage draft_corpus distill "${common[@]}" --mix 0 --rows "$control" --out "$out/draft_corpus.pt"
 }
 export_pair() {
   local model
@@ -103,23 +104,24 @@ split_output() {
 }
 
 stage unpack unpack
+small=(--rows 8 --context 128 --val-windows 8)
 case $mode in
   tiny)  # The way of cpu.
-    small=(--rows 8 --context 128 --val-windows 8)
     stage tokenize tokenize --vocab 1024
     stage core train --preset tiny-core --steps 150 "${small[@]}" --out "$out/core.pt"
     stage grow grow --layers 3
     stage target train --init "$out/grown.pt" --lr 2e-3 --steps 50 --decay 50 "${small[@]}" --out "$out/target.pt"
-    stage samples samples --rows 64 --prompt 24 --new 104 --batch 32
-    drafts core 40 30 --init "$out/core.pt" --keep-layers 0 "${small[@]}"
+    first_draft --teacher "$out/core.pt" --init "$out/core.pt" --keep-layers 0 --steps 40 "${small[@]}"
+    own_texts --rows 128 --batch 32 --context 128
+    second_drafts 60 8 8 "${small[@]}"
     stage eval evaluate --per-kind 4 --prompt 24 --new 40 --val-windows 4
     ;;
   rehearse)  # The way of full.
-    small=(--rows 8 --context 128 --val-windows 8)
     stage tokenize tokenize --vocab 1024 --repeat help=2 --repeat math=2
     stage target train --preset tiny-target --steps 60 --decay 30 "${small[@]}" --out "$out/target.pt"
-    stage samples samples --rows 64 --prompt 24 --new 104 --batch 32
-    drafts target 40 30 --preset tiny-draft "${small[@]}"
+    first_draft --teacher "$out/target.pt" --preset tiny-draft --steps 40 "${small[@]}"
+    own_texts --rows 128 --batch 32 --context 128
+    second_drafts 60 4 8 --teacher "$out/target.pt" "${small[@]}" --rows 4
     stage eval evaluate --per-kind 4 --prompt 24 --new 40 --val-windows 4
     ;;
   cpu)  # A small dense core, grown without changing what it computes, then trained on; a draft made of two layers of the core.
@@ -128,16 +130,19 @@ case $mode in
     stage grow grow --layers 12
     stage target train --init "$out/grown.pt" --lr 1.2e-3 --warmup 8 --steps 80 --decay 70 --rows 8 --micro-rows 4 --context 1024 \
       --out "$out/target.pt"
-    stage samples samples --rows 768 --new 160
-    drafts core 120 100 --init "$out/core.pt" --keep-layers 0,5 --lr 2e-3 --warmup 20
+    first_draft --teacher "$out/core.pt" --init "$out/core.pt" --keep-layers 0,5 --lr 2e-3 --warmup 20 --steps 120
+    own_texts --rows 3840
+    second_drafts 600 32 8 --context 1024 --micro-rows 32 --lr 3e-3
     stage eval evaluate
     ;;
   full)  # From random weights: 236M tokens for the target, 98M for each draft.
     stage tokenize tokenize --repeat help=2 --repeat math=2
     stage target train --preset target --compile --lr 3e-3 --warmup 100 --steps 3600 --decay 1800 \
       --rows 64 --micro-rows 64 --context 1024 --out "$out/target.pt"
-    stage samples samples --rows 40960 --batch 2048
-    drafts target 1500 1500 --preset draft --compile --lr 4e-3 --warmup 100 --rows 32 --micro-rows 32 --context 1024
+    draft=(--compile --lr 4e-3 --context 1024)
+    first_draft --teacher "$out/target.pt" --preset draft --warmup 100 --steps 1500 --rows 32 --micro-rows 32 "${draft[@]}"
+    own_texts --rows 40960 --batch 2048
+    second_drafts 1500 64 32 --teacher "$out/target.pt" --rows 16 --micro-rows 64 "${draft[@]}"
     stage eval evaluate
     ;;
 esac

@@ -1,16 +1,26 @@
 """Tests of the recipe: python3 test_training.py. They need PyTorch and no corpus."""
 
+import argparse
+import json
+import tempfile
 import unittest
+from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
+import cache
 import corpus
 import evaluate
+import export
 import generate
 import grow
+import import_gguf
 import losses
 import model as models
+import tokenizer as tokenizers
 from batches import Batches
 
 CONFIG = models.Config(vocab=97, width=64, layers=2, heads=2, ff=96, context=64)
@@ -77,6 +87,142 @@ class LossTest(unittest.TestCase):
         expected.backward()
         for p, q in zip(student.parameters(), twin.parameters()):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5)
+
+
+    def test_cached_distillation_over_all_ids_equals_distillation(self):
+        ids = torch.randint(0, CONFIG.vocab, (2, 33))
+        student, twin, teacher = trained_looking(0), trained_looking(0), trained_looking(1)
+        with torch.no_grad():
+            top, logp = cache.likeliest(teacher(ids[:, :-1]), CONFIG.vocab)
+        loss = losses.cached_distillation(student, cache.Rows(ids, top, logp))
+        expected = losses.distillation(twin, teacher, ids, 1.0)
+        torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-4)
+        loss.backward()
+        expected.backward()
+        for p, q in zip(student.parameters(), twin.parameters()):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-2, atol=1e-4)
+
+    def test_cached_distillation_takes_the_rest_as_one(self):
+        ids = torch.randint(0, CONFIG.vocab, (2, 33))
+        student, twin, teacher = trained_looking(0), trained_looking(0), trained_looking(1)
+        with torch.no_grad():
+            top, logp = cache.likeliest(teacher(ids[:, :-1]), 5)
+        loss = losses.cached_distillation(student, cache.Rows(ids, top, logp))
+        q = twin(ids[:, :-1]).softmax(-1).gather(-1, top)
+        p = logp.exp()
+        p, q = (torch.cat((x, 1 - x.sum(-1, keepdim=True)), -1).flatten(0, 1) for x in (p, q))
+        expected = torch.nn.functional.kl_div(q.log(), p, reduction="batchmean")
+        torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-4)
+        loss.backward()
+        expected.backward()
+        for p, q in zip(student.parameters(), twin.parameters()):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-2, atol=1e-4)
+
+
+class CacheTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.data = Path(self.folder.name)
+        documents = ["# ls\n\n> List files.\n\n- List all files:\n\n`ls -a`", "Question: How many apples are there?\nAnswer: Three apples are there."] * 40
+        tokenizer = tokenizers.train_bpe(documents, 300)
+        tokenizer.save(str(self.data / "tokenizer.json"))
+        corpus.pack(documents, tokenizer, {}, 0).tofile(self.data / "train.bin")
+        torch.manual_seed(0)
+        self.model = models.Llama(models.Config(vocab=300, width=64, layers=1, heads=2, ff=96, context=64))
+
+    def write(self, name: str, text: str, rows: int) -> cache.Cache:
+        args = argparse.Namespace(rows=rows, context=24, batch=4, top=8, temperature=0.8, seed=1, device="cpu")
+        (self.data / name).mkdir(exist_ok=True)
+        (self.data / name / "meta.json").write_text(json.dumps({"context": 24, "top": 8}))
+        maker = (cache.OwnText if text == "own" else cache.CorpusText)(self.model, self.data, args)
+        stored = cache.Cache(self.data / name)
+        while stored.rows < rows:
+            stored.append(maker.batch(stored.rows // 4, min(4, rows - stored.rows)))
+        return cache.Cache(self.data / name)
+
+    def test_stored_distributions_are_the_models_own(self):
+        for text in ("own", "corpus"):
+            rows = self.write(text, text, 12).read(np.arange(12), "cpu")
+            with torch.no_grad():
+                logits = self.model(rows.ids[:, :-1])
+            torch.testing.assert_close(logits.log_softmax(-1).gather(-1, rows.top), rows.logp.float(), rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(logits.topk(8, -1).values, logits.gather(-1, rows.top), rtol=1e-2, atol=1e-3)
+
+    def test_greedy_batches_hold_the_greedy_text_and_begin_a_text(self):
+        rows = self.write("own", "own", 8).read(np.arange(8), "cpu")
+        self.assertTrue((rows.ids[:, 0] == corpus.END_OF_TEXT).all())
+        self.assertTrue(torch.equal(rows.ids[:, 13:], rows.top[:, 12:, 0]))  # prompts have at most half the context
+
+    def test_a_cut_cache_goes_on_where_whole_rows_end(self):
+        whole = self.write("a", "own", 12)
+        self.write("b", "own", 8)
+        with (self.data / "b" / "logp.bin").open("r+b") as out:
+            out.truncate(whole.row_bytes["logp"] * 4 + 3)
+        again = self.write("b", "own", 12)
+        self.assertTrue(torch.equal(again.read(np.arange(12), "cpu").ids, whole.read(np.arange(12), "cpu").ids))
+
+    def test_an_epoch_of_batches_holds_each_row_once(self):
+        self.write("own", "own", 12)
+        batches = cache.CachedBatches(self.data / "own", rows=3, seed=5, device="cpu")
+        seen = [batches._row(i) for i in range(12)]
+        self.assertEqual(sorted(seen), list(range(12)))
+        self.assertEqual(len(batches.at(2)), 3)
+
+
+class ImportTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.documents = ["# ls\n\n> List files' names, e.g. 12 of them.\n\n`ls -a`", "Wie hei\u00dft du?  \tNo."] * 20
+        self.tokenizer = tokenizers.train_bpe(self.documents, 280)
+        self.tokenizer.save(str(self.folder / "tokenizer.json"))
+        torch.manual_seed(0)
+        self.model = models.Llama(models.Config(vocab=320, width=64, layers=2, heads=2, ff=96, context=64))
+
+    def exported(self, form: str) -> Path:
+        out = self.folder / f"{form}.gguf"
+        with torch.no_grad():
+            export.export(self.model, self.folder / "tokenizer.json", out, "test", form)
+        return out
+
+    def test_float_weights_come_back_as_they_were(self):
+        back = import_gguf.load_gguf(self.exported("f32"))
+        self.assertEqual(back.config, self.model.config)
+        for (name, a), b in zip(self.model.state_dict().items(), back.state_dict().values()):
+            self.assertTrue(torch.equal(a, b), name)
+
+    def test_quantised_weights_come_back_as_the_file_holds_them(self):
+        for form, error in (("q8_0", 0.006), ("q5_1", 0.05), ("q4_0", 0.15)):
+            back = import_gguf.load_gguf(self.exported(form))
+            again = {t.name: t.data for t in gguf.GGUFReader(self.exported(form)).tensors}
+            w, v = self.model.embed.weight, back.embed.weight
+            self.assertLess(((w - v).norm() / w.norm()).item(), error)
+            self.model = back
+            for t in gguf.GGUFReader(self.exported(form)).tensors:
+                if form == "q8_0":  # exporting again gives the same file
+                    self.assertTrue(np.array_equal(t.data, again[t.name]), t.name)
+            self.setUp()
+
+    def test_tokenizer_comes_back(self):
+        path = self.folder / "back.json"
+        path.write_text(json.dumps(import_gguf.read_tokenizer(gguf.GGUFReader(self.exported("q8_0")))))
+        back = Tokenizer.from_file(str(path))
+        for text in self.documents + ["unseen \u20ac text\n\n\n  x=1"]:
+            self.assertEqual(back.encode(text).ids, self.tokenizer.encode(text).ids)
+            self.assertEqual(back.decode(back.encode(text).ids), text)
+
+    def test_other_models_are_refused(self):
+        out = self.folder / "other.gguf"
+        writer = gguf.GGUFWriter(out, "gpt2")
+        writer.add_name("other")
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with self.assertRaisesRegex(SystemExit, "only llama"):
+            import_gguf.load_gguf(out)
 
 
 class GenerateTest(unittest.TestCase):

@@ -2,6 +2,7 @@
 
     python3 tokenizer.py --train tech.train.txt --val tech.val.txt --out data
     python3 tokenizer.py --train tech.train.txt --val tech.val.txt --out data --repeat help=3 --repeat math=3
+    python3 tokenizer.py --train tech.train.txt --val tech.val.txt --out data --tokenizer tokenizer.json
 
 Writes tokenizer.json, train.bin, val.bin (uint16 ids) and meta.json into --out. Id 0 is <|endoftext|>.
 """
@@ -46,13 +47,14 @@ def main() -> None:
     parser.add_argument("--val", type=Path, required=True, help="validation text, same form")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--vocab", type=int, default=4096, help="vocabulary size (default 4096)")
+    parser.add_argument("--tokenizer", type=Path, help="use this tokenizer.json (import_gguf.py writes one) and train none")
     parser.add_argument("--repeat", action="append", default=[], metavar="KIND=N", help="how often documents of a kind occur in train.bin")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle (default 0)")
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
     train, val = corpus.read_documents(args.train), corpus.read_documents(args.val)
-    tokenizer = train_bpe(train, args.vocab)
+    tokenizer = Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else train_bpe(train, args.vocab)
     tokenizer.save(str(args.out / "tokenizer.json"))
     repeats = parse_repeats(args.repeat)
     meta = {"vocab_size": tokenizer.get_vocab_size(), "repeats": repeats, "seed": args.seed}

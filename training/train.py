@@ -37,18 +37,23 @@ def validation_loss(model: models.Llama, windows: torch.Tensor, rows: int = 8) -
 
 
 class Run:
-    """A training loop with checkpoints; `loss_of_batch` is what it minimises."""
+    """A training loop with checkpoints; `loss_of_batch` is what it minimises.
 
-    def __init__(self, args: argparse.Namespace, model: models.Llama, loss_of_batch):
+    A step sees windows of --stream, unless `streams` is false, and what `sources` give, which are like Batches.
+    """
+
+    def __init__(self, args: argparse.Namespace, model: models.Llama, loss_of_batch, sources=(), streams: bool = True):
         self.args, self.model, self.loss_of_batch = args, model, loss_of_batch
         self.optimizer = Optimizer(model, args.lr)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         if args.out.exists():
             self._resume()
-        streams = args.stream.split(",")
-        rows = args.rows // len(streams)
-        self.batches = [Batches(corpus.load_stream(args.data / s), args.context, rows, args.seed, args.device) for s in streams]
+        self.sources = [*(self._streams() if streams else ()), *sources]
         self.val = validation_windows(corpus.load_stream(args.data / "val.bin"), args.context, args.val_windows, args.device)
+
+    def _streams(self) -> list[Batches]:
+        a, names = self.args, self.args.stream.split(",")
+        return [Batches(corpus.load_stream(a.data / name), a.context, a.rows // len(names), a.seed, a.device) for name in names]
 
     def _resume(self) -> None:
         saved = torch.load(self.args.out, map_location="cpu", weights_only=True)
@@ -78,16 +83,17 @@ class Run:
     def _one_step(self) -> None:
         a = self.args
         scale = learning_rate_scale(self.step, a.steps, a.warmup, a.decay, a.final)
-        ids = torch.cat([batches.at(self.step) for batches in self.batches])
+        parts = [(part, len(part) * source.context) for source in self.sources for part in source.at(self.step).split(a.micro_rows)]
+        tokens = sum(n for _, n in parts)
         total = torch.zeros((), device=a.device)
-        for part in ids.split(a.micro_rows):
+        for part, n in parts:
             with torch.autocast(a.device, torch.bfloat16):
-                loss = self.loss_of_batch(part) * (len(part) / len(ids))
+                loss = self.loss_of_batch(part) * (n / tokens)
             loss.backward()
             total += loss.detach()
         self.optimizer.step(scale)
         self.step += 1
-        self.tokens += len(ids) * a.context
+        self.tokens += tokens
         if self.step % a.log_every == 0 or self.step == a.steps:
             self._log(total.item(), scale)
 

@@ -643,5 +643,94 @@ TEST(Engine, ANewPromptResetsTheConstraint) {
   }
 }
 
+std::vector<Token> continue_prompt(Engine& engine, Session& s, std::span<const Token> prompt) {
+  engine.set_prompt(s, prompt);
+  while (engine.prefill(s) > 0) {
+  }
+  Session* list[] = {&s};
+  while (!s.finished()) engine.step(list);
+  return {s.generated().begin(), s.generated().end()};
+}
+
+TEST(Engine, KeepsTheMemoryOfClosedSessionsForPromptsThatBeginAlike) {
+  World world;
+  world.n_seq = 3;
+  world.engine.keep_prefixes = true;
+  Rig rig(world);
+  Rig fresh(World{});
+  const auto ask = [&](std::vector<Token> prompt, Mode mode) {
+    auto s = rig.engine.open(options(mode, 0, 0, 12), prompt);
+    std::vector<Token> text = continue_prompt(rig.engine, *s, prompt);
+    EXPECT_EQ(text, fresh.run(options(Mode::kPlain, 0, 0, 12), prompt));
+    prompt.insert(prompt.end(), text.begin(), text.end());
+    return std::pair(s->n_reused(), prompt);
+  };
+  const std::vector<Token> a{1, 2, 3, 4, 5, 6, 7, 8};
+  const std::vector<Token> b{1, 9, 9, 4, 4, 3, 2, 5, 6, 6, 1};  // alike in less than a tenth
+  const auto [none, a_turn] = ask(a, Mode::kGraph);
+  EXPECT_EQ(none, 0U);
+  const auto [one, b_turn] = ask(b, Mode::kPlain);
+  EXPECT_EQ(one, 0U) << "an unused slot";
+  std::vector<Token> next = a_turn;
+  next.push_back(5);
+  const auto [reused, longer] = ask(next, Mode::kAuto);
+  EXPECT_EQ(reused, a_turn.size() - 1) << "all but the last generated token";
+  next = b_turn;
+  next.push_back(5);
+  EXPECT_EQ(ask(next, Mode::kGraph).first, b_turn.size() - 1) << "memory that plain steps left, now with a draft";
+  EXPECT_EQ(ask(longer, Mode::kGraph).first, longer.size() - 1) << "the same text again: its last token is scored anew";
+}
+
+TEST(Engine, ASlotLeftInThePrefillOrWithoutAPromptIsReusedCorrectly) {
+  World world;
+  world.engine.keep_prefixes = true;
+  world.engine.prefill_chunk = 4;
+  Rig rig(world);
+  Rig fresh(World{});
+  std::vector<Token> prompt(30);
+  for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<Token>(i * i % 11);
+  {
+    auto s = rig.engine.open(options(Mode::kGraph), prompt);
+    rig.engine.set_prompt(*s, prompt);
+    rig.engine.prefill(*s);
+    rig.engine.prefill(*s);
+  }
+  { auto s = rig.engine.open(options(Mode::kGraph)); }
+  auto s = rig.engine.open(options(Mode::kGraph), prompt);
+  EXPECT_EQ(continue_prompt(rig.engine, *s, prompt), fresh.run(options(Mode::kPlain), prompt));
+  EXPECT_EQ(s->n_reused(), 8U);
+}
+
+TEST(Engine, ExactModeKeepsNoMemoryOfClosedSessions) {
+  World world;
+  world.engine.keep_prefixes = world.engine.exact = true;
+  Rig rig(world);
+  for (int round = 0; round < 2; ++round) {
+    auto s = rig.engine.open(options(Mode::kGraph), std::vector<Token>{1, 2, 3, 4});
+    continue_prompt(rig.engine, *s, std::vector<Token>{1, 2, 3, 4});
+    EXPECT_EQ(s->n_reused(), 0U);
+  }
+}
+
+TEST(Engine, AStepShowsTheLogitsThatEachTokenWasDrawnFrom) {
+  World world;
+  world.seed = 5;
+  Rig rig(world);
+  const Script script = random_script(5, 2, 6);
+  SessionOptions o = options(Mode::kGraph);
+  int accepted = 0;
+  o.on_step = [&](const StepView& v) {
+    std::vector<float> expected(12);
+    const auto all = v.session.tokens();
+    for (std::size_t i = 0; i < v.acceptance.token.size(); ++i) {
+      script(all.subspan(all.size() - v.acceptance.token.size() + i - 2, 2), expected);
+      ASSERT_TRUE(std::equal(expected.begin(), expected.end(), v.logits(i).begin())) << "token " << i;
+      accepted += i > 0 ? 1 : 0;
+    }
+  };
+  rig.run(o, {1, 2, 3});
+  EXPECT_GT(accepted, 10);
+}
+
 }  // namespace
 }  // namespace gsd

@@ -47,6 +47,13 @@ struct StepView {
   const Hypotheses& hypotheses;
   const Acceptance& acceptance;
   const Stats& stats;  // of this step
+  const Backend& target;
+  std::int32_t first_row;  // row of the tree's root in `target`'s last pass
+
+  // The target's logits [n_vocab] that emitted token `i` was drawn from, [0, acceptance.token.size()).
+  std::span<const float> logits(std::size_t i) const {
+    return target.logits(first_row + (i == 0 ? 0 : acceptance.path[i - 1]));
+  }
 };
 
 struct SessionOptions {
@@ -107,6 +114,9 @@ struct EngineOptions {
   bool exact = false;        // emit only what was computed in the order of plain decoding (see docs/architecture.md)
   int prefill_chunk = 256;   // prompt tokens of one forward pass
   int max_total_width = 64;  // tokens that one verification scores over all sessions, the roots included
+  // A closed session's slot keeps its memory for the next prompt that begins alike (not in exact mode). Passes over
+  // other sequences in the same context get a little slower by it: attention walks over the kept cells.
+  bool keep_prefixes = false;
 };
 
 // What an engine has learned while running, apart from what passes cost.
@@ -123,10 +133,13 @@ class Engine {
   Engine(Backend& target, Backend* draft, EngineOptions options = {});
   ~Engine();
 
+  // Takes a free slot: of those whose memory is kept the one that begins like `prompt` (which set_prompt is still to be
+  // given) in at least a tenth of it, otherwise the one unused for longest.
   // Throws Error(kUsage) for parameters out of range, and if all slots are taken.
-  std::unique_ptr<Session> open(SessionOptions options);
+  std::unique_ptr<Session> open(SessionOptions options, std::span<const Token> prompt = {});
 
-  // Replaces the session's text by `prompt`; the memory of the common prefix is kept (not in exact mode). The
+  // Replaces the session's text by `prompt`; the memory of the common prefix, also that of a session closed before
+  // (EngineOptions::keep_prefixes), is kept (not in exact mode). The
   // generation starts anew, the constraint is reset. Throws Error(kUsage) for an empty prompt, Error(kContextFull) for
   // one that is too long.
   void set_prompt(Session& session, std::span<const Token> prompt);
@@ -155,7 +168,13 @@ class Engine {
 
  private:
   friend class Session;
-  void release(std::int32_t slot);
+  struct Slot {
+    bool taken = false;
+    std::int64_t closed = 0;  // number of the session's end that freed it last
+    std::vector<Token> kept;  // what the target's memory still holds of it
+  };
+  std::int32_t choose_slot(std::span<const Token> prompt) const;
+  void release(Session& s);
   Calibration& calibration(const SamplingParams& sampling);
   void drop_leftovers(Session& s);
   bool prepare(Session& s);
@@ -181,7 +200,8 @@ class Engine {
   Planner planner_;
   std::map<int, Calibration> calibrations_;  // see Learned
   std::unique_ptr<bool[]> is_eog_;
-  std::vector<bool> slot_taken_;
+  std::vector<Slot> slots_;
+  std::int64_t n_closed_ = 0;
   Stats stats_;
 
   // Work buffers of a step.

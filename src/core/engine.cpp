@@ -46,7 +46,7 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
   acceptance_.tentative.reserve(65);
 }
 
-Session::~Session() { engine_.release(slot_); }
+Session::~Session() { engine_.release(*this); }
 
 Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
     : target_(target),
@@ -71,7 +71,7 @@ Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
   }
   is_eog_ = std::make_unique<bool[]>(static_cast<std::size_t>(t.n_vocab));
   for (Token i = 0; i < t.n_vocab; ++i) is_eog_[static_cast<std::size_t>(i)] = target.is_eog(i);
-  slot_taken_.resize(static_cast<std::size_t>(t.n_seq));
+  slots_.resize(static_cast<std::size_t>(t.n_seq));
   batch_.reserve(static_cast<std::size_t>(t.max_batch));
   feed_batch_.reserve(static_cast<std::size_t>(t.max_batch));
   active_.reserve(static_cast<std::size_t>(t.n_seq));
@@ -93,26 +93,52 @@ void Engine::exchange(Learned& other) {
   other.recent = recent;
 }
 
-std::unique_ptr<Session> Engine::open(SessionOptions options) {
+std::int32_t Engine::choose_slot(std::span<const Token> prompt) const {
+  std::int32_t best = -1;
+  std::ptrdiff_t best_common = 0;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    if (slot.taken) continue;
+    std::ptrdiff_t common =
+        std::mismatch(slot.kept.begin(), slot.kept.end(), prompt.begin(), prompt.end()).first - slot.kept.begin();
+    // A shared begin-of-text token is no reason to give up what another slot remembers.
+    if (common * 10 < static_cast<std::ptrdiff_t>(prompt.size())) common = 0;
+    if (best < 0 || common > best_common ||
+        (common == best_common && slot.closed < slots_[static_cast<std::size_t>(best)].closed)) {
+      best = static_cast<std::int32_t>(i);
+      best_common = common;
+    }
+  }
+  return best;
+}
+
+std::unique_ptr<Session> Engine::open(SessionOptions options, std::span<const Token> prompt) {
   validate(options.speculation);
   validate(options.sampling);
-  const auto free = std::find(slot_taken_.begin(), slot_taken_.end(), false);
-  if (free == slot_taken_.end()) {
-    throw Error(ErrorCode::kUsage, "All " + std::to_string(slot_taken_.size()) +
+  const std::int32_t slot = choose_slot(prompt);
+  if (slot < 0) {
+    throw Error(ErrorCode::kUsage, "All " + std::to_string(slots_.size()) +
                                        " sequences are in use; close a session or create the engine with more.");
   }
-  const auto slot = static_cast<std::int32_t>(free - slot_taken_.begin());
   Calibration& c = calibration(options.sampling);
   std::unique_ptr<Session> session(new Session(*this, slot, std::move(options), c));
-  slot_taken_[static_cast<std::size_t>(slot)] = true;
+  slots_[static_cast<std::size_t>(slot)].taken = true;
   return session;
 }
 
-void Engine::release(std::int32_t slot) {
-  if (!slot_taken_[static_cast<std::size_t>(slot)]) return;  // the constructor failed
-  slot_taken_[static_cast<std::size_t>(slot)] = false;
-  target_.truncate(slot, 0);
-  if (draft_ != nullptr) draft_->truncate(slot, 0);
+void Engine::release(Session& s) {
+  Slot& slot = slots_[static_cast<std::size_t>(s.slot_)];
+  if (!slot.taken) return;  // the constructor failed
+  slot.taken = false;
+  slot.closed = ++n_closed_;
+  if (options_.keep_prefixes && !options_.exact) {
+    if (s.tokens_.empty()) return;  // no prompt was set: the slot is as it was
+    drop_leftovers(s);
+    slot.kept.assign(s.tokens_.begin(), s.tokens_.begin() + target_.n_committed(s.slot_));
+    return;
+  }
+  target_.truncate(s.slot_, 0);
+  if (draft_ != nullptr) draft_->truncate(s.slot_, 0);
 }
 
 void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
@@ -128,10 +154,12 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
       throw Error(ErrorCode::kUsage,
                   "The prompt holds token " + std::to_string(t) + ", which is not in the vocabulary.");
   }
-  const auto [a, b] = std::mismatch(s.tokens_.begin(), s.tokens_.end(), prompt.begin(), prompt.end());
+  std::vector<Token>& kept = slots_[static_cast<std::size_t>(s.slot_)].kept;
+  const std::vector<Token>& before = s.tokens_.empty() ? kept : s.tokens_;
+  const auto a = std::mismatch(before.begin(), before.end(), prompt.begin(), prompt.end()).first;
   // The last prompt token is scored again: its logits were not kept. Exact mode computes everything in one order.
   const std::int64_t common =
-      options_.exact ? 0 : std::min<std::int64_t>(a - s.tokens_.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
+      options_.exact ? 0 : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
   const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
   target_.truncate(s.slot_, keep);
   s.n_reused_ = static_cast<std::size_t>(keep);
@@ -139,6 +167,7 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
     s.n_drafted_ = static_cast<std::size_t>(std::min<std::int64_t>(common, draft_->n_committed(s.slot_)));
     draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_));
   }
+  kept.clear();
   s.tokens_.assign(prompt.begin(), prompt.end());
   s.n_prompt_ = prompt.size();
   s.finish_ = FinishReason::kNone;
@@ -242,7 +271,8 @@ void Engine::account(double total_ms, double sequence_ms) {
     step.modelled_ms = step_modelled_ms_;
     s->stats_.add(step);
     sum.add(step);
-    if (s->options_.on_step) s->options_.on_step(StepView{*s, s->hypotheses_, s->acceptance_, step});
+    if (s->options_.on_step)
+      s->options_.on_step(StepView{*s, s->hypotheses_, s->acceptance_, step, target_, s->first_row_});
   }
   sum.draft_forwards = step_draft_forwards_;
   sum.draft_ms = step_draft_ms_;

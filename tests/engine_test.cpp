@@ -701,14 +701,19 @@ TEST(Engine, ASlotLeftInThePrefillOrWithoutAPromptIsReusedCorrectly) {
   EXPECT_EQ(s->n_reused(), 8U);
 }
 
-TEST(Engine, ExactModeKeepsNoMemoryOfClosedSessions) {
-  World world;
-  world.engine.keep_prefixes = world.engine.exact = true;
-  Rig rig(world);
-  for (int round = 0; round < 2; ++round) {
-    auto s = rig.engine.open(options(Mode::kGraph), std::vector<Token>{1, 2, 3, 4});
-    continue_prompt(rig.engine, *s, std::vector<Token>{1, 2, 3, 4});
-    EXPECT_EQ(s->n_reused(), 0U);
+TEST(Engine, NoMemoryIsReusedInExactModeOrWhereTheSessionDeclines) {
+  for (const bool exact : {true, false}) {
+    World world;
+    world.engine.keep_prefixes = true;
+    world.engine.exact = exact;
+    Rig rig(world);
+    for (int round = 0; round < 2; ++round) {
+      SessionOptions o = options(Mode::kGraph);
+      o.reuse_prefix = exact;
+      auto s = rig.engine.open(o, std::vector<Token>{1, 2, 3, 4});
+      continue_prompt(rig.engine, *s, std::vector<Token>{1, 2, 3, 4});
+      EXPECT_EQ(s->n_reused(), 0U);
+    }
   }
 }
 

@@ -61,6 +61,7 @@ struct SessionOptions {
   SamplingParams sampling;
   std::int64_t max_tokens = -1;  // tokens to generate; -1 = until the context is full
   bool ignore_eog = false;       // go on behind an end-of-generation token
+  bool reuse_prefix = true;      // set_prompt keeps the memory of a common prefix
   std::optional<Constraint> constraint;
   std::function<bool(Token)> on_token;           // each emitted token, in order; false ends the generation after it
   std::function<void(const StepView&)> on_step;  // after each step, for traces
@@ -83,6 +84,7 @@ class Session {
   // What the last step emitted, with the margins of the draws.
   const Acceptance& last() const { return acceptance_; }
   std::size_t n_reused() const { return n_reused_; }  // prompt tokens whose memory was kept by set_prompt
+  std::int32_t slot() const { return slot_; }         // sequence of the backends, [0, n_seq)
 
  private:
   friend class Engine;

@@ -58,10 +58,12 @@ class Model {
   std::string detokenize(std::span<const Token> tokens) const;
   bool is_eog(Token token) const;
 
-  // The model's own template, or empty. Throws Error(kModelUnsupported) from apply_template if there is none or
-  // libllama does not know it.
+  // The model's own template, or empty.
   std::string chat_template() const;
-  std::string apply_template(std::span<const ChatMessage> messages, bool add_assistant) const;
+  // `chat_template`: the name of one of libllama's templates ("chatml", "llama3", …) or a text that it recognises;
+  // empty = the model's own. Throws Error(kModelUnsupported) if the model has none or libllama does not know it.
+  std::string apply_template(std::span<const ChatMessage> messages, bool add_assistant,
+                             const std::string& chat_template = {}) const;
 
   int n_vocab() const;
   int n_ctx_train() const;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
 
 namespace gsd::app {
 
@@ -10,7 +12,12 @@ void add_bench(CLI::App& program, int& exit_code);
 void add_chat(CLI::App& program, int& exit_code);
 void add_inspect(CLI::App& program, int& exit_code);
 void add_make_draft(CLI::App& program, int& exit_code);
+void add_serve(CLI::App& program, int& exit_code);
 void add_simulate(CLI::App& program, int& exit_code);
 void add_trace(CLI::App& program, int& exit_code);
+
+// The program's arguments as CLI11 wants them, last one first. Of `gsd serve` llama-server's short flags of several
+// letters (-md, -np, -ngl, -ngld) are replaced by their long names.
+std::vector<std::string> known_flags(int argc, char** argv);
 
 }  // namespace gsd::app

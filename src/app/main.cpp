@@ -20,6 +20,7 @@ constexpr const char* kFooter = R"(Exit codes:
 Examples:
   gsd generate -m target.gguf -d draft.gguf -p "# tar"
   gsd chat     -m target.gguf -d draft.gguf
+  gsd serve    -m target.gguf -d draft.gguf --port 8080
   gsd inspect  -m target.gguf -d draft.gguf
   gsd generate -m target.gguf -d draft.gguf -p "# tar" --record run.jsonl && gsd trace run.jsonl -o run.html)";
 
@@ -44,10 +45,11 @@ int main(int argc, char** argv) {
   app::add_chat(program, exit_code);
   app::add_inspect(program, exit_code);
   app::add_make_draft(program, exit_code);
+  app::add_serve(program, exit_code);
   app::add_simulate(program, exit_code);
   app::add_trace(program, exit_code);
   try {
-    program.parse(argc, argv);
+    program.parse(app::known_flags(argc, argv));
   } catch (const CLI::ParseError& e) {
     const int code = program.exit(e);
     return code == 0 ? 0 : static_cast<int>(ErrorCode::kUsage);

@@ -69,7 +69,7 @@ void add_speculation_flags(CLI::App& app, ModelFlags& f) {
       ->check(CLI::Range(1, 512));
 }
 
-void add_sampling_flags(CLI::App& app, ModelFlags& f) {
+void add_draw_flags(CLI::App& app, ModelFlags& f) {
   SamplingParams& p = f.sampling;
   const auto group = [&](CLI::Option* o) { return o->group("Sampling")->capture_default_str(); };
   group(app.add_option("-n,--n-predict", f.n_predict, "Tokens to generate; -1 = until the context is full"))
@@ -83,6 +83,10 @@ void add_sampling_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("--frequency-penalty", p.frequency_penalty, "Subtracted per occurrence of a recent token"));
   group(app.add_option("--repeat-last-n", p.penalty_last_n, "Tokens that count as recent; -1 = all"));
   group(app.add_option("-s,--seed", p.seed, "Seed: same seed, same text, whatever is drafted"));
+}
+
+void add_sampling_flags(CLI::App& app, ModelFlags& f) {
+  add_draw_flags(app, f);
   app.add_option("--grammar", f.grammar, "GBNF grammar that the text must follow")->group("Sampling");
   app.add_option("--grammar-file", f.grammar_file, "The same from a file")->group("Sampling")->type_name("FILE");
   app.add_flag("--ignore-eos", f.ignore_eos, "Go on behind an end-of-text token")->group("Sampling");

@@ -159,7 +159,7 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
   const auto a = std::mismatch(before.begin(), before.end(), prompt.begin(), prompt.end()).first;
   // The last prompt token is scored again: its logits were not kept. Exact mode computes everything in one order.
   const std::int64_t common =
-      options_.exact ? 0 : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
+      options_.exact || !s.options_.reuse_prefix ? 0 : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
   const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
   target_.truncate(s.slot_, keep);
   s.n_reused_ = static_cast<std::size_t>(keep);

@@ -182,8 +182,9 @@ std::string Model::chat_template() const {
   return text != nullptr ? text : "";
 }
 
-std::string Model::apply_template(std::span<const ChatMessage> messages, bool add_assistant) const {
-  const std::string text = chat_template();
+std::string Model::apply_template(std::span<const ChatMessage> messages, bool add_assistant,
+                                  const std::string& chat_template) const {
+  const std::string text = chat_template.empty() ? this->chat_template() : chat_template;
   if (text.empty())
     throw Error(ErrorCode::kModelUnsupported,
                 "The model '" + path() + "' has no chat template; use gsd generate instead.");
@@ -198,7 +199,9 @@ std::string Model::apply_template(std::span<const ChatMessage> messages, bool ad
                                      static_cast<std::int32_t>(out.size()));
   if (n < 0)
     throw Error(ErrorCode::kModelUnsupported,
-                "The chat template of '" + path() + "' is none that libllama knows; use gsd generate instead.");
+                chat_template.empty()
+                    ? "The chat template of '" + path() + "' is none that libllama knows; use gsd generate instead."
+                    : "The chat template '" + chat_template.substr(0, 40) + "' is none that libllama knows.");
   if (static_cast<std::size_t>(n) > out.size()) {
     out.resize(static_cast<std::size_t>(n));
     n = llama_chat_apply_template(text.c_str(), list.data(), list.size(), add_assistant, out.data(),

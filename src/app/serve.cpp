@@ -1,0 +1,234 @@
+// gsd serve: the OpenAI-compatible server.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <thread>
+
+#include "../server/http.h"
+#include "commands.h"
+#include "console.h"
+#include "options.h"
+
+namespace gsd::app {
+namespace {
+
+struct ServeFlags {
+  ModelFlags model;
+  server::HttpOptions http;
+  int n_slots = 4;
+  int max_queue = 64;
+  int timeout_s = 10;
+  std::string alias;
+  std::string chat_template;
+  std::string api_key_file;
+  bool random_seed = true;
+};
+
+std::vector<std::string> split(const std::string& text, char at) {
+  std::vector<std::string> out;
+  std::istringstream in(text);
+  for (std::string part; std::getline(in, part, at);) {
+    while (!part.empty() && (part.back() == '\r' || part.back() == ' ')) part.pop_back();
+    if (!part.empty()) out.push_back(part);
+  }
+  return out;
+}
+
+void note(const std::string& sentence) { std::fprintf(stderr, "gsd: note: %s\n", sentence.c_str()); }
+
+// The template to use: the one asked for, the model's own, or ChatML as llama-server does.
+std::string choose_template(const Model& model, const std::string& wanted) {
+  const std::vector<ChatMessage> probe{{"user", "?"}};
+  if (!wanted.empty()) {
+    model.apply_template(probe, true, wanted);  // throws where libllama does not know it
+    return wanted;
+  }
+  if (!model.chat_template().empty()) {
+    try {
+      model.apply_template(probe, true);
+      return model.chat_template();
+    } catch (const Error&) {
+      note("libllama does not know the model's chat template; chats use chatml. --chat-template names another.");
+      return "chatml";
+    }
+  }
+  note("the model has no chat template; chats use chatml. --chat-template names another.");
+  return "chatml";
+}
+
+// libllama's parser reports on stderr beside our sentence; two at once must not tread on each other's redirection.
+Constraint quiet_grammar(const Model& model, const std::string& gbnf) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  const QuietStderr quiet;
+  return make_grammar(model, gbnf);
+}
+
+server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
+  const Model& m = pair.target();
+  const std::string stem = std::filesystem::path(m.path()).stem().string();
+  std::vector<std::string> names = split(flags.alias, ',');
+  server::TextModel out;
+  out.id = names.empty() ? stem : names.front();
+  out.aliases = {names.empty() ? m.path() : stem};
+  if (names.size() > 1) out.aliases.insert(out.aliases.end(), names.begin() + 1, names.end());
+  out.description = m.description();
+  out.draft_description = pair.draft() != nullptr ? pair.draft()->description() : "";
+  out.chat_template = choose_template(m, flags.chat_template);
+  out.own_chat_template = !flags.chat_template.empty() || out.chat_template == m.chat_template();
+  out.n_params = m.n_params();
+  out.n_bytes = m.n_bytes();
+  out.n_vocab = m.n_vocab();
+  out.n_ctx = pair.n_ctx();
+  out.n_ctx_train = m.n_ctx_train();
+  out.tokenize = [&m](std::string_view text, bool add_special, bool parse_special) {
+    return m.tokenize(text, add_special, parse_special);
+  };
+  out.piece = [&m](Token t, bool special) { return m.piece(t, special); };
+  out.is_eog = [&m](Token t) { return m.is_eog(t); };
+  out.apply_template = [&m, chat_template = out.chat_template](std::span<const ChatMessage> messages, bool add) {
+    return m.apply_template(messages, add, chat_template);
+  };
+  out.grammar = [&m](const std::string& gbnf) { return quiet_grammar(m, gbnf); };
+  return out;
+}
+
+void check_address(const server::HttpOptions& o) {
+  const bool loopback = o.host == "localhost" || o.host == "::1" || o.host.starts_with("127.");
+  if (!loopback && o.api_keys.empty()) {
+    std::fprintf(
+        stderr,
+        "gsd: warning: %s is reachable from other machines and no API key is asked for; give --api-key-file, or "
+        "bind to 127.0.0.1.\n",
+        o.host.c_str());
+  }
+}
+
+// Runs until a signal: then what was accepted is finished. A second signal ends the program at once (catch_signals).
+void run(server::Scheduler& scheduler, server::HttpServer& http) {
+  std::thread listener([&] { http.listen(); });
+  std::atomic<bool> done{false};
+  std::thread watcher([&] {
+    while (!interrupted() && !done) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    scheduler.drain();
+  });
+  scheduler.run();
+  done = true;
+  watcher.join();
+  http.stop();
+  listener.join();
+}
+
+int serve(ServeFlags flags) {
+  flags.model.session();  // complain about parameters before the models are loaded
+  if (!flags.api_key_file.empty()) {
+    const std::vector<std::string> keys = split(read_file(flags.api_key_file), '\n');
+    flags.http.api_keys.insert(flags.http.api_keys.end(), keys.begin(), keys.end());
+    if (keys.empty()) throw Error(ErrorCode::kUsage, "The file '" + flags.api_key_file + "' holds no API key.");
+  }
+  std::erase(flags.http.api_keys, "");
+  flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
+  check_address(flags.http);
+  PairOptions& pair_options = flags.model.pair;
+  pair_options.context.n_seq = flags.n_slots;
+  pair_options.context.n_ctx /= flags.n_slots;  // as llama-server's -c: for all slots together
+  pair_options.context.max_leaves = std::min(16, 256 / flags.n_slots);
+  pair_options.engine.keep_prefixes = true;
+  Pair pair = load_pair(flags.model);
+  const server::TextModel model = text_model(pair, flags);
+  server::Metrics metrics;
+  server::Scheduler scheduler(pair.engine(), metrics, {.max_queue = static_cast<std::size_t>(flags.max_queue)});
+  const SessionOptions defaults = flags.model.session();
+  server::Api api(model, scheduler, metrics,
+                  {.defaults = {.sampling = defaults.sampling,
+                                .speculation = defaults.speculation,
+                                .random_seed = flags.random_seed,
+                                .max_tokens = defaults.max_tokens},
+                   .exact = pair_options.engine.exact,
+                   .version = GSD_VERSION});
+  server::HttpServer http(api, flags.http);
+  std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
+               flags.http.host.c_str(), http.port(), flags.n_slots, pair.n_ctx(),
+               pair.draft() == nullptr ? ", no draft model" : "");
+  run(scheduler, http);
+  pair.save_profile();
+  return 0;
+}
+
+void add_server_flags(CLI::App& app, ServeFlags& f) {
+  const auto group = [&](CLI::Option* o) { return o->group("Server"); };
+  group(app.add_option("--host", f.http.host, "Address to listen at"))->capture_default_str();
+  group(app.add_option("--port", f.http.port, "Port; 0 = any free one"))
+      ->capture_default_str()
+      ->check(CLI::Range(0, 65535));
+  group(app.add_option("--parallel", f.n_slots, "Slots: requests that are generated at the same time (-np)"))
+      ->capture_default_str()
+      ->check(CLI::Range(1, 64));
+  group(app.add_option("--queue", f.max_queue, "Requests that may wait for a slot; further ones are refused"))
+      ->capture_default_str()
+      ->check(CLI::Range(0, 100000));
+  group(app.add_option("-a,--alias", f.alias, "Names of the model in the API, separated by commas"));
+  group(app.add_option("--chat-template", f.chat_template,
+                       "One of libllama's chat templates by name (chatml, llama3, …); the model's own if not given"));
+  group(app.add_option("--api-key", f.http.api_keys, "A key that clients must give; may be repeated"))
+      ->envname("GSD_API_KEY")
+      ->delimiter(',');
+  group(app.add_option("--api-key-file", f.api_key_file, "Keys from a file, one a line"))->type_name("FILE");
+  group(app.add_option("--cors-origin", f.http.cors_origin, "Site whose pages may use the server; * = any"));
+  group(app.add_option("--timeout", f.timeout_s, "Seconds that a client may take to send or receive a piece"))
+      ->capture_default_str()
+      ->check(CLI::Range(1, 3600));
+  group(app.add_option("--max-connections", f.http.max_connections, "Open connections; each has a thread"))
+      ->capture_default_str()
+      ->check(CLI::Range(8, 4096));
+}
+
+}  // namespace
+
+std::vector<std::string> known_flags(int argc, char** argv) {
+  static const std::map<std::string, std::string> names{
+      {"-md", "--model-draft"}, {"-np", "--parallel"}, {"-ngl", "--gpu-layers"}, {"-ngld", "--gpu-layers-draft"}};
+  std::vector<std::string> out(argv + 1, argv + argc);
+  if (!out.empty() && out.front() == "serve") {
+    for (std::string& word : out) {
+      if (const auto known = names.find(word); known != names.end()) word = known->second;
+    }
+  }
+  std::reverse(out.begin(), out.end());
+  return out;
+}
+
+void add_serve(CLI::App& program, int& exit_code) {
+  auto flags = std::make_shared<ServeFlags>();
+  CLI::App* app = program.add_subcommand("serve", "Serve the OpenAI API, and a page to watch the graph");
+  app->footer(
+      R"(What requests leave out is taken from the flags of sampling and speculation; -c counts for all slots together.
+
+Examples:
+  gsd serve -m target.gguf -md draft.gguf
+  gsd serve -m target.gguf -md draft.gguf -c 16384 -np 8 --host 0.0.0.0 --port 8000 --api-key-file keys.txt
+  curl http://127.0.0.1:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
+  curl http://127.0.0.1:8080/v1/completions -d '{"prompt": "# tar", "max_tokens": 64, "speculative": {"mode": "graph"}}')");
+  // llama-server's defaults
+  flags->model.sampling.temperature = 0.8F;
+  flags->model.sampling.top_k = 40;
+  flags->model.sampling.top_p = 0.95F;
+  flags->model.sampling.min_p = 0.05F;
+  flags->model.n_predict = -1;
+  add_server_flags(*app, *flags);
+  add_model_flags(*app, flags->model);
+  add_mode_flag(*app, flags->model);
+  add_speculation_flags(*app, flags->model);
+  add_draw_flags(*app, flags->model);
+  app->callback([flags, app, &exit_code] {
+    flags->random_seed = app->count("--seed") == 0;
+    exit_code = serve(*flags);
+  });
+}
+
+}  // namespace gsd::app

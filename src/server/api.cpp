@@ -1,0 +1,435 @@
+#include "api.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <random>
+
+#include "gsd/error.h"
+
+namespace gsd::server {
+namespace {
+
+// Token pieces may be no UTF-8; everything else is checked before.
+std::string print(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+std::string random_id(const char* prefix) {
+  std::random_device random;
+  return fmt::format("{}-{:08x}{:08x}{:08x}", prefix, random(), random(), random());
+}
+
+std::uint64_t next_job_id() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+Json timings_json(const Outcome& o) {
+  const Stats& s = o.stats;
+  const auto per = [](double a, double b) { return b > 0 ? a / b : 0; };
+  const auto prompt_n = static_cast<double>(o.n_prompt - o.n_reused);
+  const auto predicted_n = static_cast<double>(s.emitted);
+  return {{"cache_n", o.n_reused},
+          {"prompt_n", o.n_prompt - o.n_reused},
+          {"prompt_ms", o.prompt_ms},
+          {"prompt_per_token_ms", per(o.prompt_ms, prompt_n)},
+          {"prompt_per_second", per(1000 * prompt_n, o.prompt_ms)},
+          {"predicted_n", s.emitted},
+          {"predicted_ms", o.predicted_ms},
+          {"predicted_per_token_ms", per(o.predicted_ms, predicted_n)},
+          {"predicted_per_second", per(1000 * predicted_n, o.predicted_ms)},
+          {"draft_n", s.verified},
+          {"draft_n_accepted", s.accepted},
+          {"queue_ms", o.queue_ms},
+          {"drafted_n", s.drafted},
+          {"merged_n", s.merged},
+          {"verified_n", s.verified},
+          {"steps", s.steps},
+          {"plain_steps", s.plain_steps},
+          {"accepted_per_step", s.accepted_per_step()},
+          {"draft_ms", s.draft_ms},
+          {"verify_ms", s.verify_ms}};
+}
+
+Json bytes_json(const std::string& bytes) {
+  Json out = Json::array();
+  for (const char c : bytes) out.push_back(static_cast<unsigned char>(c));
+  return out;
+}
+
+ApiError from(const Error& e) {
+  switch (e.code()) {
+    case ErrorCode::kUsage:
+    case ErrorCode::kGrammar:
+      return {400, e.what()};
+    case ErrorCode::kModelUnsupported:
+      return {400, e.what(), "messages", "no_chat_template"};
+    case ErrorCode::kContextFull:
+      return {400, e.what(), {}, "context_length_exceeded"};
+    default:
+      return {500, e.what()};
+  }
+}
+
+}  // namespace
+
+std::string error_json(const ApiError& e) {
+  const auto text_or_null = [](const std::string& s) { return s.empty() ? Json() : Json(s); };
+  const char* type = e.status() == 401   ? "authentication_error"
+                     : e.status() == 403 ? "permission_error"
+                     : e.status() == 503 ? "unavailable_error"
+                     : e.status() >= 500 ? "server_error"
+                                         : "invalid_request_error";
+  return print({{"error",
+                 {{"message", e.what()},
+                  {"type", type},
+                  {"param", text_or_null(e.param())},
+                  {"code", text_or_null(e.code())}}}});
+}
+
+// --- Call ------------------------------------------------------------------------------------------------------------
+
+Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request,
+           std::vector<std::vector<Token>> prompts, bool chat)
+    : model_(model),
+      request_(std::move(request)),
+      chat_(chat),
+      channel_(std::make_shared<Channel>(request_.stream)),
+      id_(random_id(chat ? "chatcmpl" : "cmpl")),
+      created_(static_cast<std::int64_t>(std::time(nullptr))),
+      choices_(prompts.size() * static_cast<std::size_t>(request_.n)) {
+  std::vector<Job> jobs;
+  for (std::size_t i = 0; i < choices_.size(); ++i) {
+    const std::size_t n = static_cast<std::size_t>(request_.n);
+    SessionOptions o;
+    o.sampling = request_.sampling;
+    o.sampling.choice = static_cast<std::uint32_t>(i % n);
+    o.speculation = request_.speculation;
+    o.max_tokens = request_.max_tokens;
+    o.ignore_eog = request_.ignore_eos;
+    o.reuse_prefix = request_.cache_prompt;
+    if (!request_.grammar.empty()) o.constraint = model.grammar(request_.grammar);
+    jobs.push_back(make_job(model, prompts[i / n], std::move(o),
+                            {.stop = request_.stop, .logprobs = request_.logprobs, .trace = request_.trace},
+                            static_cast<std::uint32_t>(i), channel_, cancelled_));
+    jobs.back().id = next_job_id();
+  }
+  if (!scheduler.submit(std::move(jobs))) {
+    throw ApiError(503,
+                   scheduler.draining() ? "The server is shutting down."
+                                        : "All slots are busy and the queue is full; try again later.",
+                   {}, "queue_full");
+  }
+}
+
+std::string Call::advance(std::chrono::milliseconds timeout) {
+  std::string out;
+  if (finished()) return out;
+  for (Event& e : channel_->take(timeout)) take(e, out);
+  if (!finished() || !request_.stream) return out;
+  if (request_.include_usage) {
+    Json chunk = head(chat_ ? "chat.completion.chunk" : "text_completion");
+    chunk["choices"] = Json::array();
+    chunk["usage"] = usage();
+    send(out, chunk);
+  }
+  out += "data: [DONE]\n\n";
+  return out;
+}
+
+void Call::take(Event& e, std::string& out) {
+  Choice& c = choices_[e.choice];
+  if (e.last) {
+    ++n_finished_;
+    c.outcome = std::move(e.outcome);
+    c.stop = std::move(e.stop);
+  } else {
+    c.outcome.stats = e.stats;
+  }
+  const std::size_t offset = c.text.size();
+  if (!request_.stream) {
+    c.text += e.text;
+    std::move(e.tokens.begin(), e.tokens.end(), std::back_inserter(c.tokens));
+    return;
+  }
+  if (e.last && c.outcome.error) {
+    out += "data: " + error_json(from(*c.outcome.error)) + "\n\n";
+    return;
+  }
+  Json chunk = head(chat_ ? "chat.completion.chunk" : "text_completion");
+  Json choice = delta(c, e, e.choice);
+  if (request_.logprobs >= 0) choice["logprobs"] = logprobs(e.tokens, offset);
+  choice["finish_reason"] = e.last ? finish_reason(c) : Json();
+  c.greeted = true;
+  c.text += e.text;  // only its length counts from here on
+  chunk["choices"] = Json::array({std::move(choice)});
+  if (request_.include_usage) chunk["usage"] = nullptr;
+  if (e.last || request_.timings_per_token) chunk["timings"] = timings_json(c.outcome);
+  if (e.trace) chunk["gsd"] = step_json(model_, *e.trace);
+  send(out, chunk);
+}
+
+void Call::send(std::string& out, const Json& chunk) const { out += "data: " + print(chunk) + "\n\n"; }
+
+Json Call::head(const char* object) const {
+  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_.id}, {"system_fingerprint", "gsd"}};
+}
+
+Json Call::delta(const Choice& c, const Event& e, std::uint32_t index) const {
+  Json out{{"index", index}};
+  if (!chat_) {
+    out["text"] = e.text;
+    return out;
+  }
+  Json d = Json::object();
+  if (!c.greeted) d["role"] = "assistant";
+  if (!e.text.empty() || !c.greeted) d["content"] = e.text;
+  out["delta"] = std::move(d);
+  return out;
+}
+
+// A log-probability of -inf (a token that a bias or a grammar forced) has no JSON number.
+Json log_number(float log_p) { return std::max(log_p, -9999.0F); }
+
+Json Call::logprobs(const std::vector<TokenReport>& tokens, std::size_t offset) const {
+  if (chat_) {
+    Json content = Json::array();
+    for (const TokenReport& t : tokens) {
+      Json top = Json::array();
+      for (const auto& [token, log_p] : t.top) {
+        const std::string piece = model_.piece(token, true);
+        top.push_back({{"token", piece}, {"logprob", log_number(log_p)}, {"bytes", bytes_json(piece)}});
+      }
+      content.push_back({{"token", t.bytes},
+                         {"logprob", log_number(t.log_p)},
+                         {"bytes", bytes_json(t.bytes)},
+                         {"top_logprobs", std::move(top)}});
+    }
+    return {{"content", std::move(content)}, {"refusal", nullptr}};
+  }
+  Json out{{"tokens", Json::array()},
+           {"token_logprobs", Json::array()},
+           {"top_logprobs", Json::array()},
+           {"text_offset", Json::array()}};
+  for (const TokenReport& t : tokens) {
+    Json top = Json::object();
+    for (const auto& [token, log_p] : t.top) {
+      // A key must be text; pieces that are none become replacement characters and may collide.
+      const Json text = Json::parse(print(Json(model_.piece(token, true))));
+      top[text.get<std::string>()] = log_number(log_p);
+    }
+    out["tokens"].push_back(t.bytes);
+    out["token_logprobs"].push_back(log_number(t.log_p));
+    out["top_logprobs"].push_back(std::move(top));
+    out["text_offset"].push_back(offset);
+    offset += t.bytes.size();
+  }
+  return out;
+}
+
+Json Call::usage() const {
+  std::int64_t prompt = 0;
+  std::int64_t cached = 0;
+  std::int64_t completion = 0;
+  for (std::size_t i = 0; i < choices_.size(); ++i) {
+    const Outcome& o = choices_[i].outcome;
+    completion += o.stats.emitted;
+    if (i % static_cast<std::size_t>(request_.n) != 0) continue;  // the same prompt
+    prompt += static_cast<std::int64_t>(o.n_prompt);
+    cached += static_cast<std::int64_t>(o.n_reused);
+  }
+  return {{"prompt_tokens", prompt},
+          {"completion_tokens", completion},
+          {"total_tokens", prompt + completion},
+          {"prompt_tokens_details", {{"cached_tokens", cached}}}};
+}
+
+Json Call::finish_reason(const Choice& c) const {
+  switch (c.outcome.finish) {
+    case FinishReason::kLength:
+    case FinishReason::kContextFull:
+      return "length";
+    case FinishReason::kNone:
+      return nullptr;  // cancelled
+    default:
+      return "stop";
+  }
+}
+
+std::string Call::response() const {
+  Json out = head(chat_ ? "chat.completion" : "text_completion");
+  Json choices = Json::array();
+  for (std::size_t i = 0; i < choices_.size(); ++i) {
+    const Choice& c = choices_[i];
+    if (c.outcome.error) throw from(*c.outcome.error);
+    Json choice{{"index", i}};
+    if (chat_) {
+      choice["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+    } else {
+      choice["text"] = c.text;
+    }
+    choice["logprobs"] = request_.logprobs >= 0 ? logprobs(c.tokens, 0) : Json();
+    choice["finish_reason"] = finish_reason(c);
+    choices.push_back(std::move(choice));
+  }
+  out["choices"] = std::move(choices);
+  out["usage"] = usage();
+  Json timings = Json::array();
+  for (const Choice& c : choices_) timings.push_back(timings_json(c.outcome));
+  out["timings"] = timings.size() == 1 ? timings[0] : timings;
+  out["seed"] = request_.sampling.seed;
+  return print(out);
+}
+
+// --- Api -------------------------------------------------------------------------------------------------------------
+
+void Api::check_model(const std::string& name) const {
+  if (name.empty() || name == model_.id) return;
+  if (std::find(model_.aliases.begin(), model_.aliases.end(), name) != model_.aliases.end()) return;
+  throw ApiError(404, fmt::format("The model '{}' is not served here; this server has '{}'.", name, model_.id), "model",
+                 "model_not_found");
+}
+
+std::vector<Token> Api::prompt_tokens(const Prompt& prompt) const {
+  if (const auto* text = std::get_if<std::string>(&prompt)) return model_.tokenize(*text, true, false);
+  const auto& tokens = std::get<std::vector<Token>>(prompt);
+  for (const Token t : tokens) {
+    if (t < 0 || t >= model_.n_vocab)
+      throw ApiError(400, fmt::format("The prompt holds token {}, which is not in the vocabulary.", t), "prompt");
+  }
+  return tokens;
+}
+
+std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
+  try {
+    CompletionRequest r = chat ? parse_chat(body, options_.defaults) : parse_completion(body, options_.defaults);
+    check_model(r.model);
+    std::vector<std::vector<Token>> prompts;
+    // Control tokens come from the template, the begin of text from the tokenizer: libllama's templates leave it out.
+    if (chat) prompts.push_back(model_.tokenize(model_.apply_template(r.messages, true), true, true));
+    for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p));
+    for (const auto& p : prompts) {
+      if (p.empty()) throw ApiError(400, "The prompt is empty; give at least one token.", "prompt");
+      if (static_cast<int>(p.size()) < model_.n_ctx) continue;
+      throw ApiError(400,
+                     fmt::format("The prompt has {} tokens and a slot's context holds {}; shorten it or raise the "
+                                 "server's --ctx-size.",
+                                 p.size(), model_.n_ctx),
+                     chat ? "messages" : "prompt", "context_length_exceeded");
+    }
+    return std::make_unique<Call>(model_, scheduler_, std::move(r), std::move(prompts), chat);
+  } catch (const Error& e) {
+    throw from(e);
+  }
+}
+
+std::string Api::tokenize(std::string_view body) const {
+  const TokenizeRequest r = parse_tokenize(body);
+  Json tokens = Json::array();
+  for (const Token t : model_.tokenize(r.content, r.add_special, r.parse_special)) {
+    if (!r.with_pieces) {
+      tokens.push_back(t);
+      continue;
+    }
+    const std::string piece = model_.piece(t, true);
+    const bool text = print(Json(piece)) == Json(piece).dump(-1, ' ', false, Json::error_handler_t::ignore);
+    tokens.push_back({{"id", t}, {"piece", text ? Json(piece) : bytes_json(piece)}});
+  }
+  return print({{"tokens", std::move(tokens)}});
+}
+
+std::string Api::detokenize(std::string_view body) const {
+  std::string text;
+  for (const Token t : parse_detokenize(body)) {
+    if (t >= model_.n_vocab) throw ApiError(400, fmt::format("Token {} is not in the vocabulary.", t), "tokens");
+    text += model_.piece(t, false);
+  }
+  return print({{"content", text}});
+}
+
+std::string Api::apply_template(std::string_view body) const {
+  const std::vector<ChatMessage> messages = parse_messages(body);
+  try {
+    return print({{"prompt", model_.apply_template(messages, true)}});
+  } catch (const Error& e) {
+    throw from(e);
+  }
+}
+
+Json Api::model_json() const {
+  return {{"id", model_.id},
+          {"object", "model"},
+          {"created", 0},
+          {"owned_by", "gsd"},
+          {"meta",
+           {{"description", model_.description},
+            {"draft", model_.draft_description},
+            {"n_vocab", model_.n_vocab},
+            {"n_ctx", model_.n_ctx},
+            {"n_ctx_train", model_.n_ctx_train},
+            {"n_params", model_.n_params},
+            {"size", model_.n_bytes}}}};
+}
+
+std::string Api::models() const { return print({{"object", "list"}, {"data", Json::array({model_json()})}}); }
+
+std::string Api::model(const std::string& id) const {
+  check_model(id);
+  return print(model_json());
+}
+
+std::string Api::props() const {
+  const SamplingParams& s = options_.defaults.sampling;
+  const SpeculationParams& p = options_.defaults.speculation;
+  return print({{"default_generation_settings",
+                 {{"n_ctx", model_.n_ctx},
+                  {"params",
+                   {{"temperature", s.temperature},
+                    {"top_k", s.top_k},
+                    {"top_p", s.top_p},
+                    {"min_p", s.min_p},
+                    {"repeat_penalty", s.repeat_penalty},
+                    {"presence_penalty", s.presence_penalty},
+                    {"frequency_penalty", s.frequency_penalty},
+                    {"repeat_last_n", s.penalty_last_n},
+                    {"max_tokens", options_.defaults.max_tokens},
+                    {"speculative",
+                     {{"mode", mode_name(p.mode)},
+                      {"max_width", p.max_width},
+                      {"depth", p.depth},
+                      {"top_k", p.top_k},
+                      {"sibling_threshold", p.sibling_threshold},
+                      {"path_threshold", p.path_threshold},
+                      {"merge_length", p.merge_length},
+                      {"frontier", p.frontier},
+                      {"max_nodes", p.max_nodes},
+                      {"history", p.history}}}}}}},
+                {"total_slots", scheduler_.slots().size()},
+                {"model", model_.id},
+                {"draft", model_.draft_description},
+                {"chat_template", model_.chat_template},
+                {"own_chat_template", model_.own_chat_template},
+                {"exact", options_.exact},
+                {"build_info", "gsd " + options_.version}});
+}
+
+std::string Api::slots() const {
+  Json out = Json::array();
+  for (const SlotView& s : scheduler_.slots()) {
+    Json slot{{"id", s.slot}, {"n_ctx", model_.n_ctx}, {"is_processing", s.processing}};
+    if (s.processing) {
+      slot["id_task"] = s.id;
+      slot["speculative"] = mode_name(s.mode);
+      slot["n_prompt"] = s.n_prompt;
+      slot["n_prompt_left"] = s.n_prompt_left;
+      slot["n_decoded"] = s.n_decoded;
+      slot["accepted_per_step"] = s.accepted_per_step;
+    }
+    out.push_back(std::move(slot));
+  }
+  return print(out);
+}
+
+std::string Api::metrics() const { return metrics_.prometheus(scheduler_.n_processing(), scheduler_.n_waiting()); }
+
+}  // namespace gsd::server

@@ -1,0 +1,112 @@
+// The endpoints, without HTTP: request bodies to response bodies.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "generation.h"
+#include "metrics.h"
+#include "request.h"
+#include "scheduler.h"
+#include "step_json.h"
+#include "text_model.h"
+
+namespace gsd::server {
+
+// The body of an error in OpenAI's shape.
+std::string error_json(const ApiError& error);
+
+// One accepted completion request. Used by one HTTP thread; the model's thread feeds it. Destroying it, or cancel(),
+// ends the generation with the step in progress.
+class Call {
+ public:
+  // Submits the jobs. Throws ApiError(503) if the queue is full.
+  Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request, std::vector<std::vector<Token>> prompts,
+       bool chat);
+  ~Call() { cancel(); }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  bool stream() const { return request_.stream; }
+  bool finished() const { return n_finished_ == choices_.size(); }
+  void cancel() { *cancelled_ = true; }
+
+  // Waits until something happens, at most that long, and takes it in. Of a stream it returns the bytes to send,
+  // with "[DONE]" once it is finished.
+  std::string advance(std::chrono::milliseconds timeout);
+  // The whole answer. REQUIRES: finished. Throws ApiError if a choice failed.
+  std::string response() const;
+
+ private:
+  struct Choice {
+    std::string text;
+    std::vector<TokenReport> tokens;
+    bool greeted = false;  // the chunk with the role was sent
+    Outcome outcome;
+    std::string stop;
+  };
+
+  void take(Event& e, std::string& out);
+  Json head(const char* object) const;
+  Json delta(const Choice& c, const Event& e, std::uint32_t index) const;
+  Json logprobs(const std::vector<TokenReport>& tokens, std::size_t offset) const;
+  Json usage() const;
+  Json finish_reason(const Choice& c) const;
+  void send(std::string& out, const Json& chunk) const;
+
+  const TextModel& model_;
+  CompletionRequest request_;
+  bool chat_;
+  std::shared_ptr<Channel> channel_;
+  std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
+  std::string id_;
+  std::int64_t created_;
+  std::vector<Choice> choices_;
+  std::size_t n_finished_ = 0;
+};
+
+struct ApiOptions {
+  RequestDefaults defaults;
+  bool exact = false;
+  std::string version;
+};
+
+// All functions may be called from any thread. Those that take a body throw ApiError.
+class Api {
+ public:
+  // The references must outlive the object.
+  Api(const TextModel& model, Scheduler& scheduler, Metrics& metrics, ApiOptions options)
+      : model_(model), scheduler_(scheduler), metrics_(metrics), options_(std::move(options)) {}
+
+  std::unique_ptr<Call> completion(std::string_view body, bool chat);
+  std::string tokenize(std::string_view body) const;
+  std::string detokenize(std::string_view body) const;
+  std::string apply_template(std::string_view body) const;
+  std::string models() const;
+  std::string model(const std::string& id) const;
+  std::string props() const;
+  std::string slots() const;
+  std::string metrics() const;
+  // True while requests are accepted.
+  bool healthy() const { return !scheduler_.draining(); }
+  int retry_after() const { return scheduler_.retry_after(); }
+
+ private:
+  void check_model(const std::string& name) const;
+  Json model_json() const;
+  std::vector<Token> prompt_tokens(const Prompt& prompt) const;
+
+  const TextModel& model_;
+  Scheduler& scheduler_;
+  Metrics& metrics_;
+  ApiOptions options_;
+};
+
+}  // namespace gsd::server

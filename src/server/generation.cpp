@@ -1,0 +1,131 @@
+#include "generation.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "gsd/topk.h"
+
+namespace gsd::server {
+
+void Channel::put(Event event) {
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    wake = every_event_ || event.last;
+    wake_ |= wake;
+    events_.push_back(std::move(event));
+  }
+  if (wake) something_.notify_one();
+}
+
+std::deque<Event> Channel::take(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  something_.wait_for(lock, timeout, [this] { return wake_; });
+  wake_ = false;
+  return std::exchange(events_, {});
+}
+
+namespace {
+
+// State of one choice. Everything but the channel belongs to the thread that steps the engine.
+class Generation {
+ public:
+  Generation(const TextModel& model, GenerationOptions options, std::uint32_t choice, std::shared_ptr<Channel> channel)
+      : model_(model),
+        options_(std::move(options)),
+        choice_(choice),
+        channel_(std::move(channel)),
+        text_(options_.stop) {}
+
+  bool on_token(Token t) {
+    const std::string piece = model_.is_eog(t) ? std::string() : model_.piece(t, false);
+    const std::size_t before = text_.n_bytes();
+    const bool go_on = text_.push(piece);
+    const bool cut = !go_on && text_.n_bytes() <= before;  // nothing of it is left
+    if (options_.logprobs >= 0) pending_.push_back({{t, piece, 0, {}}, cut ? SIZE_MAX : text_.n_bytes()});
+    return go_on;
+  }
+
+  void on_step(const StepView& v) {
+    stats_.add(v.stats);
+    if (options_.logprobs >= 0) fill_log_p(v);
+    Event e = next_event();
+    if (options_.trace)
+      e.trace =
+          std::make_shared<StepTrace>(StepTrace{v.hypotheses.graph(), v.hypotheses.tree(), v.acceptance, v.stats});
+    if (!e.text.empty() || !e.tokens.empty() || e.trace) channel_->put(std::move(e));
+  }
+
+  void on_finish(const Outcome& outcome) {
+    text_.finish();
+    Event e = next_event();
+    e.last = true;
+    e.outcome = outcome;
+    e.stop = text_.stop();
+    channel_->put(std::move(e));
+  }
+
+ private:
+  struct Pending {
+    TokenReport report;
+    std::size_t end;  // bytes of text up to and with this token
+  };
+
+  Event next_event() {
+    Event e{
+        .choice = choice_, .text = text_.take(), .tokens = {}, .trace = {}, .stats = stats_, .outcome = {}, .stop = {}};
+    const std::size_t released = text_.n_released();
+    // A token that a stop string has cut off is not reported.
+    while (!pending_.empty() && pending_.front().end <= released) {
+      e.tokens.push_back(std::move(pending_.front().report));
+      pending_.pop_front();
+    }
+    return e;
+  }
+
+  void fill_log_p(const StepView& v) {
+    constexpr std::size_t kMost = 32;
+    std::array<Token, kMost> token;
+    std::array<float, kMost> log_p;
+    const std::size_t n = v.acceptance.token.size();
+    const std::size_t first = pending_.size() - n;
+    const std::size_t wanted = std::clamp<std::size_t>(static_cast<std::size_t>(options_.logprobs), 1, kMost);
+    for (std::size_t i = 0; i < n; ++i) {
+      const auto row = v.logits(i);
+      const auto found = static_cast<std::size_t>(
+          top_k_log_softmax(row, 1, std::span(token).first(wanted), std::span(log_p).first(wanted)));
+      TokenReport& r = pending_[first + i].report;
+      if (found == 0) continue;
+      const float log_sum = row[static_cast<std::size_t>(token[0])] - log_p[0];
+      r.log_p = row[static_cast<std::size_t>(r.token)] - log_sum;
+      for (std::size_t k = 0; k < std::min(found, static_cast<std::size_t>(options_.logprobs)); ++k)
+        r.top.emplace_back(token[k], log_p[k]);
+    }
+  }
+
+  const TextModel& model_;
+  GenerationOptions options_;
+  std::uint32_t choice_;
+  std::shared_ptr<Channel> channel_;
+  TextStream text_;
+  Stats stats_;
+  std::deque<Pending> pending_;
+};
+
+}  // namespace
+
+Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions session, GenerationOptions options,
+             std::uint32_t choice, std::shared_ptr<Channel> channel, std::shared_ptr<std::atomic<bool>> cancelled) {
+  auto g = std::make_shared<Generation>(model, std::move(options), choice, std::move(channel));
+  session.on_token = [g](Token t) { return g->on_token(t); };
+  session.on_step = [g](const StepView& v) { g->on_step(v); };
+  Job job;
+  job.prompt = std::move(prompt);
+  job.options = std::move(session);
+  job.cancelled = std::move(cancelled);
+  job.on_finish = [g](const Outcome& o) { g->on_finish(o); };
+  return job;
+}
+
+}  // namespace gsd::server

@@ -1,0 +1,78 @@
+// One choice of one request while it is generated: the model's thread puts tokens in, an HTTP thread takes events out.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "scheduler.h"
+#include "text_model.h"
+#include "text_stream.h"
+
+namespace gsd::server {
+
+// An emitted token with what was asked about it.
+struct TokenReport {
+  Token token = -1;
+  std::string bytes;  // may be a piece of a character
+  float log_p = 0;    // under the target's own distribution: before penalties, cuts and temperature
+  std::vector<std::pair<Token, float>> top;  // the most probable ones with their log_p, best first
+};
+
+// Everything one step proposed, copied for drawing.
+struct StepTrace {
+  TokenGraph graph;
+  TokenTree tree;
+  Acceptance acceptance;
+  Stats stats;
+};
+
+// What one step, or the end, adds to a choice.
+struct Event {
+  std::uint32_t choice = 0;
+  std::string text;                        // whole characters
+  std::vector<TokenReport> tokens;         // those whose text is now complete; only if asked for
+  std::shared_ptr<const StepTrace> trace;  // only if asked for
+  Stats stats;                             // sums so far
+  bool last = false;
+  // From here on: of the last event.
+  Outcome outcome;
+  std::string stop;  // the stop string that ended the text, or empty
+};
+
+// Events of all choices of a request. Any number of writers, one reader; bounded by what the context can hold.
+class Channel {
+ public:
+  // `every_event`: the reader is woken for each of them, not only for the last one of a choice.
+  explicit Channel(bool every_event) : every_event_(every_event) {}
+  void put(Event event);
+  // Waits until there is something, at most that long, and takes all of it.
+  std::deque<Event> take(std::chrono::milliseconds timeout);
+
+ private:
+  const bool every_event_;
+  std::mutex mutex_;
+  std::condition_variable something_;
+  std::deque<Event> events_;
+  bool wake_ = false;
+};
+
+// What is asked of a choice beside its sampling.
+struct GenerationOptions {
+  std::vector<std::string> stop;
+  int logprobs = -1;  // alternatives reported per token; -1 = no report at all
+  bool trace = false;
+};
+
+// Makes a job that generates `choice` and reports it to `channel`. `model` must outlive it.
+Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions session, GenerationOptions options,
+             std::uint32_t choice, std::shared_ptr<Channel> channel, std::shared_ptr<std::atomic<bool>> cancelled);
+
+}  // namespace gsd::server

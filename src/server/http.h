@@ -1,0 +1,49 @@
+// The API over HTTP/1.1: routes, limits, keys. Its threads parse and format; the models belong to the scheduler's
+// thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api.h"
+
+namespace gsd::server {
+
+struct HttpOptions {
+  std::string host = "127.0.0.1";
+  int port = 8080;                    // 0 = any free one
+  std::vector<std::string> api_keys;  // empty = none needed
+  std::string cors_origin;            // empty = no other site's page may use the server; "*" = any
+  std::size_t max_body = 8 << 20;     // bytes of a request's body
+  int max_connections = 512;          // each has a thread while it is open
+  int read_timeout_s = 10;            // between two pieces of a request
+  int request_timeout_s = 30;         // for the whole of a request's head and body
+  int write_timeout_s = 10;           // until a client takes what is sent to it
+  int keep_alive_s = 15;              // an idle connection is closed after that
+};
+
+// True if both are equal; takes the same time wherever they differ.
+bool equal_in_constant_time(std::string_view a, std::string_view b);
+
+class HttpServer {
+ public:
+  // Takes the port. Throws Error(kIo) if that is not possible. `api` must outlive it.
+  HttpServer(Api& api, HttpOptions options);
+  // Stops.
+  ~HttpServer();
+
+  int port() const;
+  // Serves until stop(); then waits for the requests in progress. Call once.
+  void listen();
+  // Waits for streams that are still being sent, at most the write timeout; then closes the port and idle connections.
+  // May be called from any thread.
+  void stop();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gsd::server

@@ -1,0 +1,399 @@
+#include "request.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <set>
+
+#include "gsd/error.h"
+#include "json_schema.h"
+
+namespace gsd::server {
+namespace {
+
+constexpr std::size_t kMaxStops = 16;
+constexpr std::size_t kMaxStopBytes = 1024;
+constexpr std::size_t kMaxMessages = 4096;
+constexpr std::size_t kMaxBiases = 4096;
+constexpr int kMaxTopLogprobs = 20;
+constexpr std::size_t kMaxKeys = 20000;
+
+[[noreturn]] void refuse(const std::string& field, const std::string& what) {
+  throw ApiError(400, fmt::format("The field '{}' {}.", field, what), field);
+}
+
+// Typed access to the fields of one JSON object. A field that is null counts as absent, as in OpenAI's API.
+class Fields {
+ public:
+  explicit Fields(const Json& object, std::string path = {}) : object_(object), path_(std::move(path)) {}
+
+  const Json* find(const char* name) const {
+    const auto at = object_.find(name);
+    return at == object_.end() || at->is_null() ? nullptr : &*at;
+  }
+  std::string path(const char* name) const { return path_.empty() ? name : path_ + "." + name; }
+
+  void read(const char* name, bool& out) const {
+    const Json* v = find(name);
+    if (v == nullptr) return;
+    if (!v->is_boolean()) refuse(path(name), "must be true or false");
+    out = v->get<bool>();
+  }
+  void read(const char* name, std::string& out) const {
+    const Json* v = find(name);
+    if (v == nullptr) return;
+    if (!v->is_string()) refuse(path(name), "must be a string");
+    out = v->get<std::string>();
+  }
+  void read(const char* name, float& out) const {
+    const Json* v = find(name);
+    if (v == nullptr) return;
+    if (!v->is_number()) refuse(path(name), "must be a number");
+    const double x = v->get<double>();
+    if (!std::isfinite(x) || std::abs(x) > 1e30) refuse(path(name), "must be a finite number of ordinary size");
+    out = static_cast<float>(x);
+  }
+  // True if the field is there.
+  bool read(const char* name, std::int64_t& out, std::int64_t low, std::int64_t high) const {
+    const Json* v = find(name);
+    if (v == nullptr) return false;
+    // A whole number may come as 3.0; beyond 2^53 only integers are exact.
+    const bool whole = v->is_number_integer() || (v->is_number() && std::abs(v->get<double>()) < 0x1p53 &&
+                                                  std::trunc(v->get<double>()) == v->get<double>());
+    const bool huge = v->is_number_unsigned() && v->get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX);
+    const std::int64_t x = whole && !huge ? v->get<std::int64_t>() : 0;
+    if (!whole || huge || x < low || x > high)
+      refuse(path(name), fmt::format("must be a whole number from {} to {}", low, high));
+    out = x;
+    return true;
+  }
+  void read(const char* name, int& out, std::int64_t low, std::int64_t high) const {
+    std::int64_t x = 0;
+    if (read(name, x, low, high)) out = static_cast<int>(x);
+  }
+  // Fields that would change the answer if they were ignored.
+  void refuse_unsupported(std::initializer_list<const char*> names) const {
+    for (const char* name : names) {
+      const Json* v = find(name);
+      if (v != nullptr && *v != Json(false) && !(v->is_structured() && v->empty()))
+        refuse(path(name), "is not supported by this server");
+    }
+  }
+
+ private:
+  const Json& object_;
+  std::string path_;
+};
+
+Json parse_object(std::string_view body) {
+  Json out;
+  std::size_t n_keys = 0;
+  try {
+    out = Json::parse(body, [&](int depth, Json::parse_event_t event, Json&) {
+      if (depth > kMaxJsonDepth)
+        throw ApiError(400, fmt::format("The JSON text is nested more than {} deep.", kMaxJsonDepth));
+      // An ordered object looks through its keys for each new one.
+      if (event == Json::parse_event_t::key && ++n_keys > kMaxKeys)
+        throw ApiError(400, fmt::format("The JSON text holds more than {} keys.", kMaxKeys));
+      return true;
+    });
+  } catch (const Json::exception& e) {
+    throw ApiError(400, fmt::format("The request is not valid JSON: {}.", e.what()), {}, "invalid_json");
+  }
+  if (!out.is_object()) throw ApiError(400, "The request must be a JSON object.");
+  return out;
+}
+
+std::vector<Token> token_list(const Json& list, const char* field) {
+  std::vector<Token> out;
+  for (const Json& t : list) {
+    if (!t.is_number_integer() || t.get<std::int64_t>() < 0 || t.get<std::int64_t>() > INT32_MAX)
+      refuse(field, "must hold token numbers only");
+    out.push_back(static_cast<Token>(t.get<std::int64_t>()));
+  }
+  return out;
+}
+
+void read_stop(const Fields& f, std::vector<std::string>& out) {
+  const Json* v = f.find("stop");
+  if (v == nullptr) return;
+  if (v->is_string()) {
+    out.push_back(v->get<std::string>());
+  } else if (v->is_array()) {
+    for (const Json& s : *v) {
+      if (!s.is_string()) refuse("stop", "must be a string or a list of strings");
+      out.push_back(s.get<std::string>());
+    }
+  } else {
+    refuse("stop", "must be a string or a list of strings");
+  }
+  std::erase(out, "");
+  if (out.size() > kMaxStops) refuse("stop", fmt::format("may hold at most {} strings", kMaxStops));
+  for (const std::string& s : out) {
+    if (s.size() > kMaxStopBytes) refuse("stop", fmt::format("may hold strings of at most {} bytes", kMaxStopBytes));
+  }
+}
+
+void add_bias(const Json& token, const Json& bias, std::vector<std::pair<Token, float>>& out) {
+  std::int64_t id = -1;
+  if (token.is_number_integer()) id = token.get<std::int64_t>();
+  if (token.is_string()) {
+    const auto& text = token.get_ref<const std::string&>();
+    char* end = nullptr;
+    if (!text.empty() && text.size() < 11) id = std::strtoll(text.c_str(), &end, 10);
+    if (end == nullptr || *end != '\0') id = -1;
+  }
+  if (id < 0 || id > INT32_MAX) refuse("logit_bias", "must name tokens by their number");
+  float value = -std::numeric_limits<float>::infinity();  // `false`: never
+  if (bias.is_number() && std::isfinite(bias.get<double>()) && std::abs(bias.get<double>()) <= 1e6) {
+    value = static_cast<float>(bias.get<double>());
+  } else if (bias != Json(false)) {
+    refuse("logit_bias", "must give each token a number or false");
+  }
+  out.emplace_back(static_cast<Token>(id), value);
+}
+
+void read_logit_bias(const Fields& f, std::vector<std::pair<Token, float>>& out) {
+  const Json* v = f.find("logit_bias");
+  if (v == nullptr) return;
+  if (!v->is_structured()) refuse("logit_bias", "must be an object of token numbers and biases, or a list of pairs");
+  if (v->size() > kMaxBiases) refuse("logit_bias", fmt::format("may hold at most {} tokens", kMaxBiases));
+  for (const auto& [key, value] : v->items()) {
+    if (v->is_object()) {
+      add_bias(Json(key), value, out);
+    } else if (value.is_array() && value.size() == 2) {
+      add_bias(value[0], value[1], out);
+    } else {
+      refuse("logit_bias", "must be an object of token numbers and biases, or a list of pairs");
+    }
+  }
+}
+
+void read_sampling(const Fields& f, const RequestDefaults& defaults, SamplingParams& p) {
+  f.read("temperature", p.temperature);
+  f.read("top_k", p.top_k, INT32_MIN, INT32_MAX);
+  p.top_k = std::max(0, p.top_k);
+  f.read("top_p", p.top_p);
+  f.read("min_p", p.min_p);
+  f.read("repeat_penalty", p.repeat_penalty);
+  f.read("presence_penalty", p.presence_penalty);
+  f.read("frequency_penalty", p.frequency_penalty);
+  f.read("repeat_last_n", p.penalty_last_n, -1, INT32_MAX);
+  read_logit_bias(f, p.logit_bias);
+  std::int64_t seed = -1;
+  const bool given = f.read("seed", seed, INT64_MIN, INT64_MAX);
+  if (given && seed != -1) {
+    p.seed = static_cast<std::uint64_t>(seed);
+  } else if (given || defaults.random_seed) {  // -1 asks for a random one, as in llama.cpp
+    std::random_device random;
+    p.seed = (static_cast<std::uint64_t>(random()) << 32 | random()) >> 11;  // exact in every JSON reader
+  }
+}
+
+void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
+  const Json* v = f.find("speculative");
+  if (v == nullptr) return;
+  if (!v->is_object()) refuse("speculative", "must be an object");
+  static const std::set<std::string> known{
+      "mode",     "max_width", "depth",   "top_k", "sibling_threshold", "path_threshold", "merge_length",
+      "frontier", "max_nodes", "history", "trace"};
+  for (const auto& [key, value] : v->items()) {
+    if (!known.contains(key)) refuse("speculative." + key, "is not known");
+  }
+  const Fields s(*v, "speculative");
+  std::string mode;
+  s.read("mode", mode);
+  if (!mode.empty()) {
+    p.mode = parse_mode(mode);
+    if (p.mode != Mode::kAuto) p.max_width = std::min(p.max_width, 16);
+  }
+  s.read("max_width", p.max_width, 1, 64);
+  s.read("depth", p.depth, 1, 64);
+  s.read("top_k", p.top_k, 1, 16);
+  s.read("sibling_threshold", p.sibling_threshold);
+  s.read("path_threshold", p.path_threshold);
+  s.read("merge_length", p.merge_length, 0, 16);
+  s.read("frontier", p.frontier, 1, 64);
+  s.read("max_nodes", p.max_nodes, 2, 1024);
+  s.read("history", p.history);
+  s.read("trace", trace);
+}
+
+// Sets `grammar` to what response_format asks for, if anything.
+void read_response_format(const Fields& f, std::string& grammar) {
+  const Json* top_schema = f.find("json_schema");  // llama.cpp's
+  const Json* v = f.find("response_format");
+  std::string out;
+  if (v != nullptr) {
+    if (!v->is_object()) refuse("response_format", "must be an object");
+    const Fields format(*v, "response_format");
+    std::string type;
+    format.read("type", type);
+    if (type == "json_object") {
+      const Json* schema = format.find("schema");
+      out = schema != nullptr ? schema_grammar(*schema) : json_object_grammar();
+    } else if (type == "json_schema") {
+      const Json* wrapper = format.find("json_schema");
+      if (wrapper == nullptr || !wrapper->is_object() || !wrapper->contains("schema"))
+        refuse("response_format.json_schema", "must be an object with a schema");
+      out = schema_grammar((*wrapper)["schema"]);
+    } else if (type != "text") {
+      refuse("response_format.type", "must be text, json_object or json_schema");
+    }
+  }
+  if (top_schema != nullptr) {
+    if (!out.empty()) refuse("json_schema", "cannot be given beside response_format");
+    out = schema_grammar(*top_schema);
+  }
+  if (out.empty()) return;
+  if (!grammar.empty()) refuse("grammar", "cannot be given beside response_format");
+  grammar = std::move(out);
+}
+
+void read_common(const Fields& f, const RequestDefaults& defaults, CompletionRequest& r) {
+  r.sampling = defaults.sampling;
+  r.speculation = defaults.speculation;
+  r.max_tokens = defaults.max_tokens;
+  f.refuse_unsupported({"tools", "functions", "function_call", "audio", "modalities", "prediction",
+                        "web_search_options", "suffix", "echo", "images", "lora", "samplers", "mirostat", "n_probs"});
+  f.read("model", r.model);
+  read_sampling(f, defaults, r.sampling);
+  f.read("n_predict", r.max_tokens, -1, INT64_MAX);
+  f.read("max_tokens", r.max_tokens, -1, INT64_MAX);
+  f.read("max_completion_tokens", r.max_tokens, -1, INT64_MAX);
+  f.read("n", r.n, 1, kMaxChoices);
+  f.read("stream", r.stream);
+  f.read("cache_prompt", r.cache_prompt);
+  f.read("ignore_eos", r.ignore_eos);
+  f.read("timings_per_token", r.timings_per_token);
+  read_stop(f, r.stop);
+  f.read("grammar", r.grammar);
+  read_response_format(f, r.grammar);
+  if (const Json* o = f.find("stream_options"); o != nullptr) {
+    if (!o->is_object()) refuse("stream_options", "must be an object");
+    Fields(*o, "stream_options").read("include_usage", r.include_usage);
+  }
+  try {
+    read_speculation(f, r.speculation, r.trace);
+    validate(r.sampling);
+    validate(r.speculation);
+  } catch (const Error& e) {
+    throw ApiError(400, e.what());
+  }
+}
+
+// A message's content: a string, or a list of parts of type text.
+std::string content_of(const Json& message) {
+  const auto at = message.find("content");
+  if (at == message.end() || at->is_null()) return "";
+  if (at->is_string()) return at->get<std::string>();
+  if (!at->is_array()) refuse("messages.content", "must be a string or a list of parts");
+  std::string out;
+  for (const Json& part : *at) {
+    if (!part.is_object() || part.value("type", Json()) != Json("text") || !part.contains("text") ||
+        !part["text"].is_string())
+      refuse("messages.content", "may hold parts of type text only");
+    out += part["text"].get<std::string>();
+  }
+  return out;
+}
+
+std::vector<ChatMessage> read_messages(const Fields& f) {
+  const Json* list = f.find("messages");
+  if (list == nullptr || !list->is_array() || list->empty())
+    refuse("messages", "must be a list of at least one message");
+  if (list->size() > kMaxMessages) refuse("messages", fmt::format("may hold at most {} messages", kMaxMessages));
+  std::vector<ChatMessage> out;
+  for (const Json& m : *list) {
+    if (!m.is_object()) refuse("messages", "must hold objects");
+    ChatMessage message;
+    Fields(m, "messages").read("role", message.role);
+    if (message.role == "developer") message.role = "system";
+    if (message.role != "system" && message.role != "user" && message.role != "assistant")
+      refuse("messages.role", "must be system, developer, user or assistant");
+    message.content = content_of(m);
+    out.push_back(std::move(message));
+  }
+  return out;
+}
+
+std::vector<Prompt> read_prompts(const Fields& f) {
+  const Json* v = f.find("prompt");
+  if (v == nullptr) refuse("prompt", "is missing");
+  if (v->is_string()) return {v->get<std::string>()};
+  if (!v->is_array() || v->empty()) refuse("prompt", "must be a string, a list of token numbers, or a list of such");
+  if ((*v)[0].is_number()) return {token_list(*v, "prompt")};
+  if (v->size() > static_cast<std::size_t>(kMaxChoices))
+    refuse("prompt", fmt::format("may hold at most {} prompts", kMaxChoices));
+  std::vector<Prompt> out;
+  for (const Json& p : *v) {
+    if (p.is_string()) {
+      out.emplace_back(p.get<std::string>());
+    } else if (p.is_array()) {
+      out.emplace_back(token_list(p, "prompt"));
+    } else {
+      refuse("prompt", "must be a string, a list of token numbers, or a list of such");
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defaults) {
+  const Json object = parse_object(body);
+  const Fields f(object);
+  CompletionRequest r;
+  read_common(f, defaults, r);
+  r.messages = read_messages(f);
+  bool report = false;
+  int top = 0;
+  f.read("logprobs", report);
+  f.read("top_logprobs", top, 0, kMaxTopLogprobs);
+  if (top > 0 && !report) refuse("top_logprobs", "needs logprobs to be true");
+  if (report) r.logprobs = top;
+  return r;
+}
+
+CompletionRequest parse_completion(std::string_view body, const RequestDefaults& defaults) {
+  const Json object = parse_object(body);
+  const Fields f(object);
+  CompletionRequest r;
+  read_common(f, defaults, r);
+  r.prompts = read_prompts(f);
+  if (r.n * static_cast<int>(r.prompts.size()) > kMaxChoices)
+    refuse("n", fmt::format("times the number of prompts may be at most {}", kMaxChoices));
+  std::int64_t best_of = r.n;
+  f.read("best_of", best_of, 1, kMaxChoices);
+  if (best_of != r.n) refuse("best_of", "is not supported by this server");
+  f.read("logprobs", r.logprobs, 0, kMaxTopLogprobs);
+  return r;
+}
+
+TokenizeRequest parse_tokenize(std::string_view body) {
+  const Json object = parse_object(body);
+  const Fields f(object);
+  TokenizeRequest r;
+  if (f.find("content") == nullptr) refuse("content", "is missing");
+  f.read("content", r.content);
+  f.read("add_special", r.add_special);
+  f.read("parse_special", r.parse_special);
+  f.read("with_pieces", r.with_pieces);
+  return r;
+}
+
+std::vector<Token> parse_detokenize(std::string_view body) {
+  const Json object = parse_object(body);
+  const Json* list = Fields(object).find("tokens");
+  if (list == nullptr || !list->is_array()) refuse("tokens", "must be a list of token numbers");
+  return token_list(*list, "tokens");
+}
+
+std::vector<ChatMessage> parse_messages(std::string_view body) {
+  const Json object = parse_object(body);
+  return read_messages(Fields(object));
+}
+
+}  // namespace gsd::server

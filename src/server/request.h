@@ -1,0 +1,64 @@
+// Requests of the API: JSON text to checked values. Knows nothing of HTTP or of a loaded model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "api_error.h"
+#include "gsd/hypotheses.h"
+#include "gsd/llama.h"
+#include "gsd/sampling.h"
+
+namespace gsd::server {
+
+// Values of the fields that a request leaves out.
+struct RequestDefaults {
+  SamplingParams sampling;
+  SpeculationParams speculation;
+  bool random_seed = true;  // without one in the request
+  std::int64_t max_tokens = -1;
+};
+
+using Prompt = std::variant<std::string, std::vector<Token>>;
+
+struct CompletionRequest {
+  std::string model;
+  std::vector<ChatMessage> messages;  // of a chat
+  std::vector<Prompt> prompts;        // of a completion
+  SamplingParams sampling;
+  SpeculationParams speculation;
+  std::int64_t max_tokens = -1;
+  int n = 1;  // choices per prompt
+  std::vector<std::string> stop;
+  std::string grammar;  // GBNF, also that of response_format
+  int logprobs = -1;    // alternatives per token, -1 = no report
+  bool stream = false;
+  bool include_usage = false;
+  bool cache_prompt = true;
+  bool ignore_eos = false;
+  bool timings_per_token = false;
+  bool trace = false;  // the graph of every step
+};
+
+struct TokenizeRequest {
+  std::string content;
+  bool add_special = false;
+  bool parse_special = true;
+  bool with_pieces = false;
+};
+
+constexpr int kMaxChoices = 16;  // n times prompts
+constexpr int kMaxJsonDepth = 64;
+
+// All throw ApiError(400) naming the field, for text that is no JSON, nested deeper than kMaxJsonDepth, of a wrong
+// type, out of range, or asking for what is not supported. Thread safe.
+CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defaults);
+CompletionRequest parse_completion(std::string_view body, const RequestDefaults& defaults);
+TokenizeRequest parse_tokenize(std::string_view body);
+std::vector<Token> parse_detokenize(std::string_view body);
+std::vector<ChatMessage> parse_messages(std::string_view body);
+
+}  // namespace gsd::server

@@ -1,0 +1,132 @@
+// Continuous batching: requests join and leave between the steps of one engine.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "../core/stopwatch.h"
+#include "gsd/engine.h"
+#include "gsd/error.h"
+#include "metrics.h"
+
+namespace gsd::server {
+
+// How a job ended.
+struct Outcome {
+  FinishReason finish = FinishReason::kNone;  // kNone: cancelled, or failed
+  std::optional<Error> error;
+  Stats stats;
+  std::size_t n_prompt = 0;
+  std::size_t n_reused = 0;  // prompt tokens whose memory was there already
+  double queue_ms = 0;
+  double prompt_ms = 0;     // from leaving the queue to the end of the prefill
+  double predicted_ms = 0;  // from then on
+};
+
+// One generation. The callbacks, also those in `options`, are called from the thread in Scheduler::run.
+struct Job {
+  std::vector<Token> prompt;
+  SessionOptions options;
+  std::shared_ptr<std::atomic<bool>> cancelled;   // set by any thread: the job ends with the step in progress
+  std::function<void(const Outcome&)> on_finish;  // exactly once
+  std::uint64_t id = 0;                           // for SlotView
+};
+
+// One slot for people to look at.
+struct SlotView {
+  std::int32_t slot = 0;
+  bool processing = false;
+  std::uint64_t id = 0;  // of the job
+  Mode mode = Mode::kAuto;
+  std::size_t n_prompt = 0;
+  std::size_t n_prompt_left = 0;  // still to be taken in
+  std::size_t n_decoded = 0;
+  double accepted_per_step = 0;
+};
+
+struct SchedulerOptions {
+  std::size_t max_queue = 64;  // jobs that wait for a slot
+};
+
+// Owns the order of work: first come, first served into the slots; all slots advance in every step; between two steps
+// at most one chunk of one prompt is taken in, the prompts taking turns.
+// The engine belongs to the thread in run(); the other functions may be called from any thread.
+class Scheduler {
+ public:
+  // Both references must outlive the scheduler.
+  Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options = {});
+
+  // Puts the jobs into the queue, all or none. False if it has no room for them or the scheduler is draining.
+  bool submit(std::vector<Job> jobs);
+
+  // Works until drain() or stop(), then returns when nothing is left. A failed pass ends the jobs that took part in it.
+  void run();
+  // No further jobs are taken; those that are there come to their end.
+  void drain();
+  // The same, and all jobs are cancelled.
+  void stop();
+  bool draining() const;
+
+  std::vector<SlotView> slots() const;
+  std::size_t n_waiting() const;
+  std::size_t n_processing() const;
+  // Seconds after which a refused request may try again: a guess from the time that jobs took lately, 1 to 60.
+  int retry_after() const;
+
+ private:
+  struct Queued {
+    Job job;
+    Stopwatch since;
+  };
+  struct Running {
+    Job job;
+    std::unique_ptr<Session> session;
+    Stopwatch since;  // arrival
+    Stopwatch admitted;
+    Stopwatch last_step;
+    double queue_ms = 0;
+    double prompt_ms = 0;  // 0 until prefilled
+    bool stepped = false;
+    Mode mode = Mode::kAuto;
+  };
+
+  bool wait_for_work();
+  void admit();
+  void start(Queued queued);
+  void drop_cancelled();
+  void prefill_one();
+  void step();
+  void step_group(std::span<Session* const> group);
+  void retire();
+  void finish(Running& r, std::optional<Error> error);
+  void publish();
+  void instrument(Running& r);
+
+  Engine& engine_;
+  Metrics& metrics_;
+  SchedulerOptions options_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_;
+  std::deque<Queued> queue_;    // guarded by mutex_
+  std::vector<SlotView> view_;  // guarded by mutex_
+  bool draining_ = false;       // guarded by mutex_
+  std::size_t n_slots_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<double> job_ms_{1000};  // of the last jobs, smoothed
+
+  std::vector<std::unique_ptr<Running>> running_;  // in order of arrival; of the thread in run() only, as what follows
+  std::vector<Session*> ready_;
+  std::size_t turn_ = 0;  // whose prompt is next
+};
+
+}  // namespace gsd::server

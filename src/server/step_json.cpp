@@ -1,0 +1,62 @@
+#include "step_json.h"
+
+#include <cmath>
+
+namespace gsd::server {
+namespace {
+
+Json graph_json(const TextModel& model, const TokenGraph& g) {
+  Json nodes = Json::array();
+  Json edges = Json::array();
+  for (std::int32_t i = 0; i < g.size(); ++i) {
+    const GraphNode& n = g.node(i);
+    nodes.push_back({{"token", n.token},
+                     {"text", model.piece(n.token, true)},
+                     {"parent", n.parent},
+                     {"depth", n.depth},
+                     {"p", n.probability},
+                     {"expanded", n.expanded}});
+    for (std::int32_t e = n.first_edge; e >= 0; e = g.edge(e).next) {
+      if (g.edge(e).child >= 0)
+        edges.push_back(
+            {{"from", i}, {"to", g.edge(e).child}, {"q", std::exp(g.edge(e).log_q)}, {"merged", g.edge(e).merged}});
+    }
+  }
+  return {{"nodes", nodes}, {"edges", edges}};
+}
+
+Json tree_json(const TextModel& model, const TokenTree& t) {
+  Json out = Json::array();
+  for (std::size_t i = 0; i < t.token.size(); ++i) {
+    out.push_back({{"token", t.token[i]},
+                   {"text", model.piece(t.token[i], true)},
+                   {"parent", t.parent[i]},
+                   {"depth", t.depth[i]},
+                   {"p", t.probability[i]},
+                   {"origin", origin_name(t.origin[i])},
+                   {"node", t.graph_node[i]}});
+  }
+  return out;
+}
+
+}  // namespace
+
+Json step_json(const TextModel& model, const StepTrace& step) {
+  const Acceptance& a = step.acceptance;
+  Json emitted = Json::array();
+  for (std::size_t i = 0; i < a.token.size(); ++i) {
+    const bool proposed = i < a.path.size();
+    const char* origin = proposed ? origin_name(step.tree.origin[static_cast<std::size_t>(a.path[i])]) : "target";
+    emitted.push_back(
+        {{"token", a.token[i]}, {"text", model.piece(a.token[i], true)}, {"margin", a.margin[i]}, {"origin", origin}});
+  }
+  return {{"graph", graph_json(model, step.graph)},
+          {"tree", tree_json(model, step.tree)},
+          {"path", a.path},
+          {"emitted", emitted},
+          {"draft_ms", step.stats.draft_ms},
+          {"verify_ms", step.stats.verify_ms},
+          {"total_ms", step.stats.total_ms}};
+}
+
+}  // namespace gsd::server

@@ -1,0 +1,36 @@
+// What the server needs of a model's vocabulary: a seam, so that everything but the program itself is built and tested
+// without libllama.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gsd/llama.h"
+
+namespace gsd::server {
+
+// All functions may be called from any thread.
+struct TextModel {
+  std::string id;                    // name in the API
+  std::vector<std::string> aliases;  // further names that requests may use
+  std::string description;
+  std::string draft_description;  // empty without a draft
+  std::string chat_template;      // name or text
+  bool own_chat_template = false;  // it is the model's own, or was asked for: not a fallback
+  std::uint64_t n_params = 0;
+  std::uint64_t n_bytes = 0;
+  int n_vocab = 0;
+  int n_ctx = 0;  // positions of one slot
+  int n_ctx_train = 0;
+  std::function<std::vector<Token>(std::string_view text, bool add_special, bool parse_special)> tokenize;
+  std::function<std::string(Token token, bool special)> piece;  // see Model::piece
+  std::function<bool(Token)> is_eog;
+  std::function<std::string(std::span<const ChatMessage> messages, bool add_assistant)> apply_template;
+  std::function<Constraint(const std::string& gbnf)> grammar;  // see make_grammar
+};
+
+}  // namespace gsd::server

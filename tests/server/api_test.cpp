@@ -1,0 +1,281 @@
+// Endpoints without HTTP, on the scripted backend.
+#include "../../src/server/api.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "server_rig.h"
+
+namespace gsd::server {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Json ask(Api& api, const Json& body, bool chat = false) {
+  const auto call = api.completion(body.dump(), chat);
+  while (!call->finished()) call->advance(milliseconds(100));
+  return Json::parse(call->response());
+}
+
+// The chunks of a stream.
+std::vector<Json> stream(Api& api, Json body, bool chat = false) {
+  body["stream"] = true;
+  const auto call = api.completion(body.dump(), chat);
+  std::string all;
+  while (!call->finished()) all += call->advance(milliseconds(100));
+  std::vector<Json> out;
+  std::size_t at = 0;
+  while (at < all.size()) {
+    EXPECT_EQ(all.substr(at, 6), "data: ");
+    const std::size_t end = all.find("\n\n", at);
+    const std::string line = all.substr(at + 6, end - at - 6);
+    at = end + 2;
+    if (line == "[DONE]") {
+      EXPECT_EQ(at, all.size());
+      return out;
+    }
+    out.push_back(Json::parse(line));
+  }
+  ADD_FAILURE() << "no [DONE]: " << all;
+  return out;
+}
+
+std::string text_of(const Json& answer, std::size_t choice = 0) { return answer["choices"][choice]["text"]; }
+
+TEST(Api, TheSameTextInEveryModeStreamedOrNot) {
+  Rig rig;
+  rig.start();
+  Json body{{"prompt", "once upon"}, {"max_tokens", 80}, {"temperature", 0.8}, {"seed", 4}};
+  const std::string plain = text_of(ask(rig.api, body));
+  EXPECT_GT(plain.size(), 20U);
+  for (const char* mode : {"plain", "chain", "tree", "graph", "auto"}) {
+    body["speculative"] = {{"mode", mode}};
+    EXPECT_EQ(text_of(ask(rig.api, body)), plain) << mode;
+    std::string streamed;
+    for (const Json& c : stream(rig.api, body)) streamed += c["choices"][0]["text"].get<std::string>();
+    EXPECT_EQ(streamed, plain) << mode;
+  }
+}
+
+TEST(Api, HonoursSpeculationPerRequest) {
+  Rig rig;
+  rig.start();
+  Json body{{"prompt", "once upon"}, {"max_tokens", 60}, {"temperature", 0}, {"speculative", {{"mode", "plain"}}}};
+  Json t = ask(rig.api, body)["timings"];
+  EXPECT_EQ(t["draft_n"], 0);
+  EXPECT_EQ(t["steps"], t["predicted_n"]);
+  body["speculative"] = {{"mode", "graph"}, {"max_width", 4}};
+  t = ask(rig.api, body)["timings"];
+  EXPECT_GT(t["draft_n_accepted"].get<int>(), 0);
+  EXPECT_LE(t["verified_n"].get<int>(), 3 * t["steps"].get<int>());
+  EXPECT_GT(t["accepted_per_step"].get<double>(), 1);
+}
+
+TEST(Api, StopStringsCutTheTextWhereverTokensEnd) {
+  Rig rig;
+  rig.start();
+  Json body{{"prompt", "once upon"}, {"max_tokens", 80}, {"temperature", 0}, {"ignore_eos", true}};
+  const std::string all = text_of(ask(rig.api, body));
+  const std::string stop = all.substr(30, 3);  // three tokens
+  body["stop"] = {stop, "not there"};
+  const Json answer = ask(rig.api, body);
+  EXPECT_EQ(text_of(answer), all.substr(0, all.find(stop)));
+  EXPECT_EQ(answer["choices"][0]["finish_reason"], "stop");
+  std::string streamed;
+  for (const Json& c : stream(rig.api, body)) {
+    streamed += c["choices"][0]["text"].get<std::string>();
+    EXPECT_THAT(streamed, Not(HasSubstr(stop.substr(0, 1) + stop.substr(1, 1)))) << "half a stop string was shown";
+  }
+  EXPECT_EQ(streamed, text_of(answer));
+}
+
+TEST(Api, ChoicesDifferAndAreReproducible) {
+  Rig rig;
+  rig.start();
+  const Json body{{"prompt", {"one", "two"}}, {"max_tokens", 30}, {"temperature", 1.5}, {"seed", 6}, {"n", 3}};
+  const Json a = ask(rig.api, body);
+  ASSERT_EQ(a["choices"].size(), 6U);
+  EXPECT_NE(text_of(a, 0), text_of(a, 1));
+  EXPECT_NE(text_of(a, 0), text_of(a, 3));
+  const Json b = ask(rig.api, body);
+  for (std::size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(a["choices"][i]["index"], i);
+    EXPECT_EQ(text_of(a, i), text_of(b, i));
+  }
+  EXPECT_EQ(a["usage"]["prompt_tokens"], 6);
+  std::vector<std::string> streamed(6);
+  std::vector<int> ends(6);
+  for (const Json& c : stream(rig.api, body)) {
+    const auto i = c["choices"][0]["index"].get<std::size_t>();
+    streamed[i] += c["choices"][0]["text"].get<std::string>();
+    ends[i] += c["choices"][0]["finish_reason"].is_null() ? 0 : 1;
+  }
+  for (std::size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(streamed[i], text_of(a, i));
+    EXPECT_EQ(ends[i], 1);
+  }
+}
+
+TEST(Api, LogprobsAreThoseOfTheTarget) {
+  Rig rig;
+  rig.start();
+  const std::string prompt = "once upon";
+  Json body{{"prompt", prompt},
+            {"max_tokens", 40},
+            {"temperature", 0},
+            {"logprobs", 3},
+            {"speculative", {{"mode", "graph"}}}};
+  const Json answer = ask(rig.api, body);
+  const Json& report = answer["choices"][0]["logprobs"];
+  const std::string all = prompt + text_of(answer);
+  const Script script = Rig::script(0);
+  std::vector<float> row(128);
+  ASSERT_EQ(report["tokens"].size(), text_of(answer).size());
+  for (std::size_t i = 0; i < report["tokens"].size(); ++i) {
+    const std::size_t at = prompt.size() + i;
+    const Token context[] = {all[at - 2], all[at - 1]};
+    script(context, row);
+    double sum = 0;
+    for (const float x : row) sum += std::exp(x);
+    EXPECT_EQ(report["tokens"][i], all.substr(at, 1));
+    EXPECT_EQ(report["text_offset"][i], i);
+    EXPECT_NEAR(report["token_logprobs"][i].get<double>(), row[static_cast<std::size_t>(all[at])] - std::log(sum),
+                1e-3);
+    EXPECT_EQ(report["top_logprobs"][i].size(), 3U);
+    EXPECT_NEAR(report["top_logprobs"][i][all.substr(at, 1)].get<double>(), report["token_logprobs"][i].get<double>(),
+                1e-4);
+  }
+}
+
+TEST(Api, ChatStreamsInOpenAisShape) {
+  Rig rig;
+  rig.start();
+  const Json body{{"messages", {{{"role", "system"}, {"content", "be"}}, {{"role", "user"}, {"content", "good"}}}},
+                  {"max_completion_tokens", 25},
+                  {"temperature", 0},
+                  {"stream_options", {{"include_usage", true}}},
+                  {"logprobs", true},
+                  {"top_logprobs", 2},
+                  {"timings_per_token", true},
+                  {"speculative", {{"trace", true}}}};
+  const Json whole = ask(rig.api, body, true);
+  EXPECT_EQ(whole["object"], "chat.completion");
+  const std::vector<Json> chunks = stream(rig.api, body, true);
+  ASSERT_GE(chunks.size(), 3U);
+  std::string text;
+  std::size_t n_tokens = 0;
+  std::size_t n_traced = 0;
+  for (std::size_t i = 0; i + 1 < chunks.size(); ++i) {
+    const Json& c = chunks[i];
+    EXPECT_EQ(c["object"], "chat.completion.chunk");
+    EXPECT_EQ(c["id"], chunks[0]["id"]);
+    EXPECT_TRUE(c["usage"].is_null());
+    EXPECT_EQ(c["choices"][0]["delta"].contains("role"), i == 0);
+    EXPECT_TRUE(c.contains("timings"));
+    text += c["choices"][0]["delta"].value("content", "");
+    n_tokens += c["choices"][0]["logprobs"]["content"].size();
+    if (!c.contains("gsd")) continue;
+    n_traced += c["gsd"]["emitted"].size();
+    EXPECT_EQ(c["gsd"]["tree"][0]["origin"], "root");
+    EXPECT_GE(c["gsd"]["graph"]["nodes"].size(), 1U);
+  }
+  EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);
+  EXPECT_EQ(n_tokens, whole["choices"][0]["logprobs"]["content"].size());
+  EXPECT_EQ(n_traced, whole["usage"]["completion_tokens"].get<std::size_t>());
+  const Json& last = chunks.back();
+  EXPECT_TRUE(last["choices"].empty());
+  EXPECT_EQ(last["usage"]["completion_tokens"], whole["usage"]["completion_tokens"]);
+  EXPECT_EQ(last["usage"]["total_tokens"],
+            last["usage"]["prompt_tokens"].get<int>() + last["usage"]["completion_tokens"].get<int>());
+}
+
+TEST(Api, CachePromptIsHonoured) {
+  Rig rig;
+  rig.start();
+  Json body{{"prompt", std::string(50, 'k')}, {"max_tokens", 5}, {"temperature", 0}};
+  ask(rig.api, body);
+  EXPECT_EQ(ask(rig.api, body)["usage"]["prompt_tokens_details"]["cached_tokens"], 49);
+  body["cache_prompt"] = false;
+  EXPECT_EQ(ask(rig.api, body)["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+}
+
+TEST(Api, GrammarAndBiasRuleTheText) {
+  Rig rig;
+  rig.start();
+  const std::string digits = text_of(ask(rig.api, {{"prompt", "x"}, {"max_tokens", 30}, {"grammar", "digits"}}));
+  EXPECT_FALSE(digits.empty());
+  EXPECT_EQ(digits.find_first_not_of("0123456789"), std::string::npos);
+  EXPECT_EQ(
+      text_of(ask(rig.api, {{"prompt", "x"}, {"max_tokens", 4}, {"temperature", 0}, {"logit_bias", {{"90", 1000}}}})),
+      "ZZZZ");
+  EXPECT_EQ(
+      text_of(ask(rig.api, {{"prompt", {120}}, {"max_tokens", 4}, {"temperature", 0}, {"logit_bias", {{90, 1000}}}})),
+      "ZZZZ");
+}
+
+TEST(Api, RefusesInOpenAisTerms) {
+  RigOptions o;
+  o.max_queue = 0;
+  o.n_seq = 1;
+  Rig rig(o);
+  const auto refused = [&](const Json& body, int status, const char* code) {
+    try {
+      rig.api.completion(body.dump(), false);
+      ADD_FAILURE() << "accepted: " << body;
+    } catch (const ApiError& e) {
+      EXPECT_EQ(e.status(), status) << e.what();
+      EXPECT_EQ(e.code(), code) << e.what();
+      const Json shown = Json::parse(error_json(e));
+      EXPECT_EQ(shown["error"]["message"], e.what());
+      EXPECT_TRUE(shown["error"].contains("type") && shown["error"].contains("param"));
+    }
+  };
+  refused({{"prompt", "x"}, {"model", "gpt-9"}}, 404, "model_not_found");
+  refused({{"prompt", std::string(512, 'x')}}, 400, "context_length_exceeded");
+  refused({{"prompt", ""}}, 400, "");
+  refused({{"prompt", {5, 128}}}, 400, "");
+  refused({{"prompt", "x"}, {"grammar", "root ::= ("}}, 400, "");
+  refused({{"prompt", "x"}, {"n", 2}}, 503, "queue_full");
+  const auto first = rig.api.completion(R"({"prompt": "x", "model": "other-name", "max_tokens": 3})", false);
+  refused({{"prompt", "x"}}, 503, "queue_full");
+}
+
+TEST(Api, TokenEndpointsAndProperties) {
+  Rig rig;
+  EXPECT_EQ(rig.api.tokenize(R"({"content": "ab"})"), R"({"tokens":[97,98]})");
+  EXPECT_EQ(rig.api.tokenize(R"({"content": "a", "with_pieces": true})"), R"({"tokens":[{"id":97,"piece":"a"}]})");
+  EXPECT_EQ(rig.api.detokenize(R"({"tokens": [97, 98]})"), R"({"content":"ab"})");
+  EXPECT_THROW(rig.api.detokenize(R"({"tokens": [128]})"), ApiError);
+  EXPECT_THROW(rig.api.detokenize(R"({"tokens": "a"})"), ApiError);
+  EXPECT_EQ(rig.api.apply_template(R"({"messages": [{"role": "user", "content": "q"}]})"),
+            R"({"prompt":"<user>q<assistant>"})");
+  EXPECT_EQ(Json::parse(rig.api.models())["data"][0]["id"], "ascii");
+  EXPECT_THROW(rig.api.model("nobody"), ApiError);
+  const Json props = Json::parse(rig.api.props());
+  EXPECT_EQ(props["total_slots"], 3);
+  EXPECT_EQ(props["default_generation_settings"]["params"]["speculative"]["mode"], "auto");
+  EXPECT_EQ(Json::parse(rig.api.slots()).size(), 3U);
+}
+
+TEST(Api, ACallThatIsDroppedFreesItsSlot) {
+  RigOptions o;
+  o.n_seq = 1;
+  o.n_ctx = 4096;
+  o.step_us = 200;
+  Rig rig(o);
+  rig.start();
+  {
+    const auto call = rig.api.completion(R"({"prompt": "x", "ignore_eos": true, "stream": true})", false);
+    while (call->advance(milliseconds(100)).empty()) {
+    }
+  }
+  EXPECT_EQ(ask(rig.api, {{"prompt", "y"}, {"max_tokens", 3}})["usage"]["completion_tokens"], 3);
+  EXPECT_THAT(rig.api.metrics(), HasSubstr("gsd:requests_cancelled_total 1\n"));
+}
+
+}  // namespace
+}  // namespace gsd::server

@@ -1,0 +1,360 @@
+// The server over real sockets, on the scripted backend: what clients do wrong, and what they must not be able to do.
+#include "../../src/server/http.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server_rig.h"
+
+namespace gsd::server {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+// A plain TCP connection to the server.
+class Socket {
+ public:
+  explicit Socket(int port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in a{};
+    a.sin_family = AF_INET;
+    a.sin_port = htons(static_cast<std::uint16_t>(port));
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&a), sizeof a), 0);
+  }
+  ~Socket() { close(fd_); }
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+  bool send(std::string_view text) const {
+    while (!text.empty()) {
+      const ssize_t n = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
+      if (n <= 0) return false;
+      text.remove_prefix(static_cast<std::size_t>(n));
+    }
+    return true;
+  }
+  // What comes until the other side closes, `most` bytes are there, or nothing comes for 20 s.
+  std::string read(std::size_t most = SIZE_MAX) const {
+    std::string out;
+    char block[4096];
+    pollfd p{fd_, POLLIN, 0};
+    while (out.size() < most && poll(&p, 1, 20000) > 0) {
+      const ssize_t n = recv(fd_, block, sizeof block, 0);
+      if (n <= 0) break;
+      out.append(block, static_cast<std::size_t>(n));
+    }
+    return out;
+  }
+  void half_close() const { shutdown(fd_, SHUT_WR); }
+
+ private:
+  int fd_;
+};
+
+std::string post(const std::string& path, const std::string& body, const std::string& headers = "") {
+  return "POST " + path +
+         " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: " + std::to_string(body.size()) +
+         "\r\n" + headers + "\r\n" + body;
+}
+
+std::string get(const std::string& path, const std::string& headers = "") {
+  return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + headers + "\r\n";
+}
+
+constexpr const char* kShort = R"({"prompt": "abc", "max_tokens": 5, "temperature": 0})";
+constexpr const char* kEndless = R"({"prompt": "abc", "ignore_eos": true, "stream": true})";
+
+struct Server {
+  explicit Server(HttpOptions options = {}, const RigOptions& rig_options = {}) : rig(rig_options) {
+    options.port = 0;
+    http = std::make_unique<HttpServer>(rig.api, options);
+    rig.start();
+    listener = std::thread([this] { http->listen(); });
+  }
+  ~Server() {
+    rig.stop();
+    http->stop();
+    listener.join();
+  }
+  std::string ask(const std::string& request) const {
+    const Socket s(http->port());
+    s.send(request);
+    return s.read();
+  }
+  // The server still does its work.
+  void expect_alive() const {
+    const std::string answer = ask(post("/v1/completions", kShort));
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
+    EXPECT_THAT(answer, HasSubstr("\"completion_tokens\":5"));
+  }
+  void expect_slots_free() const {
+    for (int i = 0; i < 2000 && rig.scheduler.n_processing() > 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_EQ(rig.scheduler.n_processing(), 0U);
+  }
+
+  Rig rig;
+  std::unique_ptr<HttpServer> http;
+  std::thread listener;
+};
+
+RigOptions slow(int n_seq = 1) {
+  RigOptions o;
+  o.n_seq = n_seq;
+  o.n_ctx = 4096;
+  o.step_us = 300;
+  return o;
+}
+
+TEST(Http, ServesEveryEndpoint) {
+  const Server s;
+  for (const char* path : {"/", "/health", "/v1/models", "/v1/models/ascii", "/props", "/slots", "/metrics"})
+    EXPECT_THAT(s.ask(get(path)), StartsWith("HTTP/1.1 200")) << path;
+  EXPECT_THAT(s.ask(post("/tokenize", R"({"content": "ab"})")), HasSubstr("[97,98]"));
+  EXPECT_THAT(s.ask(post("/detokenize", R"({"tokens": [97]})")), HasSubstr("\"a\""));
+  EXPECT_THAT(s.ask(post("/apply-template", R"({"messages": [{"role": "user", "content": "q"}]})")),
+              HasSubstr("<user>q"));
+  EXPECT_THAT(
+      s.ask(post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "q"}], "max_tokens": 3})")),
+      HasSubstr("\"chat.completion\""));
+  const std::string streamed = s.ask(post("/v1/completions", R"({"prompt": "abc", "max_tokens": 5, "stream": true})"));
+  EXPECT_THAT(streamed, HasSubstr("text/event-stream"));
+  EXPECT_THAT(streamed, HasSubstr("data: [DONE]"));
+  EXPECT_THAT(s.ask(get("/nothing")), HasSubstr("There is no GET /nothing"));
+  EXPECT_THAT(s.ask(get("/v1/models/nobody")), HasSubstr("model_not_found"));
+}
+
+TEST(Http, AnswersWhatIsMalformed) {
+  HttpOptions o;
+  o.read_timeout_s = o.keep_alive_s = 1;  // some of these leave the connection open
+  const Server s(o);
+  const std::pair<std::string, const char*> cases[] = {
+      {post("/v1/completions", "{\"prompt\": "), "400"},
+      {post("/v1/completions", std::string(100000, '[')), "400"},
+      {post("/v1/completions", R"({"prompt": "x", "max_tokens": "many"})"), "400"},
+      {post("/v1/completions", R"({"prompt": "x", "temperature": NaN})"), "400"},
+      {post("/v1/completions", R"({"prompt": "x", "temperature": 1e999})"), "400"},
+      {post("/v1/completions", "{\"prompt\": \"\xc3\x28\"}"), "400"},
+      {post("/v1/completions", R"({"prompt": "x", "model": "unknown"})"), "404"},
+      {post("/v1/completions", "{\"prompt\": \"" + std::string(600, 'x') + "\"}"), "400"},
+      {post("/v1/completions", ""), "400"},
+      {get("/v1/completions"), "404"},
+      {"GET /" + std::string(10000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", "414"},
+      {"GET / HTTP/1.1\r\nHost: x\r\nX: " + std::string(20000, 'a') + "\r\n\r\n", "400"},
+      {"NONSENSE\r\n\r\n", "400"},
+      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", "400"},
+  };
+  for (const auto& [request, status] : cases) {
+    const std::string answer = s.ask(request);
+    EXPECT_THAT(answer, StartsWith(std::string("HTTP/1.1 ") + status)) << request.substr(0, 80);
+    EXPECT_THAT(answer, HasSubstr("{\"error\":{\"message\":")) << request.substr(0, 80);
+  }
+  s.expect_alive();
+}
+
+TEST(Http, RefusesALargeBodyWithoutTakingItIn) {
+  HttpOptions o;
+  o.max_body = 1 << 20;
+  const Server s(o);
+  const Socket c(s.http->port());
+  c.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 104857600\r\n\r\n");
+  const std::string block(1 << 20, 'x');
+  int sent = 0;
+  while (sent < 100 && c.send(block)) ++sent;
+  EXPECT_LT(sent, 100) << "the whole 100 MB were read";
+  // The same in chunks, whose sum is known only as they come.
+  const Socket chunked(s.http->port());
+  chunked.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
+  sent = 0;
+  while (sent < 100 && chunked.send("100000\r\n" + block + "\r\n")) ++sent;
+  EXPECT_LT(sent, 100);
+  s.expect_alive();
+}
+
+TEST(Http, AsksForAKeyWhereOneIsSet) {
+  HttpOptions o;
+  o.api_keys = {"first-key", "second-key"};
+  const Server s(o);
+  const std::string none = s.ask(get("/v1/models"));
+  EXPECT_THAT(none, StartsWith("HTTP/1.1 401"));
+  EXPECT_THAT(none, HasSubstr("invalid_api_key"));
+  for (const char* wrong : {"Authorization: Bearer first-ke\r\n", "Authorization: Bearer first-key2\r\n",
+                            "Authorization: first-key\r\n", "Authorization: Bearer \r\n", "X-Api-Key: x\r\n"})
+    EXPECT_THAT(s.ask(get("/props", wrong)), StartsWith("HTTP/1.1 401")) << wrong;
+  EXPECT_THAT(s.ask(get("/v1/models", "Authorization: Bearer second-key\r\n")), StartsWith("HTTP/1.1 200"));
+  EXPECT_THAT(s.ask(get("/v1/models", "X-Api-Key: first-key\r\n")), StartsWith("HTTP/1.1 200"));
+  EXPECT_THAT(s.ask(post("/v1/completions", kShort)), StartsWith("HTTP/1.1 401"));
+  EXPECT_THAT(s.ask(get("/health")), StartsWith("HTTP/1.1 200"));
+  EXPECT_THAT(s.ask(get("/")), StartsWith("HTTP/1.1 200")) << "the page holds no secret and asks for the key itself";
+}
+
+TEST(Http, ComparesKeysWhole) {
+  EXPECT_TRUE(equal_in_constant_time("abc", "abc"));
+  for (const char* other : {"", "ab", "abcd", "abd", "xbc"}) EXPECT_FALSE(equal_in_constant_time("abc", other));
+  EXPECT_TRUE(equal_in_constant_time("", ""));
+}
+
+TEST(Http, OtherSitesPagesAreKeptOutUnlessAskedFor) {
+  {
+    const Server s;
+    const std::string foreign = s.ask(post("/v1/completions", kShort, "Origin: http://evil.example\r\n"));
+    EXPECT_THAT(foreign, StartsWith("HTTP/1.1 403"));
+    EXPECT_EQ(foreign.find("Access-Control"), std::string::npos);
+    EXPECT_THAT(s.ask(post("/v1/completions", kShort, "Origin: null\r\n")), StartsWith("HTTP/1.1 403"));
+    EXPECT_THAT(s.ask(post("/v1/completions", kShort, "Origin: http://localhost\r\n")), StartsWith("HTTP/1.1 200"));
+  }
+  HttpOptions o;
+  o.cors_origin = "http://good.example";
+  const Server s(o);
+  EXPECT_THAT(s.ask("OPTIONS /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: "
+                    "http://good.example\r\n\r\n"),
+              HasSubstr("Access-Control-Allow-Headers"));
+  EXPECT_THAT(s.ask(post("/v1/completions", kShort, "Origin: http://good.example\r\n")),
+              HasSubstr("Access-Control-Allow-Origin: http://good.example"));
+  EXPECT_THAT(s.ask(post("/v1/completions", kShort, "Origin: http://evil.example\r\n")), StartsWith("HTTP/1.1 403"));
+}
+
+TEST(Http, AClientThatGoesAwayFreesItsSlot) {
+  const Server s({}, slow());
+  {
+    const Socket c(s.http->port());
+    c.send(post("/v1/completions", kEndless));
+    EXPECT_THAT(c.read(200), StartsWith("HTTP/1.1 200"));
+  }
+  s.expect_slots_free();
+  {
+    const Socket c(s.http->port());  // one that waits for a whole answer
+    c.send(post("/v1/completions", R"({"prompt": "abc", "ignore_eos": true})"));
+    for (int i = 0; i < 2000 && s.rig.scheduler.n_processing() == 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  s.expect_slots_free();
+  {
+    const Socket c(s.http->port());  // half closed: taken as gone
+    c.send(post("/v1/completions", kEndless));
+    EXPECT_THAT(c.read(200), StartsWith("HTTP/1.1 200"));
+    c.half_close();
+    c.read();
+  }
+  s.expect_slots_free();
+  EXPECT_THAT(s.rig.api.metrics(), HasSubstr("gsd:requests_cancelled_total 3\n"));
+  s.expect_alive();
+}
+
+TEST(Http, ASlowReaderIsDroppedAndHoldsUpNobody) {
+  HttpOptions o;
+  o.write_timeout_s = 1;
+  RigOptions fast;
+  fast.n_seq = 2;
+  fast.n_ctx = 60000;
+  const Server s(o, fast);
+  const Socket c(s.http->port());
+  // Far more than the socket's buffers hold, and nobody reads.
+  c.send(post("/v1/completions", R"({"prompt": "abc", "ignore_eos": true, "stream": true, "logprobs": 20})"));
+  s.expect_alive();
+  s.expect_slots_free();
+}
+
+TEST(Http, ASlowWriterIsDropped) {
+  HttpOptions o;
+  o.read_timeout_s = 1;
+  o.request_timeout_s = 2;
+  const Server s(o);
+  const Socket silent(s.http->port());
+  silent.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{\"pro");
+  const Socket drips(s.http->port());  // never silent for a second, never done
+  bool open = drips.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n");
+  int sent = 0;
+  for (; open && sent < 300; ++sent) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    open = drips.send("x");
+  }
+  EXPECT_LT(sent, 300) << "15 seconds of dripping were accepted";
+  silent.read();  // returns: the connection was closed
+  s.expect_alive();
+}
+
+TEST(Http, IdleConnectionsDoNotKeepOthersOut) {
+  const Server s;
+  std::vector<std::unique_ptr<Socket>> idle;
+  for (int i = 0; i < 200; ++i) idle.push_back(std::make_unique<Socket>(s.http->port()));
+  s.expect_alive();
+  s.expect_alive();
+}
+
+TEST(Http, AFullQueueIsRefusedWithATimeToTryAgain) {
+  RigOptions o = slow();
+  o.max_queue = 0;
+  const Server s({}, o);
+  const Socket c(s.http->port());
+  c.send(post("/v1/completions", kEndless));
+  EXPECT_THAT(c.read(200), StartsWith("HTTP/1.1 200"));
+  const std::string refused = s.ask(post("/v1/completions", kShort));
+  EXPECT_THAT(refused, StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(refused, HasSubstr("Retry-After: "));
+  EXPECT_THAT(refused, HasSubstr("queue_full"));
+}
+
+TEST(Http, DrainingFinishesStreamsAndRefusesNewOnes) {
+  Server s({}, slow(2));
+  const Socket c(s.http->port());
+  c.send(post("/v1/completions", R"({"prompt": "abc", "max_tokens": 100, "ignore_eos": true, "stream": true})"));
+  std::string text = c.read(200);
+  s.rig.scheduler.drain();
+  EXPECT_THAT(s.ask(get("/health")), StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(s.ask(post("/v1/completions", kShort)), HasSubstr("shutting down"));
+  s.rig.thread.join();
+  s.http->stop();
+  text += c.read();
+  EXPECT_THAT(text, HasSubstr("\"finish_reason\":\"length\""));
+  EXPECT_THAT(text, HasSubstr("data: [DONE]"));
+}
+
+TEST(Http, SaysWhenItsPortIsTaken) {
+  Server s;
+  HttpOptions o;
+  o.port = s.http->port();
+  try {
+    const HttpServer second(s.rig.api, o);
+    FAIL() << "two servers share a port";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kIo);
+    EXPECT_THAT(e.what(), HasSubstr("--port"));
+  }
+  o.port = 0;
+  o.host = "203.0.113.7";
+  EXPECT_THROW(HttpServer(s.rig.api, o), Error);
+}
+
+TEST(Http, ManyClientsOnFewSlotsGetTheirOwnText) {
+  RigOptions o;
+  o.n_seq = 4;
+  o.max_queue = 100;
+  Server s({}, o);
+  std::vector<std::thread> clients;
+  std::atomic<int> good{0};
+  for (int i = 0; i < 32; ++i) {
+    clients.emplace_back([&, i] {
+      const std::string prompt = "client " + std::to_string(i);
+      SessionOptions alone;
+      alone.max_tokens = 40;
+      const std::string expected = Rig::alone(prompt, alone);
+      for (int round = 0; round < 3; ++round) {
+        const std::string answer =
+            s.ask(post("/v1/completions", Json{{"prompt", prompt}, {"max_tokens", 40}, {"temperature", 0}}.dump()));
+        const Json j = Json::parse(answer.substr(answer.find("\r\n\r\n") + 4), nullptr, false);
+        if (!j.is_discarded() && j["choices"][0]["text"] == expected) ++good;
+      }
+    });
+  }
+  for (std::thread& t : clients) t.join();
+  EXPECT_EQ(good, 96);
+}
+
+}  // namespace
+}  // namespace gsd::server

@@ -1,0 +1,137 @@
+// The server's parts over the scripted backend: a model of 128 tokens, each one ASCII character.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../src/server/api.h"
+#include "gsd/error.h"
+#include "gsd/scripted_backend.h"
+
+namespace gsd::server {
+
+struct RigOptions {
+  int n_seq = 3;
+  int n_ctx = 512;
+  int prefill_chunk = 16;
+  std::size_t max_queue = 64;
+  bool with_draft = true;
+  int step_us = 0;  // a pass of the target takes that long for each row
+};
+
+inline Script slowed(Script script, int us) {
+  if (us == 0) return script;
+  return [script = std::move(script), us](std::span<const Token> context, std::span<float> logits) {
+    std::this_thread::sleep_for(std::chrono::microseconds(us));
+    script(context, logits);
+  };
+}
+
+inline ApiOptions api_options() {
+  ApiOptions o;
+  o.version = "test";
+  return o;
+}
+
+inline TextModel ascii_model(int n_ctx) {
+  TextModel m;
+  m.id = "ascii";
+  m.aliases = {"other-name"};
+  m.description = "scripted";
+  m.chat_template = "none";
+  m.n_vocab = 128;
+  m.n_ctx = m.n_ctx_train = n_ctx;
+  m.tokenize = [](std::string_view text, bool, bool) {
+    std::vector<Token> out;
+    for (const char c : text) out.push_back(static_cast<unsigned char>(c) % 128);
+    return out;
+  };
+  m.piece = [](Token t, bool) { return std::string(1, static_cast<char>(t)); };
+  m.is_eog = [](Token t) { return t == 0; };
+  m.apply_template = [](std::span<const ChatMessage> messages, bool add_assistant) {
+    std::string out;
+    for (const ChatMessage& c : messages) out += "<" + c.role + ">" + c.content;
+    return out + (add_assistant ? "<assistant>" : "");
+  };
+  // "digits" is the only grammar: nothing but digits, then the end.
+  m.grammar = [](const std::string& gbnf) {
+    if (gbnf != "digits") throw Error(ErrorCode::kGrammar, "The grammar does not parse.");
+    return Constraint{[](Token t) { return t == 0 || (t >= '0' && t <= '9'); }, [](Token) {}, {}};
+  };
+  return m;
+}
+
+// Everything but HTTP; the scheduler runs in a thread of its own until the rig is destroyed.
+struct Rig {
+  explicit Rig(const RigOptions& o = {})
+      : info{.n_vocab = 128, .n_ctx = o.n_ctx, .n_seq = o.n_seq, .max_batch = 128, .max_outputs = 64, .max_leaves = 8},
+        target(info, slowed(script(0), o.step_us), 2, 0),
+        draft(info, script(0.3F), 2, 0),
+        engine(target, o.with_draft ? &draft : nullptr,
+               {.exact = false, .prefill_chunk = o.prefill_chunk, .max_total_width = 64, .keep_prefixes = true}),
+        model(ascii_model(o.n_ctx)),
+        scheduler(engine, metrics, {.max_queue = o.max_queue}),
+        api(model, scheduler, metrics, api_options()) {
+    // Times of the scripted backend mean nothing; a machine on which speculation pays.
+    engine.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
+    engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});
+    engine.planner().target_cost().freeze(true);
+    engine.planner().draft_cost().freeze(true);
+  }
+  ~Rig() { stop(); }
+
+  // The end of text is improbable, so that generations have a length of their own choice.
+  static Script script(float drift) {
+    return [inner = random_script(3, 2, 8, drift)](std::span<const Token> context, std::span<float> logits) {
+      inner(context, logits);
+      for (Token t = 0; t < 32; ++t) logits[static_cast<std::size_t>(t)] -= t == 0 ? 2 : 40;
+      logits[127] -= 40;
+    };
+  }
+
+  void start() {
+    thread = std::thread([this] { scheduler.run(); });
+  }
+  void stop() {
+    scheduler.stop();
+    if (thread.joinable()) thread.join();
+  }
+  void finish() {
+    scheduler.drain();
+    if (thread.joinable()) thread.join();
+  }
+
+  // What one request alone gives, with an engine of its own.
+  static std::string alone(const std::string& prompt, SessionOptions options, int n_ctx = 512) {
+    RigOptions o;
+    o.n_ctx = n_ctx;
+    Rig fresh(o);
+    options.speculation.mode = Mode::kPlain;
+    const auto s = fresh.engine.open(options);
+    fresh.engine.set_prompt(*s, fresh.model.tokenize(prompt, true, false));
+    while (fresh.engine.prefill(*s) > 0) {
+    }
+    Session* list[] = {s.get()};
+    while (!s->finished()) fresh.engine.step(list);
+    std::string out;
+    for (const Token t : s->generated()) {
+      if (t != 0) out += static_cast<char>(t);
+    }
+    return out;
+  }
+
+  BackendInfo info;
+  ScriptedBackend target;
+  ScriptedBackend draft;
+  Engine engine;
+  TextModel model;
+  Metrics metrics;
+  Scheduler scheduler;
+  Api api;
+  std::thread thread;
+};
+
+}  // namespace gsd::server

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <ctime>
 #include <utility>
 
 #include "gsd/topk.h"
@@ -27,6 +28,34 @@ std::deque<Event> Channel::take(std::chrono::milliseconds timeout) {
 }
 
 namespace {
+
+double thread_cpu_ms() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return 1000 * static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e6;
+}
+
+// An ambiguous recursive grammar has ever more ways to read the same text, and every token costs more than the last.
+// `exhausted` is set, and nothing allowed any more, once one question takes longer than any honest grammar needs.
+Constraint bounded(Constraint inner, std::shared_ptr<bool> exhausted) {
+  constexpr double kMostMs = 50;
+  const auto timed = [exhausted](const auto& ask) {
+    const double begin = thread_cpu_ms();
+    ask();
+    if (thread_cpu_ms() - begin > kMostMs) *exhausted = true;
+  };
+  Constraint out;
+  out.allows = [timed, exhausted, allows = std::move(inner.allows)](Token t) {
+    bool good = false;
+    if (!*exhausted) timed([&] { good = allows(t); });
+    return good && !*exhausted;
+  };
+  out.advance = [timed, exhausted, advance = std::move(inner.advance)](Token t) {
+    if (!*exhausted) timed([&] { advance(t); });
+  };
+  out.reset = std::move(inner.reset);
+  return out;
+}
 
 // State of one choice. Everything but the channel belongs to the thread that steps the engine.
 class Generation {
@@ -57,11 +86,18 @@ class Generation {
     if (!e.text.empty() || !e.tokens.empty() || e.trace) channel_->put(std::move(e));
   }
 
+  std::shared_ptr<bool> exhausted() const { return exhausted_; }
+
   void on_finish(const Outcome& outcome) {
     text_.finish();
     Event e = next_event();
     e.last = true;
     e.outcome = outcome;
+    if (*exhausted_) {
+      e.outcome.error = Error(ErrorCode::kGrammar,
+                              "The grammar is too ambiguous: following it took too long. Let alternatives differ in "
+                              "their first characters.");
+    }
     e.stop = text_.stop();
     channel_->put(std::move(e));
   }
@@ -111,6 +147,7 @@ class Generation {
   TextStream text_;
   Stats stats_;
   std::deque<Pending> pending_;
+  std::shared_ptr<bool> exhausted_ = std::make_shared<bool>(false);
 };
 
 }  // namespace
@@ -118,6 +155,7 @@ class Generation {
 Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions session, GenerationOptions options,
              std::uint32_t choice, std::shared_ptr<Channel> channel, std::shared_ptr<std::atomic<bool>> cancelled) {
   auto g = std::make_shared<Generation>(model, std::move(options), choice, std::move(channel));
+  if (session.constraint) session.constraint = bounded(std::move(*session.constraint), g->exhausted());
   session.on_token = [g](Token t) { return g->on_token(t); };
   session.on_step = [g](const StepView& v) { g->on_step(v); };
   Job job;

@@ -217,6 +217,22 @@ TEST(Api, GrammarAndBiasRuleTheText) {
       "ZZZZ");
 }
 
+TEST(Api, AGrammarThatExplodesEndsItsRequestOnly) {
+  Rig rig;
+  rig.start();
+  const auto other = rig.api.completion(R"({"prompt": "abc", "max_tokens": 50, "ignore_eos": true})", false);
+  const Json body{{"prompt", "x"}, {"grammar", "slow"}, {"ignore_eos", true}};
+  try {
+    ask(rig.api, body);
+    FAIL() << "it was followed to the end of the context";
+  } catch (const ApiError& e) {
+    EXPECT_EQ(e.status(), 400);
+    EXPECT_THAT(e.what(), HasSubstr("too ambiguous"));
+  }
+  while (!other->finished()) other->advance(milliseconds(100));
+  EXPECT_EQ(Json::parse(other->response())["usage"]["completion_tokens"], 50);
+}
+
 TEST(Api, RefusesInOpenAisTerms) {
   RigOptions o;
   o.max_queue = 0;

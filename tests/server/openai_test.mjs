@@ -18,7 +18,7 @@ const test = (name, run) => tests.push({name, run});
 // A server on a free port; resolves when it listens.
 async function serve(...extra) {
   const own = extra.includes("-m") ? [] : ["-m", target];
-  const child = spawn(gsd, ["serve", ...own, "-md", draft, "--port", "0", "-t", "1", "-c", "2048", "-np", "2", ...extra], {env, stdio: ["ignore", "ignore", "pipe"]});
+  const child = spawn(gsd, ["serve", ...own, "-md", draft, ...(extra.includes("--port") ? [] : ["--port", "0"]), "-t", "1", "-c", "2048", "-np", "2", ...extra], {env, stdio: ["ignore", "ignore", "pipe"]});
   let log = "";
   const url = await new Promise((resolve, reject) => {
     child.stderr.on("data", (text) => {

@@ -56,8 +56,18 @@ inline TextModel ascii_model(int n_ctx) {
     for (const ChatMessage& c : messages) out += "<" + c.role + ">" + c.content;
     return out + (add_assistant ? "<assistant>" : "");
   };
-  // "digits" is the only grammar: nothing but digits, then the end.
+  // "digits": nothing but digits, then the end. "slow": a grammar that takes twice as long with every token.
   m.grammar = [](const std::string& gbnf) {
+    if (gbnf == "slow") {
+      const auto rounds = std::make_shared<std::int64_t>(1000);
+      return Constraint{[](Token) { return true; },
+                        [rounds](Token) {
+                          *rounds *= 2;
+                          for (volatile std::int64_t i = 0; i < *rounds; i = i + 1) {
+                          }
+                        },
+                        {}};
+    }
     if (gbnf != "digits") throw Error(ErrorCode::kGrammar, "The grammar does not parse.");
     return Constraint{[](Token t) { return t == 0 || (t >= '0' && t <= '9'); }, [](Token) {}, {}};
   };

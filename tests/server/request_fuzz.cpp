@@ -1,0 +1,37 @@
+// libFuzzer target: whatever a client sends, the request parser accepts it or throws ApiError. The first byte chooses
+// the endpoint. How to run it: CONTRIBUTING.md, "Fuzzing".
+#include <cstdlib>
+
+#include "../../src/server/json_schema.h"
+#include "../../src/server/request.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
+  using namespace gsd::server;
+  if (size == 0) return 0;
+  const std::string_view body(reinterpret_cast<const char*>(data + 1), size - 1);
+  try {
+    switch (data[0]) {
+      case 'c': {
+        const CompletionRequest r = parse_chat(body, {});
+        if (r.messages.empty() || r.n < 1 || r.n > kMaxChoices) std::abort();
+        break;
+      }
+      case 'p': {
+        const CompletionRequest r = parse_completion(body, {});
+        if (r.prompts.empty() || r.n * static_cast<int>(r.prompts.size()) > kMaxChoices) std::abort();
+        break;
+      }
+      case 't':
+        parse_tokenize(body);
+        break;
+      case 'd':
+        parse_detokenize(body);
+        break;
+      default:
+        parse_messages(body);
+    }
+  } catch (const ApiError& e) {
+    if (e.status() != 400 || *e.what() == '\0') std::abort();
+  }
+  return 0;
+}

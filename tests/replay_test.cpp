@@ -112,7 +112,7 @@ TEST(Replay, AnotherProfileChangesThePlanButNotTheText) {
   Learned a;
   Learned b;
   const Simulated cheap = simulate(replay, params(Mode::kAuto), cheap_width(), a);
-  const Simulated dear = simulate(replay, params(Mode::kAuto), {{{1, 10}, {64, 640}}, {{1, 5}}, 0}, b);
+  const Simulated dear = simulate(replay, params(Mode::kAuto), {{{1, 10}, {64, 640}}, {{1, 1}}, 0}, b);
   EXPECT_EQ(cheap.stats.emitted, dear.stats.emitted);
   EXPECT_LT(cheap.stats.steps, dear.stats.steps);
   EXPECT_LE(dear.ms, 1.1 * 10 * static_cast<double>(dear.stats.emitted)) << "at worst plain decoding and a few probes";

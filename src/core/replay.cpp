@@ -19,7 +19,7 @@ class ReplayBackend final : public Backend {
   enum class Side { kTarget, kDraft };
 
   ReplayBackend(const Replay& replay, Side side) : replay_(replay), side_(side) {
-    const auto n_ctx = static_cast<std::int32_t>(replay.text.size()) + 1;
+    const auto n_ctx = static_cast<std::int32_t>(replay.text.size()) + 256;
     info_ = {.n_vocab = replay.n_vocab,
              .n_ctx = n_ctx,
              .n_seq = 1,
@@ -35,8 +35,9 @@ class ReplayBackend final : public Backend {
   void forward(std::span<const NodeInput> nodes) override {
     rows_.clear();
     for (const NodeInput& in : nodes) {
-      nodes_.push_back(in.parent < 0 ? Place{committed_, root(committed_)}
-                                     : below(nodes_[static_cast<std::size_t>(in.parent)], in.token));
+      // What is committed is text, but what follows it need not be.
+      const Place father = in.parent < 0 ? on_text(committed_ - 1) : nodes_[static_cast<std::size_t>(in.parent)];
+      nodes_.push_back(below(father, in.token));
       if (!in.want_logits) continue;
       rows_.push_back(nodes_.back());
       unknown_ += side_ == Side::kDraft && nodes_.back().node < 0 ? 1 : 0;
@@ -67,20 +68,22 @@ class ReplayBackend final : public Backend {
   std::int64_t unknown() const { return unknown_; }
 
  private:
+  static constexpr std::int32_t kOffText = -2;
   struct Place {
-    std::int32_t position;  // in the text, or -1 off it
+    std::int32_t position;  // in the text (-1: before its first token), or kOffText
     std::int32_t node;      // of the replay, or -1 where nothing was recorded
   };
 
-  std::int32_t root(std::int32_t position) const {
-    return static_cast<std::size_t>(position) < replay_.root.size() ? replay_.root[static_cast<std::size_t>(position)]
-                                                                    : -1;
+  Place on_text(std::int32_t position) const {
+    return {position, position >= 0 && static_cast<std::size_t>(position) < replay_.root.size()
+                          ? replay_.root[static_cast<std::size_t>(position)]
+                          : -1};
   }
   Place below(Place father, Token token) const {
     const auto next = static_cast<std::size_t>(father.position + 1);
-    if (father.position >= 0 && next < replay_.text.size() && replay_.text[next] == token)
-      return {father.position + 1, root(father.position + 1)};
-    return {-1, father.node < 0 ? -1 : replay_.find(father.node, token)};
+    if (father.position != kOffText && next < replay_.text.size() && replay_.text[next] == token)
+      return on_text(father.position + 1);
+    return {kOffText, father.node < 0 ? -1 : replay_.find(father.node, token)};
   }
   // The recorded candidates; what is left of the probability is shared evenly by all other tokens.
   void answer(const Replay::Node& n) const {

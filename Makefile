@@ -12,13 +12,14 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); \
   m=$$(awk '/^MemAvailable/ { print int($$2 / 1048576) }' /proc/meminfo 2>/dev/null); \
   [ "$${m:-$$n}" -ge "$$n" ] || n=$$m; [ "$$n" -ge 1 ] || n=1; echo $$n)
 
-.PHONY: help demo test configure clean distclean
+.PHONY: help demo test bench configure clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    fetch what is needed into .prefix, build, and generate text from the bundled models'
 	@echo '             (DEMO_ARGS="..." are the arguments of build/release/bin/gsd)'
 	@echo 'make test    the same set-up, then all tests'
+	@echo 'make bench   measure the modes beside each other on the bundled pair, under five minutes'
 	@echo 'make clean   delete build/ (distclean: .prefix/ too)'
 	@echo 'GSD_USE_PREFIX=ON takes the pinned libllama of .prefix even where the system has one'
 
@@ -40,6 +41,13 @@ demo: configure
 test: configure
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
+
+# Under five minutes on two cores; the README's table. BENCH_ARGS="..." adds flags of gsd bench.
+bench: configure
+	@cmake --build $(BUILD) --parallel $(JOBS) --target all
+	@$(BUILD)/bin/gsd bench -m models/gsd-target-q8_0.gguf -d models/gsd-draft-q8_0.gguf \
+	  --prompts models/prompts/prompts.jsonl --repetitions 2 --out $(BUILD)/bench.jsonl --html $(BUILD)/bench.html $(BENCH_ARGS)
+	@echo 'charts: $(BUILD)/bench.html'
 
 clean:
 	rm -rf build

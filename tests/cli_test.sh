@@ -1,11 +1,12 @@
 #!/bin/bash
 # The program from outside: exit codes, one clear sentence for every failure, interrupts, pipes, files.
-# Usage: cli_test.sh GSD MODELS_DIR EDIT_GGUF
+# Usage: cli_test.sh GSD MODELS_DIR EDIT_GGUF PAD_MODEL
 set -u
 gsd=$1
 target=$2/toy-target.gguf
 draft=$2/toy-draft.gguf
 edit_gguf=$3
+pad_model=$4
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 export XDG_CACHE_HOME=$dir/cache
@@ -152,7 +153,27 @@ grep -q "temperature 0.7, 2 sessions" "$dir/out" || fail "bench --sessions --tem
 expect 10 "grammar" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --grammar "root ::= ("
 echo '{"no": 1}' >"$dir/prompts.jsonl"
 expect 11 "Line 1" bench "${pair[@]}" --prompts "$dir/prompts.jsonl"
-for c in generate chat inspect bench make-draft trace; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done
+echo "== simulate plays a record again"
+"$gsd" generate "${pair[@]}" -p "# tar" -n 40 --record "$dir/run.jsonl" >"$dir/out" 2>"$dir/err" || fail "record: $(cat "$dir/err")"
+"$gsd" inspect "${pair[@]}" --profile "$dir/here.json" >"$dir/out" 2>"$dir/err" || fail "inspect --profile: $(cat "$dir/err")"
+"$gsd" simulate "$dir/run.jsonl" --profile "$dir/here.json" --modes plain,chain,auto --widths 4,8 >"$dir/out" 2>"$dir/err" || fail "simulate: $(cat "$dir/err")"
+[ "$(grep -c '^| ' "$dir/out")" = 6 ] && grep -q "^| plain | .* | 1.00x | 1.00 |" "$dir/out" || fail "simulate: $(cat "$dir/out")"
+"$gsd" simulate "$dir/run.jsonl" --profile "$dir/here.json" --modes auto --json | grep -q '"tokens": 40' || fail "simulate --json"
+for p in "$(dirname "$2")"/profiles/*.json; do "$gsd" simulate "$dir/run.jsonl" --profile "$p" --modes plain,auto >"$dir/out" || fail "profile $p"; done
+grep -v '"drafted"' "$dir/run.jsonl" >"$dir/bare.jsonl"
+"$gsd" simulate "$dir/bare.jsonl" --profile "$dir/here.json" --modes plain >"$dir/out" || fail "simulate without answers"
+grep -v '"replay"' "$dir/run.jsonl" | grep -v '"drafted"' >"$dir/bare.jsonl"
+expect 2 "holds no answers" simulate "$dir/bare.jsonl" --profile "$dir/here.json"
+expect 2 "no cost profile" simulate "$dir/run.jsonl" --profile "$dir/run.jsonl"
+expect 2 "no record" simulate "$dir/here.json" --profile "$dir/here.json"
+sed 's/"at":[0-9]*/"at":99999/' "$dir/run.jsonl" >"$dir/damaged.jsonl"
+expect 11 "is damaged: line [0-9]* is no part of a replay" simulate "$dir/damaged.jsonl" --profile "$dir/here.json"
+echo "== a padded model gives the same text"
+"$pad_model" "$target" "$dir/padded.gguf" 1408 || fail "pad_model"
+for m in "$target" "$dir/padded.gguf"; do "$gsd" generate -m "$m" -p "# tar" -n 40 --mode plain 2>/dev/null; done >"$dir/out"
+cmp -s <(head -c $(($(wc -c <"$dir/out") / 2)) "$dir/out") <(tail -c $(($(wc -c <"$dir/out") / 2)) "$dir/out") || fail "padding changes the text: $(cat "$dir/out")"
+"$pad_model" "$target" "$dir/padded.gguf" 700 2>/dev/null && fail "pad_model makes a model narrower"
+for c in generate chat inspect bench make-draft trace simulate; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done
 "$gsd" --version | grep -q "^gsd [0-9]" || fail "--version"
 
 [ $failures = 0 ] && echo "all passed"

@@ -32,7 +32,7 @@ check() {
   # Strings cannot hold an unescaped quote, so these patterns count fields.
   sed -n "$(($2 + 1))p" "$record" >line
   {
-    echo "<script>const expected = {step: $2, steps: $(($(wc -l <"$record") - 1)), nodes: $(count '"expanded":'),"
+    echo "<script>const expected = {step: $2, steps: $(grep -c '"tree":' "$record"), nodes: $(count '"expanded":'),"
     echo "edges: $(count '"from":'), merged: $(count '"merged":true'), tree: $(count '"node":'), emitted: $(count '"margin":')};"
     cat "$here/driver.js"
     echo "</script>"

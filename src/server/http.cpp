@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 // How often a thread that holds an idle connection looks whether the server is being stopped.
@@ -31,7 +32,7 @@ constexpr const char* kJson = "application/json; charset=utf-8";
 // httplib bounds the time between two pieces of a request, not that of a whole one.
 class DeadlineServer final : public httplib::Server {
  public:
-  DeadlineServer(int request_timeout_s) : request_timeout_ms_(request_timeout_s * time_t{1000}) {}
+  explicit DeadlineServer(int request_timeout_s) : request_timeout_ms_(request_timeout_s * time_t{1000}) {}
 
  private:
   bool process_and_close_socket(socket_t sock) override {
@@ -65,12 +66,16 @@ class ConnectionThreads final : public httplib::TaskQueue {
   bool enqueue(std::function<void()> serve) override {
     const std::lock_guard lock(mutex_);
     if (count_ == most_) return false;
-    std::thread([this, serve = std::move(serve)] {
-      serve();
-      const std::lock_guard done(mutex_);
-      --count_;
-      gone_.notify_all();
-    }).detach();
+    try {
+      std::thread([this, serve = std::move(serve)] {
+        serve();
+        const std::lock_guard done(mutex_);
+        --count_;
+        gone_.notify_all();
+      }).detach();
+    } catch (const std::system_error&) {  // the system gives no more threads
+      return false;
+    }
     ++count_;
     return true;
   }
@@ -221,10 +226,10 @@ void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& 
 
 void HttpServer::Impl::route() {
   const auto get = [this](const char* path, auto make) {
-    http.Get(path, [this, make](const auto& req, auto& res) { res.set_content(make(req), kJson); });
+    http.Get(path, [make](const auto& req, auto& res) { res.set_content(make(req), kJson); });
   };
   const auto post = [this](const char* path, auto make) {
-    http.Post(path, [this, make](const auto& req, auto& res) { res.set_content(make(req.body), kJson); });
+    http.Post(path, [make](const auto& req, auto& res) { res.set_content(make(req.body), kJson); });
   };
   http.Get("/", [](const auto&, auto& res) {
     // Everything the page needs is in it; nothing else may be loaded, nor may it be framed.

@@ -6,6 +6,14 @@
 #include <utility>
 
 namespace gsd::server {
+namespace {
+
+Error as_error(const std::exception& e) {
+  const auto* ours = dynamic_cast<const Error*>(&e);
+  return ours != nullptr ? *ours : Error(ErrorCode::kInternal, e.what());
+}
+
+}  // namespace
 
 Scheduler::Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options)
     : engine_(engine),
@@ -103,6 +111,7 @@ void Scheduler::admit() {
 }
 
 void Scheduler::start(Queued queued) {
+  running_.reserve(n_slots_);
   auto r = std::make_unique<Running>();
   r->job = std::move(queued.job);
   r->since = queued.since;
@@ -115,8 +124,8 @@ void Scheduler::start(Queued queued) {
     r->session = engine_.open(std::move(r->job.options), alike);
     engine_.set_prompt(*r->session, r->job.prompt);
     running_.push_back(std::move(r));
-  } catch (const Error& e) {
-    finish(*r, e);
+  } catch (const std::exception& e) {
+    finish(*r, as_error(e));
   }
 }
 
@@ -176,8 +185,8 @@ void Scheduler::prefill_one() {
       const std::size_t left = engine_.prefill(*r.session);
       metrics_.prompt(before - left, clock.ms());
       if (left == 0) r.prompt_ms = std::max(1e-3, r.admitted.ms());
-    } catch (const Error& e) {
-      finish(r, e);
+    } catch (const std::exception& e) {
+      finish(r, as_error(e));
       running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(at));
     }
     return;
@@ -200,8 +209,7 @@ void Scheduler::step_group(std::span<Session* const> group) {
     engine_.step(group);
     metrics_.engine_step(group.size(), clock.ms());
   } catch (const std::exception& e) {
-    const auto* ours = dynamic_cast<const Error*>(&e);
-    const Error error = ours != nullptr ? *ours : Error(ErrorCode::kInternal, e.what());
+    const Error error = as_error(e);
     std::erase_if(running_, [&](const auto& r) {
       if (std::find(group.begin(), group.end(), r->session.get()) == group.end()) return false;
       finish(*r, error);

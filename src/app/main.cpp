@@ -15,14 +15,16 @@ constexpr const char* kFooter = R"(Exit codes:
   2 wrong usage                 8 the KV cache has no room
   3 model file missing or bad   9 a forward pass failed
   4 model cannot be used       10 the grammar does not parse
-  5 models do not fit together 11 a file or pipe failed      130 interrupted
+  5 models do not fit together 11 a file or pipe failed
+ 12 bench --compare: slower    130 interrupted
 
 Examples:
   gsd generate -m target.gguf -d draft.gguf -p "# tar"
   gsd chat     -m target.gguf -d draft.gguf
   gsd serve    -m target.gguf -d draft.gguf --port 8080
   gsd inspect  -m target.gguf -d draft.gguf
-  gsd generate -m target.gguf -d draft.gguf -p "# tar" --record run.jsonl && gsd trace run.jsonl -o run.html)";
+  gsd generate -m target.gguf -d draft.gguf -p "# tar" --record run.jsonl && gsd trace run.jsonl -o run.html
+  gsd bench    -m target.gguf -d draft.gguf --prompts models/prompts/prompts.jsonl)";
 
 int report(const char* sentence, gsd::ErrorCode code) {
   std::fprintf(stderr, "gsd: %s\n", sentence);

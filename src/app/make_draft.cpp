@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <set>
 
 #include "../core/stopwatch.h"
 #include "commands.h"
@@ -47,20 +48,28 @@ class Search {
     target_backend_ = make_backend(target, context_);
     target_cost_ = std::make_unique<CostModel>(64);
     measure_cost(*target_backend_, *target_cost_, 500);
+    Engine engine(*target_backend_, nullptr);
+    plain_ = run(engine, Mode::kPlain, 0);
   }
   ~Search() { std::remove(scratch_.c_str()); }
 
   struct Score {
     double tokens_per_second = 0;
     double accepted_per_step = 0;
+    Mode mode = Mode::kAuto;
+    bool gains = false;
+
+    // Drafts that gain nothing are all as fast as plain decoding in mode auto, which then leaves them alone. Among them
+    // the speed of a chain that always drafts kChainDepth tokens tells which way to search.
+    bool better_than(const Score& other) const {
+      return gains != other.gains ? gains : tokens_per_second > kMargin * other.tokens_per_second;
+    }
   };
 
-  Score plain() {
-    Engine engine(*target_backend_, nullptr);
-    return run(engine, Mode::kPlain);
-  }
+  const Score& plain() const { return plain_; }
 
-  Score measure(const std::vector<int>& keep) {
+  // Median of three runs; of one where that is clearly slower than `best`.
+  Score measure(const std::vector<int>& keep, const Score& best) {
     write_pruned(target_, keep, scratch_);
     const Model draft(ModelOptions{.path = scratch_,
                                    .gpu_layers = flags_.model.pair.draft_gpu_layers,
@@ -70,39 +79,54 @@ class Search {
     Engine engine(*target_backend_, backend.get());
     engine.planner().target_cost().load(target_cost_->points());
     measure_cost(*backend, engine.planner().draft_cost(), 200);
-    return run(engine, Mode::kAuto);
+    Score score = run(engine, Mode::kAuto, best.mode == Mode::kAuto ? 0.9 * best.tokens_per_second : 0);
+    score.gains = score.tokens_per_second > kMargin * plain_.tokens_per_second && score.accepted_per_step > kMargin;
+    if (score.gains || best.gains) return score;
+    return run(engine, Mode::kChain, 0.9 * best.tokens_per_second);
   }
 
   double seconds() const { return clock_.ms() / 1000; }
   bool out_of_time() const { return interrupted() || seconds() > flags_.budget_s; }
 
  private:
-  Score run(Engine& engine, Mode mode) {
+  static constexpr double kMargin = 1.01;  // less is noise
+  static constexpr int kChainDepth = 4;
+
+  Score run(Engine& engine, Mode mode, double hopeless) {
     std::vector<double> speed;
-    for (int repetition = 0; repetition < 3; ++repetition) {
+    const Stats start = engine.stats();
+    for (int repetition = 0; repetition < 3 && !(repetition == 1 && speed[0] < hopeless); ++repetition) {
       const Stats before = engine.stats();
-      for (const auto& prompt : prompts_) {
-        SessionOptions o;
-        o.speculation.mode = mode;
-        o.speculation.max_width = 32;
-        o.speculation.history = false;  // what the draft is worth, not what the prompt repeats
-        o.max_tokens = std::min<std::int64_t>(64, context_.n_ctx - 1);
-        o.ignore_eog = true;
-        const auto session = engine.open(std::move(o));
-        engine.set_prompt(*session, std::span(prompt).last(std::min<std::size_t>(
-                                        prompt.size(), static_cast<std::size_t>(context_.n_ctx) / 2)));
-        while (engine.prefill(*session) > 0) {
-        }
-        Session* list[] = {session.get()};
-        while (!session->finished() && !interrupted()) engine.step(list);
-      }
+      for (const auto& prompt : prompts_) generate(engine, mode, prompt);
       const Stats& after = engine.stats();
       speed.push_back(1000 * static_cast<double>(after.emitted - before.emitted) / (after.total_ms - before.total_ms));
-      score_.accepted_per_step = after.accepted_per_step();
     }
     std::sort(speed.begin(), speed.end());
-    score_.tokens_per_second = speed[speed.size() / 2];
-    return score_;
+    const Stats& end = engine.stats();
+    return {.tokens_per_second = speed[speed.size() / 2],
+            .accepted_per_step =
+                static_cast<double>(end.emitted - start.emitted) / static_cast<double>(end.steps - start.steps),
+            .mode = mode};
+  }
+
+  void generate(Engine& engine, Mode mode, const std::vector<Token>& prompt) {
+    SessionOptions o;
+    o.speculation.mode = mode;
+    o.speculation.max_width = 32;
+    if (mode == Mode::kChain) {
+      o.speculation.depth = kChainDepth;
+      o.speculation.path_threshold = 0;
+    }
+    o.speculation.history = false;  // what the draft is worth, not what the prompt repeats
+    o.max_tokens = std::min<std::int64_t>(64, context_.n_ctx - 1);
+    o.ignore_eog = true;
+    const auto session = engine.open(std::move(o));
+    const auto tail = std::min<std::size_t>(prompt.size(), static_cast<std::size_t>(context_.n_ctx) / 2);
+    engine.set_prompt(*session, std::span(prompt).last(tail));
+    while (engine.prefill(*session) > 0) {
+    }
+    Session* list[] = {session.get()};
+    while (!session->finished() && !interrupted()) engine.step(list);
   }
 
   const MakeDraftFlags& flags_;
@@ -113,35 +137,66 @@ class Search {
   std::vector<std::vector<Token>> prompts_;
   std::unique_ptr<Backend> target_backend_;
   std::unique_ptr<CostModel> target_cost_;
-  Score score_;
+  Score plain_;
 };
 
-// Forward selection from the outermost layers: adds the layer that helps most until none does.
-std::vector<int> search_layers(Search& search, int n_layers) {
-  std::vector<int> best{0, n_layers - 1};
-  Search::Score best_score = search.measure(best);
-  fmt::print("layers {}: {:.1f} tokens/s, {:.2f} per step\n", list(best), best_score.tokens_per_second,
-             best_score.accepted_per_step);
-  for (bool better = true; better && static_cast<int>(best.size()) < n_layers && !search.out_of_time();) {
-    better = false;
-    const std::vector<int> base = best;
-    for (int layer = 1; layer + 1 < n_layers && !search.out_of_time(); ++layer) {
-      if (std::find(base.begin(), base.end(), layer) != base.end()) continue;
-      std::vector<int> trial = base;
-      trial.insert(std::upper_bound(trial.begin(), trial.end(), layer), layer);
-      const Search::Score score = search.measure(trial);
-      const bool wins = score.tokens_per_second > best_score.tokens_per_second;
-      fmt::print("layers {}: {:.1f} tokens/s, {:.2f} per step{}\n", list(trial), score.tokens_per_second,
-                 score.accepted_per_step, wins ? "  <- best so far" : "");
-      std::fflush(stdout);
-      if (!wins) continue;
-      better = true;
-      best = trial;
-      best_score = score;
+// The search over layers: evenly spread ones of a quarter, half and three quarters first, then from the best of these
+// on whatever change of one layer, put in or left out, makes it faster, until none does or the time is used up.
+class Climb {
+ public:
+  Climb(Search& search, int n_layers) : search_(search), n_layers_(n_layers) {}
+
+  std::vector<int> run() {
+    for (const int quarters : {2, 1, 3}) {
+      if (!search_.out_of_time()) consider(spread(std::max(2, n_layers_ * quarters / 4)));
     }
+    // `since`: layers tried since the last improvement; once all have been, this is a local optimum.
+    for (int layer = 0, since = 0; since < n_layers_ && !search_.out_of_time(); layer = (layer + 1) % n_layers_) {
+      since = consider(changed(layer)) ? 0 : since + 1;
+    }
+    return best_;
   }
-  return best;
-}
+
+ private:
+  // `count` layers with the first and the last among them.
+  std::vector<int> spread(int count) const {
+    std::vector<int> layers;
+    for (int i = 0; i < count; ++i) layers.push_back(i * (n_layers_ - 1) / (count - 1));
+    return layers;
+  }
+
+  std::vector<int> changed(int layer) const {
+    std::vector<int> layers = best_;
+    const auto at = std::lower_bound(layers.begin(), layers.end(), layer);
+    if (at != layers.end() && *at == layer) {
+      layers.erase(at);
+    } else {
+      layers.insert(at, layer);
+    }
+    return layers;
+  }
+
+  bool consider(const std::vector<int>& layers) {
+    if (layers.empty() || static_cast<int>(layers.size()) == n_layers_ || !seen_.insert(layers).second) return false;
+    const Search::Score score = search_.measure(layers, best_score_);
+    const bool wins = best_.empty() || score.better_than(best_score_);
+    fmt::print("{:4.0f} s  {:>2} layers, {}: {:.1f} tokens/s {}, {:.2f} per step{}\n", search_.seconds(), layers.size(),
+               list(layers), score.tokens_per_second, score.mode == Mode::kAuto ? "" : " as a chain of 4",
+               score.accepted_per_step, wins ? "  <- best so far" : "");
+    std::fflush(stdout);
+    if (wins) {
+      best_ = layers;
+      best_score_ = score;
+    }
+    return wins;
+  }
+
+  Search& search_;
+  int n_layers_;
+  std::set<std::vector<int>> seen_;
+  std::vector<int> best_;
+  Search::Score best_score_;
+};
 
 int make_draft(const MakeDraftFlags& flags) {
   const bool narrow = !configure_narrow(!flags.model.no_narrow, false).empty();
@@ -155,12 +210,13 @@ int make_draft(const MakeDraftFlags& flags) {
     throw Error(ErrorCode::kModelUnsupported, "The target has too few layers to leave some out.");
   if (!keep.empty()) write_pruned(target, keep, flags.out);  // complain about layers or folder before measuring
   Search search(flags, target);
-  const Search::Score plain = search.plain();
+  const Search::Score& plain = search.plain();
   fmt::print("{}: {} layers, {:.1f} tokens/s plain\n", target.description(), target.n_layers(),
              plain.tokens_per_second);
-  if (keep.empty()) keep = search_layers(search, target.n_layers());
+  std::fflush(stdout);
+  if (keep.empty()) keep = Climb(search, target.n_layers()).run();
   if (interrupted()) return kExitInterrupted;
-  const Search::Score final_score = search.measure(keep);
+  const Search::Score final_score = search.measure(keep, {.gains = true});
   if (flags.keep.empty()) write_pruned(target, keep, flags.out);
   fmt::print("\n'{}' keeps layers {} of {}: {:.1f} tokens/s ({:.2f}x plain), {:.2f} tokens per step; {:.0f} s\n",
              flags.out, list(keep), target.n_layers(), final_score.tokens_per_second,
@@ -178,8 +234,9 @@ void add_make_draft(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<MakeDraftFlags>();
   CLI::App* app = program.add_subcommand("make-draft", "Make a draft out of the target by leaving out layers");
   app->footer(
-      R"(Without --keep-layers the layers are searched for: from the first and the last on, the layer that raises the
-measured tokens/s most is added, until none does or the budget is used up.
+      R"(Without --keep-layers the layers are searched for: a quarter, half and three quarters of them, evenly spread, are measured;
+then, from the fastest on, layers are put in or left out as long as one such change raises the measured tokens/s or until
+the budget is used up.
 
 Examples:
   gsd make-draft -m target.gguf -o draft.gguf

@@ -2,8 +2,9 @@
 //   node bench/serve_bench.mjs GSD TARGET DRAFT [--peer LLAMA_SERVER] [--repetitions 3] [--tokens 96] [--requests 16]
 //                              [--loads 1,2,4,8] [--threads 2] [--out FILE.json] [--svg FILE.svg]
 // All servers are loaded at the same time and take turns, load by load and repetition by repetition; a server without
-// requests does not compute. Temperature 0, the end of text ignored, prompts of models/prompts/prompts.jsonl in turn,
-// answers not streamed (llama-server would pay for one chunk a token). Prints the medians as a table.
+// requests does not compute. Temperature 0, the end of text ignored, answers not streamed (llama-server would pay for one
+// chunk a token). Every cell of the table has prompts of its own out of models/prompts/prompts.jsonl, as long as they last: a
+// server that remembers texts must not meet the same one again. Prints the medians as a table.
 import {spawn, spawnSync} from "node:child_process";
 import fs from "node:fs";
 import http from "node:http";
@@ -18,7 +19,8 @@ const repetitions = Number(flag("repetitions", 3)), tokens = Number(flag("tokens
 const threads = flag("threads", "2"), peer = flag("peer", "");
 const slots = Math.max(...loads);
 const all = fs.readFileSync(path.join(root, "models/prompts/prompts.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l).prompt);
-const prompts = [...Array(requests).keys()].map((i) => all[Math.floor(i * all.length / requests)]);
+// Prompts of the k-th measurement: spread over the kinds of text, which stand one behind the other in the file.
+const prompts_of = (k) => [...Array(requests).keys()].map((i) => all[(Math.floor(i * all.length / requests) + k) % all.length]);
 const median = (list) => { const s = [...list].sort((a, b) => a - b); return s.length % 2 ? s[(s.length - 1) / 2] : (s[s.length / 2 - 1] + s[s.length / 2]) / 2; };
 
 const children = [];
@@ -48,7 +50,7 @@ function post(port, body) {
   });
 }
 // Tokens per second over all requests, `load` at a time.
-async function run(c, load) {
+async function run(c, load, prompts) {
   let next = 0, total = 0;
   const begin = performance.now();
   await Promise.all([...Array(load).keys()].map(async () => {
@@ -77,10 +79,10 @@ if (peer) {
 }
 
 const results = contestants.map(() => loads.map(() => []));
-for (const [i, c] of contestants.entries()) await run(c, 2);  // warm-up
+for (const c of contestants) await run(c, 2, ["warm", "up"]);
 for (let r = 0; r < repetitions; ++r)
   for (const [l, load] of loads.entries())
-    for (const [i, c] of contestants.entries()) results[i][l].push(await run(c, load));
+    for (const [i, c] of contestants.entries()) results[i][l].push(await run(c, load, prompts_of(r * loads.length + l)));
 
 const table = contestants.map((c, i) => ({name: c.name, group: c.group, speeds: results[i].map(median), runs: results[i]}));
 const row = (name, speeds) => `| ${name} | ${speeds.map((s) => Math.round(s)).join(" | ")} |`;
@@ -94,7 +96,7 @@ if (peer) console.log(row("llama-server, best speculation at each load", series[
 const generate = [], streamed = [], first = [];
 const port = contestants[0].port;
 for (let r = 0; r < repetitions; ++r) {
-  for (const prompt of prompts.slice(0, 8)) {
+  for (const prompt of prompts_of(r).slice(0, 8)) {
     const own = JSON.parse(spawnSync(gsd, ["generate", "-m", target, "-d", draft, "-c", "1024", "-t", threads, "-n", String(tokens), "--ignore-eos", "--json", "-p", prompt]).stdout);
     const {text} = await post(port, {prompt, max_tokens: tokens, temperature: 0, ignore_eos: true, cache_prompt: false, stream: true});
     const last = JSON.parse(text.split("\n\n").filter((l) => l.startsWith("data: {")).at(-1).slice(6)).timings;

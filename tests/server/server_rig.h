@@ -63,8 +63,8 @@ inline TextModel ascii_model(int n_ctx) {
       return Constraint{[](Token) { return true; },
                         [rounds](Token) {
                           *rounds *= 2;
-                          for (volatile std::int64_t i = 0; i < *rounds; i = i + 1) {
-                          }
+                          volatile std::int64_t i = 0;
+                          while (i < *rounds) i = i + 1;
                         },
                         {}};
     }

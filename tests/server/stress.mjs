@@ -46,7 +46,7 @@ for (const prompt of prompts) {
   expected.push({text: c.text, tokens: c.logprobs.tokens, gaps: c.logprobs.top_logprobs.map((t) => { const v = Object.values(t); return v.length > 1 ? Math.abs(v[0] - v[1]) : 0; })});
 }
 
-let done = 0, left = 0, nearTies = 0, emitted = 0;
+let done = 0, left = 0, nearTies = 0, widest = 0, emitted = 0;
 const wrong = [];
 function check(text, i, what) {
   const e = expected[i];
@@ -54,7 +54,7 @@ function check(text, i, what) {
   let at = 0, bytes = 0;
   while (at < e.tokens.length && text.startsWith(e.text.slice(0, bytes + e.tokens[at].length))) bytes += e.tokens[at++].length;
   const gap = e.gaps[at] ?? Infinity;
-  if (!exact && gap <= kNearTie) ++nearTies;
+  if (!exact && gap <= kNearTie) { ++nearTies; widest = Math.max(widest, gap); }
   else wrong.push(`${what}: parts at token ${at} (gap ${gap}): ${JSON.stringify(text)} instead of ${JSON.stringify(e.text)}`);
 }
 const start = Date.now();
@@ -89,7 +89,7 @@ memory.push(rss());
 const took = (Date.now() - start) / 1000;
 const warm = Math.max(...memory.slice(0, Math.ceil(memory.length / 4)));
 const end = Math.max(...memory.slice(-Math.ceil(memory.length / 4)));
-console.log(`${clients} clients on ${slots} slots for ${took.toFixed(1)} s${exact ? ", exact" : ""}: ${done} answers (${(emitted / took).toFixed(0)} tokens/s), ${left} went away, ${nearTies} parted at a near-tie, ${wrong.length} wrong`);
+console.log(`${clients} clients on ${slots} slots for ${took.toFixed(1)} s${exact ? ", exact" : ""}: ${done} answers (${(emitted / took).toFixed(0)} tokens/s), ${left} went away, ${nearTies} parted at a near-tie (gaps up to ${widest.toFixed(3)}), ${wrong.length} wrong`);
 console.log(`memory: ${warm.toFixed(1)} MB in the first quarter, ${end.toFixed(1)} MB in the last`);
 for (const w of wrong.slice(0, 5)) console.log("WRONG:", w);
 // A sanitizer's own memory grows with what it remembers; there the check is of no use.

@@ -43,7 +43,8 @@ const settle = (page) => page.evaluate(() => new Promise((r) => requestAnimation
 
 async function talk(page) {
   await page.keyboard.type("# tar");  // the message field has the focus
-  await page.fill("#p-max_tokens", "60").catch(async () => { await page.click("summary"); await page.fill("#p-max_tokens", "60"); });
+  await page.click("summary");
+  await page.fill("#p-max_tokens", "60");
   await page.focus("#prompt");
   await page.keyboard.press("Enter");
   await page.waitForSelector(".token", {state: "attached"});  // the first one may be a line break

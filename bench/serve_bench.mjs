@@ -1,6 +1,6 @@
 // gsd serve beside llama-server: total tokens/s of 1, 2, 4 and 8 streams, and what the server adds to gsd generate.
 //   node bench/serve_bench.mjs GSD TARGET DRAFT [--peer LLAMA_SERVER] [--repetitions 3] [--tokens 96] [--requests 16]
-//                              [--loads 1,2,4,8] [--threads 2] [--out FILE.json] [--svg FILE.svg]
+//                              [--loads 1,2,4,8] [--pairs 30] [--threads 2] [--out FILE.json] [--svg FILE.svg]
 // All servers are loaded at the same time and take turns, load by load and repetition by repetition; a server without
 // requests does not compute. Temperature 0, the end of text ignored, answers not streamed (llama-server would pay for one
 // chunk a token). Every cell of the table has prompts of its own out of models/prompts/prompts.jsonl, as long as they last: a
@@ -14,10 +14,11 @@ import {fileURLToPath} from "node:url";
 const [gsd, target, draft, ...rest] = process.argv.slice(2);
 const flag = (name, initial) => { const i = rest.indexOf("--" + name); return i < 0 ? initial : rest[i + 1]; };
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
-const loads = flag("loads", "1,2,4,8").split(",").map(Number);
+const loads = flag("loads", "1,2,4,8").split(",").map(Number).filter((n) => n > 0);  // 0 = none
 const repetitions = Number(flag("repetitions", 3)), tokens = Number(flag("tokens", 96)), requests = Number(flag("requests", 16));
 const threads = flag("threads", "2"), peer = flag("peer", "");
-const slots = Math.max(...loads);
+const pairs = Number(flag("pairs", 30));
+const slots = Math.max(1, ...loads);
 const all = fs.readFileSync(path.join(root, "models/prompts/prompts.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l).prompt);
 // Prompts of the k-th measurement: spread over the kinds of text, which stand one behind the other in the file.
 const prompts_of = (k) => [...Array(requests).keys()].map((i) => all[(Math.floor(i * all.length / requests) + k) % all.length]);
@@ -92,24 +93,27 @@ const series = {};
 for (const t of table) series[t.group] = loads.map((_, l) => Math.max(series[t.group]?.[l] ?? 0, t.speeds[l]));
 if (peer) console.log(row("llama-server, best speculation at each load", series["llama speculative"]));
 
-// One stream beside gsd generate, and the time to the first token beside the prefill.
+// One stream beside gsd generate, and the time to the first token beside the prefill: a fresh server, and curl as the
+// client, since on two cores a heavier one takes time from the model's threads.
+for (const c of children.splice(0)) { c.kill("SIGTERM"); await new Promise((r) => c.on("exit", r)); }
 const generate = [], streamed = [], first = [];
-const port = contestants[0].port;
-for (let r = 0; r < repetitions; ++r) {
-  for (const prompt of prompts_of(r).slice(0, 8)) {
-    const own = JSON.parse(spawnSync(gsd, ["generate", "-m", target, "-d", draft, "-c", "1024", "-t", threads, "-n", String(tokens), "--ignore-eos", "--json", "-p", prompt]).stdout);
-    const {text} = await post(port, {prompt, max_tokens: tokens, temperature: 0, ignore_eos: true, cache_prompt: false, stream: true});
-    const last = JSON.parse(text.split("\n\n").filter((l) => l.startsWith("data: {")).at(-1).slice(6)).timings;
-    generate.push(own.tokens_per_second);
-    streamed.push(last.predicted_per_second);
-  }
-  const long = all.join("\n").slice(0, 1200);
-  const {text, first: ms} = await post(port, {prompt: long, max_tokens: 4, temperature: 0, ignore_eos: true, cache_prompt: false, stream: true, speculative: {mode: "plain"}});
-  const last = JSON.parse(text.split("\n\n").filter((l) => l.startsWith("data: {")).at(-1).slice(6)).timings;
-  first.push({ms, prompt_ms: last.prompt_ms, prompt_n: last.prompt_n, step_ms: last.predicted_ms / last.steps});
+const port = await serve(gsd, ["serve", "-m", target, "-md", draft, "-t", threads, "--port", String(++nextPort)], nextPort);
+const curl = (body) => spawnSync("curl", ["-sN", `http://127.0.0.1:${port}/v1/completions`, "-d", JSON.stringify({temperature: 0, ignore_eos: true, cache_prompt: false, stream: true, ...body})], {encoding: "utf8"}).stdout;
+const timings = (text) => JSON.parse(text.split("\n\n").filter((l) => l.startsWith("data: {")).at(-1).slice(6)).timings;
+for (let r = 0; r < pairs; ++r) {
+  const prompt = all[Math.floor(r * all.length / pairs)];
+  const own = () => generate.push(JSON.parse(spawnSync(gsd, ["generate", "-m", target, "-d", draft, "-t", threads, "-n", "128", "--ignore-eos", "--json", "-p", prompt]).stdout).tokens_per_second);
+  const served = () => streamed.push(timings(curl({prompt, max_tokens: 128})).predicted_per_second);
+  for (const one of r % 2 ? [own, served] : [served, own]) one();
 }
+for (let r = 0; r < 5; ++r) {
+  const {text, first: ms} = await post(port, {prompt: all.join("\n").slice(0, 1200), max_tokens: 4, temperature: 0, ignore_eos: true, cache_prompt: false, stream: true, speculative: {mode: "plain"}});
+  const t = timings(text);
+  first.push({ms, prompt_ms: t.prompt_ms, prompt_n: t.prompt_n, step_ms: t.predicted_ms / t.steps});
+}
+const mean = (list) => list.length / list.reduce((sum, v) => sum + 1 / v, 0);  // of speeds over equally many tokens
 const ratio = median(generate.map((g, i) => streamed[i] / g));
-console.log(`\none stream, streamed, beside gsd generate: ${median(streamed).toFixed(0)} and ${median(generate).toFixed(0)} tokens/s, median of the quotients ${ratio.toFixed(3)}`);
+console.log(`\none stream, streamed, beside gsd generate, ${pairs} prompts: ${mean(streamed).toFixed(0)} and ${mean(generate).toFixed(0)} tokens/s (${(mean(streamed) / mean(generate)).toFixed(3)}), median of the quotients ${ratio.toFixed(3)}`);
 const added = median(first.map((f) => f.ms - f.prompt_ms - f.step_ms));
 console.log(`first token of a prompt of ${first[0].prompt_n} tokens: ${median(first.map((f) => f.ms)).toFixed(1)} ms, of which prefill ${median(first.map((f) => f.prompt_ms)).toFixed(1)} ms and one step ${median(first.map((f) => f.step_ms)).toFixed(1)} ms; the rest ${added.toFixed(1)} ms`);
 for (const c of children) c.kill("SIGTERM");
@@ -117,7 +121,7 @@ agent.destroy();
 if (flag("out")) fs.writeFileSync(flag("out"), JSON.stringify({loads, table, generate, streamed, first}, null, 1));
 
 // The chart: one line for each group, the best of it at each load.
-if (flag("svg")) {
+if (flag("svg") && loads.length > 0) {
   const width = 640, height = 340, left = 60, bottom = 290, top = 20;
   const most = Math.max(...Object.values(series).flat()) * 1.08;
   const x = (i) => left + 20 + i * (width - left - 200) / Math.max(1, loads.length - 1), y = (v) => bottom - v / most * (bottom - top);

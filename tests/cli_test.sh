@@ -176,7 +176,7 @@ echo "== a padded model gives the same text"
 for m in "$target" "$dir/padded.gguf"; do "$gsd" generate -m "$m" -p "# tar" -n 40 --mode plain 2>/dev/null; done >"$dir/out"
 cmp -s <(head -c $(($(wc -c <"$dir/out") / 2)) "$dir/out") <(tail -c $(($(wc -c <"$dir/out") / 2)) "$dir/out") || fail "padding changes the text: $(cat "$dir/out")"
 "$pad_model" "$target" "$dir/padded.gguf" 700 2>/dev/null && fail "pad_model makes a model narrower"
-for c in generate chat inspect bench make-draft trace simulate; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done
+for c in generate chat serve inspect bench make-draft trace simulate; do "$gsd" $c --help | grep -q "Examples:" || fail "$c --help has no examples"; done
 "$gsd" --version | grep -q "^gsd [0-9]" || fail "--version"
 
 [ $failures = 0 ] && echo "all passed"

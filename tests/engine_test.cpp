@@ -713,6 +713,8 @@ TEST(Engine, NoMemoryIsReusedInExactModeOrWhereTheSessionDeclines) {
       auto s = rig.engine.open(o, std::vector<Token>{1, 2, 3, 4});
       continue_prompt(rig.engine, *s, std::vector<Token>{1, 2, 3, 4});
       EXPECT_EQ(s->n_reused(), 0U);
+      s.reset();
+      EXPECT_EQ(rig.target.n_committed(0), 0) << "nothing is left behind";
     }
   }
 }

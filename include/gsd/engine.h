@@ -61,7 +61,7 @@ struct SessionOptions {
   SamplingParams sampling;
   std::int64_t max_tokens = -1;  // tokens to generate; -1 = until the context is full
   bool ignore_eog = false;       // go on behind an end-of-generation token
-  bool reuse_prefix = true;      // set_prompt keeps the memory of a common prefix
+  bool reuse_prefix = true;  // use the memory of a common prefix, and leave one behind (EngineOptions::keep_prefixes)
   std::optional<Constraint> constraint;
   std::function<bool(Token)> on_token;           // each emitted token, in order; false ends the generation after it
   std::function<void(const StepView&)> on_step;  // after each step, for traces
@@ -172,7 +172,7 @@ class Engine {
   friend class Session;
   struct Slot {
     bool taken = false;
-    std::int64_t closed = 0;  // number of the session's end that freed it last
+    std::int64_t closed = 0;  // number of the session's end that left `kept` behind; 0 = none
     std::vector<Token> kept;  // what the target's memory still holds of it
   };
   std::int32_t choose_slot(std::span<const Token> prompt) const;

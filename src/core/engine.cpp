@@ -130,13 +130,14 @@ void Engine::release(Session& s) {
   Slot& slot = slots_[static_cast<std::size_t>(s.slot_)];
   if (!slot.taken) return;  // the constructor failed
   slot.taken = false;
-  slot.closed = ++n_closed_;
-  if (options_.keep_prefixes && !options_.exact) {
-    if (s.tokens_.empty()) return;  // no prompt was set: the slot is as it was
+  if (options_.keep_prefixes && s.tokens_.empty()) return;  // no prompt was set: the slot is as it was
+  if (options_.keep_prefixes && !options_.exact && s.options_.reuse_prefix) {
     drop_leftovers(s);
     slot.kept.assign(s.tokens_.begin(), s.tokens_.begin() + target_.n_committed(s.slot_));
+    slot.closed = ++n_closed_;
     return;
   }
+  slot.closed = 0;  // nothing is lost by taking it
   target_.truncate(s.slot_, 0);
   if (draft_ != nullptr) draft_->truncate(s.slot_, 0);
 }
@@ -159,7 +160,9 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
   const auto a = std::mismatch(before.begin(), before.end(), prompt.begin(), prompt.end()).first;
   // The last prompt token is scored again: its logits were not kept. Exact mode computes everything in one order.
   const std::int64_t common =
-      options_.exact || !s.options_.reuse_prefix ? 0 : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
+      options_.exact || !s.options_.reuse_prefix
+          ? 0
+          : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
   const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
   target_.truncate(s.slot_, keep);
   s.n_reused_ = static_cast<std::size_t>(keep);

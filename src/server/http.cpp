@@ -283,6 +283,7 @@ HttpServer::HttpServer(Api& api, HttpOptions options) : impl_(std::make_unique<I
 HttpServer::~HttpServer() { stop(); }
 
 int HttpServer::port() const { return impl_->port; }
+int HttpServer::n_streams() const { return impl_->streams; }
 void HttpServer::listen() { impl_->http.listen_after_bind(); }
 
 void HttpServer::stop() {

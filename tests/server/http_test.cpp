@@ -254,10 +254,14 @@ TEST(Http, ASlowReaderIsDroppedAndHoldsUpNobody) {
   fast.n_ctx = 60000;
   const Server s(o, fast);
   const Socket c(s.http->port());
-  // Far more than the socket's buffers hold, and nobody reads.
+  // Tens of megabytes, far more than the socket's buffers hold, and nobody reads.
   c.send(post("/v1/completions", R"({"prompt": "abc", "ignore_eos": true, "stream": true, "logprobs": 20})"));
+  EXPECT_THAT(c.read(100), StartsWith("HTTP/1.1 200"));
   s.expect_alive();
   s.expect_slots_free();
+  for (int i = 0; i < 2000 && s.http->n_streams() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(s.http->n_streams(), 0) << "its thread is still waiting";
+  EXPECT_EQ(c.read().find("[DONE]"), std::string::npos) << "it was all sent";
 }
 
 TEST(Http, ASlowWriterIsDropped) {

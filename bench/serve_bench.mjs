@@ -1,6 +1,6 @@
 // gsd serve beside llama-server: total tokens/s of 1, 2, 4 and 8 streams, and what the server adds to gsd generate.
 //   node bench/serve_bench.mjs GSD TARGET DRAFT [--peer LLAMA_SERVER] [--repetitions 3] [--tokens 96] [--requests 16]
-//                              [--loads 1,2,4,8] [--pairs 30] [--threads 2] [--out FILE.json] [--svg FILE.svg]
+//                              [--loads 1,2,4,8; 0 = none] [--pairs 30] [--threads 2] [--out FILE.json] [--svg FILE.svg]
 // All servers are loaded at the same time and take turns, load by load and repetition by repetition; a server without
 // requests does not compute. Temperature 0, the end of text ignored, answers not streamed (llama-server would pay for one
 // chunk a token). Every cell of the table has prompts of its own out of models/prompts/prompts.jsonl, as long as they last: a
@@ -8,6 +8,7 @@
 import {spawn, spawnSync} from "node:child_process";
 import fs from "node:fs";
 import http from "node:http";
+import os from "node:os";
 import path from "node:path";
 import {fileURLToPath} from "node:url";
 
@@ -87,8 +88,8 @@ for (let r = 0; r < repetitions; ++r)
 
 const table = contestants.map((c, i) => ({name: c.name, group: c.group, speeds: results[i].map(median), runs: results[i]}));
 const row = (name, speeds) => `| ${name} | ${speeds.map((s) => Math.round(s)).join(" | ")} |`;
-console.log(`| tokens/s with this many streams | ${loads.join(" | ")} |\n|---|${loads.map(() => "---|").join("")}`);
-for (const t of table) console.log(row(t.name, t.speeds));
+if (loads.length > 0) console.log(`| tokens/s with this many streams | ${loads.join(" | ")} |\n|---|${loads.map(() => "---|").join("")}`);
+if (loads.length > 0) for (const t of table) console.log(row(t.name, t.speeds));
 const series = {};
 for (const t of table) series[t.group] = loads.map((_, l) => Math.max(series[t.group]?.[l] ?? 0, t.speeds[l]));
 if (peer) console.log(row("llama-server, best speculation at each load", series["llama speculative"]));
@@ -98,12 +99,13 @@ if (peer) console.log(row("llama-server, best speculation at each load", series[
 for (const c of children.splice(0)) { c.kill("SIGTERM"); await new Promise((r) => c.on("exit", r)); }
 const generate = [], streamed = [], first = [];
 const port = await serve(gsd, ["serve", "-m", target, "-md", draft, "-t", threads, "--port", String(++nextPort)], nextPort);
-const curl = (body) => spawnSync("curl", ["-sN", `http://127.0.0.1:${port}/v1/completions`, "-d", JSON.stringify({temperature: 0, ignore_eos: true, cache_prompt: false, stream: true, ...body})], {encoding: "utf8"}).stdout;
+const answer = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "serve_bench")), "answer");
+const curl = (body) => spawnSync("curl", ["-sN", "-o", answer, `http://127.0.0.1:${port}/v1/completions`, "-d", JSON.stringify({temperature: 0, ignore_eos: true, cache_prompt: false, stream: true, ...body})]);
 const timings = (text) => JSON.parse(text.split("\n\n").filter((l) => l.startsWith("data: {")).at(-1).slice(6)).timings;
 for (let r = 0; r < pairs; ++r) {
   const prompt = all[Math.floor(r * all.length / pairs)];
   const own = () => generate.push(JSON.parse(spawnSync(gsd, ["generate", "-m", target, "-d", draft, "-t", threads, "-n", "128", "--ignore-eos", "--json", "-p", prompt]).stdout).tokens_per_second);
-  const served = () => streamed.push(timings(curl({prompt, max_tokens: 128})).predicted_per_second);
+  const served = () => { curl({prompt, max_tokens: 128}); streamed.push(timings(fs.readFileSync(answer, "utf8")).predicted_per_second); };
   for (const one of r % 2 ? [own, served] : [served, own]) one();
 }
 for (let r = 0; r < 5; ++r) {

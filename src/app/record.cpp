@@ -8,49 +8,13 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "../record/step_json.h"
 #include "console.h"
 #include "gsd/replay.h"
 
 namespace gsd::app {
-namespace {
 
 using nlohmann::json;
-
-json graph_json(const Model& model, const TokenGraph& g) {
-  json nodes = json::array();
-  json edges = json::array();
-  for (std::int32_t i = 0; i < g.size(); ++i) {
-    const GraphNode& n = g.node(i);
-    nodes.push_back({{"token", n.token},
-                     {"text", model.piece(n.token, true)},
-                     {"parent", n.parent},
-                     {"depth", n.depth},
-                     {"p", n.probability},
-                     {"expanded", n.expanded}});
-    for (std::int32_t e = n.first_edge; e >= 0; e = g.edge(e).next) {
-      if (g.edge(e).child >= 0)
-        edges.push_back(
-            {{"from", i}, {"to", g.edge(e).child}, {"q", std::exp(g.edge(e).log_q)}, {"merged", g.edge(e).merged}});
-    }
-  }
-  return {{"nodes", nodes}, {"edges", edges}};
-}
-
-json tree_json(const Model& model, const TokenTree& t) {
-  json out = json::array();
-  for (std::size_t i = 0; i < t.token.size(); ++i) {
-    out.push_back({{"token", t.token[i]},
-                   {"text", model.piece(t.token[i], true)},
-                   {"parent", t.parent[i]},
-                   {"depth", t.depth[i]},
-                   {"p", t.probability[i]},
-                   {"origin", origin_name(t.origin[i])},
-                   {"node", t.graph_node[i]}});
-  }
-  return out;
-}
-
-}  // namespace
 
 Recorder::Recorder(const std::string& path, const Pair& pair, const std::string& prompt) : path_(path), pair_(pair) {
   std::error_code ignored;
@@ -71,24 +35,8 @@ Recorder::~Recorder() {
 }
 
 void Recorder::step(const StepView& v) {
-  const Model& m = pair_.target();
-  json emitted = json::array();
-  for (std::size_t i = 0; i < v.acceptance.token.size(); ++i) {
-    const Token t = v.acceptance.token[i];
-    const bool drafted = i < v.acceptance.path.size();
-    const auto node = drafted ? static_cast<std::size_t>(v.acceptance.path[i]) : 0;
-    emitted.push_back({{"token", t},
-                       {"text", m.piece(t, true)},
-                       {"margin", v.acceptance.margin[i]},
-                       {"origin", drafted ? origin_name(v.hypotheses.tree().origin[node]) : "target"}});
-  }
-  const json line{{"graph", graph_json(m, v.hypotheses.graph())},
-                  {"tree", tree_json(m, v.hypotheses.tree())},
-                  {"path", v.acceptance.path},
-                  {"emitted", emitted},
-                  {"draft_ms", v.stats.draft_ms},
-                  {"verify_ms", v.stats.verify_ms},
-                  {"total_ms", v.stats.total_ms}};
+  const auto line = step_json(v.hypotheses.graph(), v.hypotheses.tree(), v.acceptance, v.stats,
+                              [this](Token t) { return pair_.target().piece(t, true); });
   out_ << line.dump(-1, ' ', false, json::error_handler_t::replace) << '\n';
 }
 

@@ -6,6 +6,7 @@
 #include <ctime>
 #include <random>
 
+#include "../record/step_json.h"
 #include "gsd/error.h"
 
 namespace gsd::server {
@@ -165,7 +166,11 @@ void Call::take(Event& e, std::string& out) {
   chunk["choices"] = Json::array({std::move(choice)});
   if (request_.include_usage) chunk["usage"] = nullptr;
   if (e.last || request_.timings_per_token) chunk["timings"] = timings_json(c.outcome);
-  if (e.trace) chunk["gsd"] = step_json(model_, *e.trace);
+  if (e.trace) {
+    const StepTrace& t = *e.trace;
+    chunk["gsd"] =
+        step_json(t.graph, t.tree, t.acceptance, t.stats, [this](Token token) { return model_.piece(token, true); });
+  }
   send(out, chunk);
 }
 

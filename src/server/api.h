@@ -15,7 +15,6 @@
 #include "metrics.h"
 #include "request.h"
 #include "scheduler.h"
-#include "step_json.h"
 #include "text_model.h"
 
 namespace gsd::server {

@@ -2,16 +2,19 @@
 
 #include <cmath>
 
-namespace gsd::server {
+namespace gsd {
 namespace {
 
-Json graph_json(const TextModel& model, const TokenGraph& g) {
+using Json = nlohmann::ordered_json;
+using Text = std::function<std::string(Token)>;
+
+Json graph_json(const TokenGraph& g, const Text& text) {
   Json nodes = Json::array();
   Json edges = Json::array();
   for (std::int32_t i = 0; i < g.size(); ++i) {
     const GraphNode& n = g.node(i);
     nodes.push_back({{"token", n.token},
-                     {"text", model.piece(n.token, true)},
+                     {"text", text(n.token)},
                      {"parent", n.parent},
                      {"depth", n.depth},
                      {"p", n.probability},
@@ -25,11 +28,11 @@ Json graph_json(const TextModel& model, const TokenGraph& g) {
   return {{"nodes", nodes}, {"edges", edges}};
 }
 
-Json tree_json(const TextModel& model, const TokenTree& t) {
+Json tree_json(const TokenTree& t, const Text& text) {
   Json out = Json::array();
   for (std::size_t i = 0; i < t.token.size(); ++i) {
     out.push_back({{"token", t.token[i]},
-                   {"text", model.piece(t.token[i], true)},
+                   {"text", text(t.token[i])},
                    {"parent", t.parent[i]},
                    {"depth", t.depth[i]},
                    {"p", t.probability[i]},
@@ -41,22 +44,21 @@ Json tree_json(const TextModel& model, const TokenTree& t) {
 
 }  // namespace
 
-Json step_json(const TextModel& model, const StepTrace& step) {
-  const Acceptance& a = step.acceptance;
+Json step_json(const TokenGraph& graph, const TokenTree& tree, const Acceptance& a, const Stats& stats,
+               const Text& text) {
   Json emitted = Json::array();
   for (std::size_t i = 0; i < a.token.size(); ++i) {
     const bool proposed = i < a.path.size();
-    const char* origin = proposed ? origin_name(step.tree.origin[static_cast<std::size_t>(a.path[i])]) : "target";
-    emitted.push_back(
-        {{"token", a.token[i]}, {"text", model.piece(a.token[i], true)}, {"margin", a.margin[i]}, {"origin", origin}});
+    const char* origin = proposed ? origin_name(tree.origin[static_cast<std::size_t>(a.path[i])]) : "target";
+    emitted.push_back({{"token", a.token[i]}, {"text", text(a.token[i])}, {"margin", a.margin[i]}, {"origin", origin}});
   }
-  return {{"graph", graph_json(model, step.graph)},
-          {"tree", tree_json(model, step.tree)},
+  return {{"graph", graph_json(graph, text)},
+          {"tree", tree_json(tree, text)},
           {"path", a.path},
           {"emitted", emitted},
-          {"draft_ms", step.stats.draft_ms},
-          {"verify_ms", step.stats.verify_ms},
-          {"total_ms", step.stats.total_ms}};
+          {"draft_ms", stats.draft_ms},
+          {"verify_ms", stats.verify_ms},
+          {"total_ms", stats.total_ms}};
 }
 
-}  // namespace gsd::server
+}  // namespace gsd

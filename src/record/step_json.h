@@ -1,0 +1,16 @@
+// A step as JSON: the lines of records (docs/guide.md, "Records"), and what the server sends to its page.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "gsd/engine.h"
+
+namespace gsd {
+
+// `text`: the bytes of a token, control tokens by name. The bytes may be pieces of UTF-8: dump with a handler.
+nlohmann::ordered_json step_json(const TokenGraph& graph, const TokenTree& tree, const Acceptance& acceptance,
+                                 const Stats& stats, const std::function<std::string(Token)>& text);
+
+}  // namespace gsd

@@ -131,8 +131,8 @@ case $mode in
     stage target train --init "$out/grown.pt" --lr 1.2e-3 --warmup 8 --steps 80 --decay 70 --rows 8 --micro-rows 4 --context 1024 \
       --out "$out/target.pt"
     first_draft --teacher "$out/core.pt" --init "$out/core.pt" --keep-layers 0,5 --lr 2e-3 --warmup 20 --steps 120
-    own_texts --rows 3840
-    second_drafts 600 32 8 --context 1024 --micro-rows 32 --lr 3e-3
+    own_texts --rows 1920
+    second_drafts 1400 16 4 --context 1024 --micro-rows 16 --lr 2e-3
     stage eval evaluate
     ;;
   full)  # From random weights: 236M tokens for the target, 98M for each draft.

@@ -41,6 +41,15 @@ GSD_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 GSD_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 GSD_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 GSD_INLINE Floats halves_to_floats(Ints a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }  // low 16 bits
+// The 32 halves in a, as the floats of its lower and of its upper 8 elements.
+GSD_INLINE Floats widen_low(Ints a) { return _mm512_cvtph_ps(_mm512_castsi512_si256(a)); }
+GSD_INLINE Floats widen_high(Ints a) { return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(a, 1)); }
+GSD_INLINE Floats splat(double two_floats) { return _mm512_castpd_ps(_mm512_set1_pd(two_floats)); }
+GSD_INLINE Floats add_pairs(Floats low, Floats high) {  // neighbouring elements of low, then of high
+  const Ints even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const Ints odd = or_(even, splat(1));
+  return add(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high));
+}
 GSD_INLINE void store_lanes(float* out, Floats v, int first, int lanes) {
   const __mmask16 keep = static_cast<__mmask16>(((1U << lanes) - 1U) << first);
   _mm512_mask_storeu_ps(out - first, keep, v);
@@ -84,6 +93,14 @@ GSD_INLINE Floats halves_to_floats(Ints a) {  // low 16 bits
   const Ints low = and_(a, splat(0xffff));
   const Ints packed = _mm256_packus_epi32(low, low);  // per 128-bit half: 4 values twice
   return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)));
+}
+// The 16 halves in a, as the floats of its lower and of its upper 4 elements.
+GSD_INLINE Floats widen_low(Ints a) { return _mm256_cvtph_ps(_mm256_castsi256_si128(a)); }
+GSD_INLINE Floats widen_high(Ints a) { return _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)); }
+GSD_INLINE Floats splat(double two_floats) { return _mm256_castpd_ps(_mm256_set1_pd(two_floats)); }
+GSD_INLINE Floats add_pairs(Floats low, Floats high) {  // neighbouring elements of low, then of high
+  const __m256d sums = _mm256_castps_pd(_mm256_hadd_ps(low, high));
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(sums, 0xd8));
 }
 GSD_INLINE void store_lanes(float* out, Floats v, int first, int lanes) {
   if (first == 0 && lanes == kRows) {
@@ -165,6 +182,12 @@ GSD_INLINE Floats dot_bf16(Floats s, Ints w, Ints x) {
   return _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
 }
 #endif
+
+GSD_INLINE double read_qword(const void* p) {
+  double v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
 
 GSD_INLINE int32_t read_dword(const void* p) {
   int32_t v;

@@ -61,6 +61,8 @@ struct Kernel {
 // One entry per Format; tile == nullptr where the instruction set has no kernel of its own.
 struct KernelTable {
   Kernel of[kFormats];
+
+  Kernel& operator[](Format format) { return of[static_cast<int>(format)]; }
 };
 
 // Weights per packed block.

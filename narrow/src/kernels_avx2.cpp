@@ -2,24 +2,11 @@
 #include "tile_quant.h"
 
 namespace gsd::narrow {
-namespace {
-
-void set(KernelTable& table, Format format, void (*tile)(const TileArgs&), int rows, Packing packing) {
-  table.of[static_cast<int>(format)] = {tile, rows, packing};
-}
-
-}  // namespace
 
 KernelTable kernels_avx2() {
   KernelTable table;
-  set(table, Format::kF32, float_tile<TileF32>, kRows, Packing::kF32);
-  set(table, Format::kF16, float_tile<TileF16>, kRows, Packing::kF32);
-  set(table, Format::kBF16, float_tile<TileBF16Widened>, kRows, Packing::kF32);
-  set(table, Format::kQ8_0, quant_tile<TileQ8_0>, kGroups * kRows, Packing::kQ8);
-  set(table, Format::kQ4_0, quant_tile<TileQ4_0>, kGroups * kRows, Packing::kQ8);
-  set(table, Format::kQ4_K, quant_tile<TileQ4_K>, kGroups * kRows, Packing::kQ8);
-  set(table, Format::kQ5_K, quant_tile<TileQ5_K>, kGroups * kRows, Packing::kQ8);
-  set(table, Format::kQ6_K, quant_tile<TileQ6_K>, kGroups * kRows, Packing::kQ8);
+  add_float_kernels(table);
+  add_quant_kernels(table);
   return table;
 }
 

@@ -284,4 +284,15 @@ void quant_tile(const TileArgs& t) {
   store_tile<kGroups>(t, sums);
 }
 
+GSD_INLINE void add_quant_kernels(gsd::narrow::KernelTable& table) {
+  using gsd::narrow::Format;
+  constexpr int kTileRows = kGroups * kRows;
+  constexpr auto kPacking = gsd::narrow::Packing::kQ8;
+  table[Format::kQ8_0] = {quant_tile<TileQ8_0>, kTileRows, kPacking};
+  table[Format::kQ4_0] = {quant_tile<TileQ4_0>, kTileRows, kPacking};
+  table[Format::kQ4_K] = {quant_tile<TileQ4_K>, kTileRows, kPacking};
+  table[Format::kQ5_K] = {quant_tile<TileQ5_K>, kTileRows, kPacking};
+  table[Format::kQ6_K] = {quant_tile<TileQ6_K>, kTileRows, kPacking};
+}
+
 }  // namespace

@@ -593,6 +593,30 @@ TEST(Engine, AutoKeepsUpWithPlainDecodingAndWithTheBestChain) {
   EXPECT_GT(std::exp(log_ratio), 1.03);
 }
 
+TEST(Engine, WhatOneWayOfDecodingLearnsDoesNotSteerAnother) {
+  const auto verified = [](Rig& rig) {
+    SessionOptions o;
+    o.speculation.mode = Mode::kAuto;
+    o.max_tokens = 60;
+    rig.run(std::move(o), {1, 2, 3});
+    return rig.stats.verified;
+  };
+  Rig alone({});
+  const std::int64_t first = verified(alone);
+  const std::int64_t second = verified(alone);
+  ASSERT_NE(first, second) << "the engine learns, or this test proves nothing";
+  Rig shared({});
+  Learned a;
+  Learned b;
+  for (Learned* learned : {&a, &b}) {  // both like the first run of an engine of their own
+    shared.engine.exchange(*learned);
+    EXPECT_EQ(verified(shared), first);
+    shared.engine.exchange(*learned);
+  }
+  shared.engine.exchange(a);
+  EXPECT_EQ(verified(shared), second) << "and like its second";
+}
+
 TEST(Engine, RefusesToStepWhatIsNotPrefilled) {
   Rig rig({});
   auto s = rig.engine.open(options(Mode::kTree));

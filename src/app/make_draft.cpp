@@ -147,7 +147,8 @@ class Climb {
   Climb(Search& search, int n_layers) : search_(search), n_layers_(n_layers) {}
 
   std::vector<int> run() {
-    for (const int quarters : {2, 1, 3}) {
+    consider(spread(std::max(2, n_layers_ / 2)));  // whatever the budget: there must be a result
+    for (const int quarters : {1, 3}) {
       if (!search_.out_of_time()) consider(spread(std::max(2, n_layers_ * quarters / 4)));
     }
     // `since`: layers tried since the last improvement; once all have been, this is a local optimum.
@@ -181,7 +182,7 @@ class Climb {
     const Search::Score score = search_.measure(layers, best_score_);
     const bool wins = best_.empty() || score.better_than(best_score_);
     fmt::print("{:4.0f} s  {:>2} layers, {}: {:.1f} tokens/s {}, {:.2f} per step{}\n", search_.seconds(), layers.size(),
-               list(layers), score.tokens_per_second, score.mode == Mode::kAuto ? "" : " as a chain of 4",
+               list(layers), score.tokens_per_second, score.mode == Mode::kAuto ? "" : " as a chain",
                score.accepted_per_step, wins ? "  <- best so far" : "");
     std::fflush(stdout);
     if (wins) {

@@ -30,7 +30,8 @@ struct gsd_narrow_params {
   int32_t min_width;        /* fewest columns taken; 0: from where this backend is faster, by format, which is 1 or 2.
                              * Ignored if exact. GSD_NARROW_MIN_WIDTH */
   int32_t max_width;        /* most columns taken, at least 1 and min_width. GSD_NARROW_MAX_WIDTH */
-  int64_t min_matrix_bytes; /* smaller matrices are left to ggml. Ignored if exact. GSD_NARROW_MIN_MATRIX_BYTES */
+  int64_t min_matrix_bytes; /* smaller matrices are left to ggml, with one column those of less than four times this.
+                             * Ignored if exact. GSD_NARROW_MIN_MATRIX_BYTES */
 };
 
 struct gsd_narrow_stats {

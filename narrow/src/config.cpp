@@ -10,8 +10,10 @@ namespace gsd::narrow {
 namespace {
 
 constexpr int32_t kMinWidth = 0;  // by format
-// Handing a product over costs some microseconds; a matrix smaller than this takes ggml about as long at any width.
-constexpr int64_t kMinMatrixBytes = 128 << 10;
+// Handing a product over costs about a microsecond; a matrix smaller than this takes ggml about as long at any width.
+constexpr int64_t kMinMatrixBytes = 64 << 10;
+// One column is the least work to hand over, and ggml's own way of doing it is a good one: four times that size.
+constexpr int64_t kOneColumnFactor = 4;
 
 int64_t environment(const char* name, int64_t fallback) {
   const char* text = std::getenv(name);
@@ -68,7 +70,8 @@ int Config::get(gsd_narrow_params* params) const {
 bool Config::takes(int64_t columns, int64_t matrix_bytes, int32_t format_min_width) const {
   if (!enabled_ || columns < 1 || columns > max_width_) return false;
   const int32_t min_width = min_width_ == 0 ? format_min_width : min_width_.load();
-  return exact_ || (columns >= min_width && matrix_bytes >= min_matrix_bytes_);
+  const int64_t bytes = columns == 1 ? matrix_bytes / kOneColumnFactor : matrix_bytes;
+  return exact_ || (columns >= min_width && bytes >= min_matrix_bytes_);
 }
 
 }  // namespace gsd::narrow

@@ -19,6 +19,8 @@ TEST(NarrowConfig, LeavesOneColumnAndSmallMatricesToGgml) {
   EXPECT_FALSE(config.takes(1, 1 << 30, 2));
   EXPECT_TRUE(config.takes(1, 1 << 30, 1)) << "a format that is faster at one column too";
   EXPECT_FALSE(config.takes(8, 1 << 10, 2));
+  EXPECT_TRUE(config.takes(2, 128 << 10, 1));
+  EXPECT_FALSE(config.takes(1, 128 << 10, 1)) << "one column pays for the hand-over only in a larger matrix";
   EXPECT_TRUE(config.takes(8, 1 << 30, 2));
   EXPECT_TRUE(config.takes(64, 1 << 30, 2));
   EXPECT_FALSE(config.takes(65, 1 << 30, 2));

@@ -34,8 +34,8 @@ Peer ngram_peer(const std::string& type, std::vector<Peer::Knob> knobs) {
 
 // The n-gram types whose knobs are called alike.
 Peer map_peer(const std::string& type) {
-  return ngram_peer(type, {{"--spec-" + type + "-size-n", {"12", "8", "5", "3"}},
-                           {"--spec-" + type + "-size-m", {"48", "24", "12", "8", "4"}}});
+  return ngram_peer(type, {{fmt::format("--spec-{}-size-n", type), {"12", "8", "5", "3"}},
+                           {fmt::format("--spec-{}-size-m", type), {"48", "24", "12", "8", "4"}}});
 }
 
 std::string seconds_error(const Peer& peer, std::string_view messages) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "generation.h"
+#include "json_schema.h"
 #include "metrics.h"
 #include "request.h"
 #include "scheduler.h"

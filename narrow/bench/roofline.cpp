@@ -168,7 +168,8 @@ double product_seconds(const Kernel& kernel, const FormatInfo& info, const Memor
 }
 
 bool wanted(const std::string& list, const char* name) {
-  return list.empty() || ("," + list + ",").find("," + std::string(name) + ",") != std::string::npos;
+  const auto between_commas = [](const std::string& text) { return std::string(1, ',').append(text).append(1, ','); };
+  return list.empty() || between_commas(list).find(between_commas(name)) != std::string::npos;
 }
 
 void report(const Options& o) {

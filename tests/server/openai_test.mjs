@@ -1,10 +1,11 @@
 // The official `openai` package drives the server over the bundled pair. openai_test.sh installs the package and starts
 // this file with: the folder of node_modules, the program, the folder of models, a folder for files.
-import {spawn, spawnSync} from "node:child_process";
+import {spawnSync} from "node:child_process";
 import {createRequire} from "node:module";
 import assert from "node:assert/strict";
 import fs from "node:fs";
 import path from "node:path";
+import {startServer} from "./start_server.mjs";
 
 const [modules, gsd, models, dir, readme] = process.argv.slice(2);
 const require = createRequire(path.join(modules, "x.js"));
@@ -18,18 +19,9 @@ const test = (name, run) => tests.push({name, run});
 // A server on a free port; resolves when it listens.
 async function serve(...extra) {
   const own = extra.includes("-m") ? [] : ["-m", target];
-  const child = spawn(gsd, ["serve", ...own, "-md", draft, ...(extra.includes("--port") ? [] : ["--port", "0"]), "-t", "1", "-c", "2048", "-np", "2", ...extra], {env, stdio: ["ignore", "ignore", "pipe"]});
-  let log = "";
-  const url = await new Promise((resolve, reject) => {
-    child.stderr.on("data", (text) => {
-      log += text;
-      const listening = log.match(/serving \S+ at (http:\S+)/);
-      if (listening) resolve(listening[1]);
-    });
-    child.on("exit", (code) => reject(new Error(`the server ended with ${code}: ${log}`)));
-  });
+  const {url, child, log} = await startServer(gsd, [...own, "-md", draft, ...(extra.includes("--port") ? [] : ["--port", "0"]), "-t", "1", "-c", "2048", "-np", "2", ...extra], env);
   const ended = new Promise((resolve) => child.on("exit", (code, signal) => resolve(signal ?? code)));
-  return {url, child, ended, log: () => log, client: new OpenAI({baseURL: url + "/v1", apiKey: "none", maxRetries: 0})};
+  return {url, child, ended, log, client: new OpenAI({baseURL: url + "/v1", apiKey: "none", maxRetries: 0})};
 }
 async function stop(server, signal = "SIGTERM") {
   server.child.kill(signal);

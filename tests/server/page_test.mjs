@@ -1,25 +1,16 @@
 // Goes through the page of gsd serve as a user would. Leaves light.png and dark.png to look at.
-import {spawn} from "node:child_process";
 import {createRequire} from "node:module";
 import assert from "node:assert/strict";
 import path from "node:path";
+import {startServer} from "./start_server.mjs";
 
 const [dir, gsd, models, executablePath] = process.argv.slice(2);
 const {chromium} = createRequire(path.join(dir, "npm", "x.js"))("playwright-core");
 const env = {...process.env, OMP_WAIT_POLICY: "PASSIVE", XDG_CACHE_HOME: path.join(dir, "cache")};
 
 async function serve(...extra) {
-  const child = spawn(gsd, ["serve", "-m", path.join(models, "toy-target.gguf"), "-md", path.join(models, "toy-draft.gguf"),
-    "--port", "0", "-t", "1", "-np", "2", "-c", "2048", "--temp", "0", ...extra], {env, stdio: ["ignore", "ignore", "pipe"]});
-  let log = "";
-  const url = await new Promise((resolve, reject) => {
-    child.stderr.on("data", (text) => {
-      log += text;
-      const listening = log.match(/serving \S+ at (http:\S+)/);
-      if (listening) resolve(listening[1]);
-    });
-    child.on("exit", (code) => reject(new Error(`the server ended with ${code}: ${log}`)));
-  });
+  const {url, child} = await startServer(gsd, ["-m", path.join(models, "toy-target.gguf"), "-md", path.join(models, "toy-draft.gguf"),
+    "--port", "0", "-t", "1", "-np", "2", "-c", "2048", "--temp", "0", ...extra], env);
   return {url, stop: () => new Promise((resolve) => { child.on("exit", resolve); child.kill("SIGTERM"); })};
 }
 

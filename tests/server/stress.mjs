@@ -4,9 +4,9 @@
 // goes away in the middle. What it gets is compared with the prompt's text when nothing else runs. Kernels round
 // differently at different widths: without --exact a text may part from that one where the two best tokens are nearly
 // equal, and that is reported. Exit code 1: a text is wrong, a request failed, or memory grew.
-import {spawn} from "node:child_process";
 import fs from "node:fs";
 import http from "node:http";
+import {startServer} from "./start_server.mjs";
 
 const [gsd, target, draft, ...rest] = process.argv.slice(2);
 const flag = (name, initial) => { const i = rest.indexOf("--" + name); return i < 0 ? initial : Number(rest[i + 1]); };
@@ -16,13 +16,10 @@ const kNearTie = 0.25;  // gap in log-probability up to which two tokens count a
 const prompts = ["# tar", "# git commit", "# ls", "# docker run", "The history of", "# ssh-keygen\n\n> ", "Question: Ann has 5 apples", "# curl"];
 const modes = ["plain", "chain", "tree", "graph", "auto"];
 
-const child = spawn(gsd, ["serve", "-m", target, "-md", draft, "--port", "0", "-np", String(slots), "-t", String(threads), "-c", String(512 * slots),
-  "--queue", String(2 * clients), ...(exact ? ["--exact"] : [])], {stdio: ["ignore", "ignore", "pipe"]});
-let log = "";
-const url = new URL(await new Promise((resolve, reject) => {
-  child.stderr.on("data", (t) => { log += t; const m = log.match(/serving \S+ at (http:\S+)/); if (m) resolve(m[1]); });
-  child.on("exit", (code) => reject(new Error(`the server ended with ${code}: ${log}`)));
-}));
+const server = await startServer(gsd, ["-m", target, "-md", draft, "--port", "0", "-np", String(slots), "-t", String(threads),
+  "-c", String(512 * slots), "--queue", String(2 * clients), ...(exact ? ["--exact"] : [])], process.env);
+const {child} = server;
+const url = new URL(server.url);
 const agent = new http.Agent({keepAlive: true, maxSockets: clients + 4});
 
 // Resolves to the body; `leave`: goes away after the first bytes of it.
@@ -97,5 +94,5 @@ const grew = !rest.includes("--ignore-memory") && end > warm * 1.02 + 4;
 if (grew) console.log("WRONG: memory grew");
 agent.destroy();
 const code = await new Promise((resolve) => { child.removeAllListeners("exit"); child.on("exit", (c, signal) => resolve(signal ?? c)); child.kill("SIGTERM"); });
-if (code !== 0) console.log(`WRONG: the server ended with ${code}: ${log}`);
+if (code !== 0) console.log(`WRONG: the server ended with ${code}: ${server.log()}`);
 process.exit(wrong.length > 0 || grew || done === 0 || code !== 0 ? 1 : 0);

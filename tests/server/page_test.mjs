@@ -36,6 +36,7 @@ async function talk(page) {
   await page.keyboard.type("# tar");  // the message field has the focus
   await page.click("summary");
   await page.fill("#p-max_tokens", "60");
+  await page.selectOption("#p-mode", "graph");  // auto drafts what the moment's timings advise, which may be nothing
   await page.focus("#prompt");
   await page.keyboard.press("Enter");
   await page.waitForSelector(".token", {state: "attached"});  // the first one may be a line break

@@ -13,7 +13,9 @@ void Channel::put(Event event) {
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
-    wake = every_event_ || event.last;
+    const auto now = std::chrono::steady_clock::now();
+    wake = event.last || (stream_ && now >= next_wake_);
+    if (wake) next_wake_ = now + kFrame;
     wake_ |= wake;
     events_.push_back(std::move(event));
   }

@@ -50,18 +50,23 @@ struct Event {
 // Events of all choices of a request. Any number of writers, one reader; bounded by what the context can hold.
 class Channel {
  public:
-  // `every_event`: the reader is woken for each of them, not only for the last one of a choice.
-  explicit Channel(bool every_event) : every_event_(every_event) {}
+  // `stream`: the reader is woken for events as they come, not only for the last one of a choice, but not more often
+  // than a screen is drawn: every waking takes a core from the model's threads, which wait for each other.
+  explicit Channel(bool stream) : stream_(stream) {}
   void put(Event event);
   // Waits until there is something, at most that long, and takes all of it.
   std::deque<Event> take(std::chrono::milliseconds timeout);
 
  private:
-  const bool every_event_;
+  static constexpr std::chrono::milliseconds kFrame{16};
+
+  const bool stream_;
   std::mutex mutex_;
   std::condition_variable something_;
   std::deque<Event> events_;
   bool wake_ = false;
+  // An earlier event waits for the next one, or for the reader's timeout.
+  std::chrono::steady_clock::time_point next_wake_{};
 };
 
 // What is asked of a choice beside its sampling.

@@ -99,8 +99,7 @@ server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
 }
 
 void check_address(const server::HttpOptions& o) {
-  const bool loopback = o.host == "localhost" || o.host == "::1" || o.host.starts_with("127.");
-  if (!loopback && o.api_keys.empty()) {
+  if (!server::is_loopback(o.host) && o.api_keys.empty()) {
     std::fprintf(
         stderr,
         "gsd: warning: %s is reachable from other machines and no API key is asked for; give --api-key-file, or "
@@ -180,6 +179,9 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
       ->delimiter(',');
   group(app.add_option("--api-key-file", f.api_key_file, "Keys from a file, one a line"))->type_name("FILE");
   group(app.add_option("--cors-origin", f.http.cors_origin, "Site whose pages may use the server; * = any"));
+  group(app.add_option("--allowed-host", f.http.allowed_hosts,
+                       "Name by which a server on loopback without keys may be called, beside localhost; may be "
+                       "repeated"));
   group(app.add_option("--timeout", f.timeout_s, "Seconds that a client may take to send or receive a piece"))
       ->capture_default_str()
       ->check(CLI::Range(1, 3600));

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
@@ -93,6 +95,23 @@ class ConnectionThreads final : public httplib::TaskQueue {
 
 }  // namespace
 
+bool is_loopback(std::string_view host) {
+  return host == "localhost" || host.ends_with(".localhost") || host == "::1" ||
+         (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string_view::npos);
+}
+
+std::string host_name(std::string_view header) {
+  if (header.starts_with('[')) {
+    header = header.substr(1, header.find(']') - 1);
+  } else {
+    header = header.substr(0, header.find(':'));
+  }
+  if (header.ends_with('.')) header.remove_suffix(1);
+  std::string out(header);
+  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::tolower(c); });
+  return out;
+}
+
 bool equal_in_constant_time(std::string_view a, std::string_view b) {
   unsigned difference = a.size() == b.size() ? 0 : 1;
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -108,6 +127,7 @@ struct HttpServer::Impl {
   void bind();
   httplib::Server::HandlerResponse before(const httplib::Request& req, httplib::Response& res) const;
   bool authorised(const httplib::Request& req) const;
+  void check_host(const httplib::Request& req) const;
   void check_origin(const httplib::Request& req) const;
   void complete(const httplib::Request& req, httplib::Response& res, bool chat);
   void fail(httplib::Response& res, const ApiError& e) const;
@@ -135,6 +155,17 @@ bool HttpServer::Impl::authorised(const httplib::Request& req) const {
   return good;
 }
 
+// A site may let its name point to this machine (DNS rebinding), and its pages are then ours to a browser. Only the
+// Host header tells. Who listens wider has names that cannot be known here; a key is out of such a page's reach.
+void HttpServer::Impl::check_host(const httplib::Request& req) const {
+  if (!is_loopback(options.host) || !options.api_keys.empty() || !req.has_header("Host")) return;
+  const std::string name = host_name(req.get_header_value("Host"));
+  if (is_loopback(name)) return;
+  for (const std::string& allowed : options.allowed_hosts)
+    if (name == host_name(allowed)) return;
+  throw ApiError(403, "This server is not known by that name; see --allowed-host.");
+}
+
 // A browser names the site whose page asks. Another site's page may neither read our answers nor make the models work.
 void HttpServer::Impl::check_origin(const httplib::Request& req) const {
   const std::string origin = req.get_header_value("Origin");
@@ -148,6 +179,7 @@ httplib::Server::HandlerResponse HttpServer::Impl::before(const httplib::Request
   using R = httplib::Server::HandlerResponse;
   res.set_header("X-Content-Type-Options", "nosniff");
   try {
+    check_host(req);
     check_origin(req);
     if (!options.cors_origin.empty()) {
       res.set_header("Access-Control-Allow-Origin", options.cors_origin);

@@ -13,16 +13,23 @@ namespace gsd::server {
 
 struct HttpOptions {
   std::string host = "127.0.0.1";
-  int port = 8080;                    // 0 = any free one
-  std::vector<std::string> api_keys;  // empty = none needed
-  std::string cors_origin;            // empty = no other site's page may use the server; "*" = any
-  std::size_t max_body = 8 << 20;     // bytes of a request's body
-  int max_connections = 512;          // each has a thread while it is open
-  int read_timeout_s = 10;            // between two pieces of a request
-  int request_timeout_s = 30;         // for the whole of a request's head and body
-  int write_timeout_s = 10;           // until a client takes what is sent to it
-  int keep_alive_s = 15;              // an idle connection is closed after that
+  int port = 8080;                         // 0 = any free one
+  std::vector<std::string> api_keys;       // empty = none needed
+  std::vector<std::string> allowed_hosts;  // names for Host beside loopback's; counts on loopback without keys
+  std::string cors_origin;                 // empty = no other site's page may use the server; "*" = any
+  std::size_t max_body = 8 << 20;          // bytes of a request's body
+  int max_connections = 512;               // each has a thread while it is open
+  int read_timeout_s = 10;                 // between two pieces of a request
+  int request_timeout_s = 30;              // for the whole of a request's head and body
+  int write_timeout_s = 10;                // until a client takes what is sent to it
+  int keep_alive_s = 15;                   // an idle connection is closed after that
 };
+
+// True for the names and addresses by which a machine reaches itself: "localhost", names under it, 127.x.x.x, ::1.
+bool is_loopback(std::string_view host);
+
+// The name in a Host header: without port, brackets and trailing dot, in lower case.
+std::string host_name(std::string_view header);
 
 // True if both are equal; takes the same time wherever they differ.
 bool equal_in_constant_time(std::string_view a, std::string_view b);

@@ -144,10 +144,10 @@ TEST(Http, AnswersWhatIsMalformed) {
       {post("/v1/completions", "{\"prompt\": \"" + std::string(600, 'x') + "\"}"), "400"},
       {post("/v1/completions", ""), "400"},
       {get("/v1/completions"), "404"},
-      {"GET /" + std::string(10000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", "414"},
-      {"GET / HTTP/1.1\r\nHost: x\r\nX: " + std::string(20000, 'a') + "\r\n\r\n", "400"},
+      {"GET /" + std::string(10000, 'a') + " HTTP/1.1\r\nHost: localhost\r\n\r\n", "414"},
+      {"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(20000, 'a') + "\r\n\r\n", "400"},
       {"NONSENSE\r\n\r\n", "400"},
-      {"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", "400"},
+      {"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: abc\r\n\r\n", "400"},
   };
   for (const auto& [request, status] : cases) {
     const std::string answer = s.ask(request);
@@ -217,6 +217,30 @@ TEST(Http, OtherSitesPagesAreKeptOutUnlessAskedFor) {
   EXPECT_THAT(s.ask(post("/v1/completions", kShort, "Origin: http://good.example\r\n")),
               HasSubstr("Access-Control-Allow-Origin: http://good.example"));
   EXPECT_THAT(s.ask(post("/v1/completions", kShort, "Origin: http://evil.example\r\n")), StartsWith("HTTP/1.1 403"));
+}
+
+TEST(Http, NamesThatPointToThisMachineAreNotTakenOnTrust) {
+  EXPECT_EQ(host_name("LocalHost.:8080"), "localhost");
+  EXPECT_EQ(host_name("[::1]:8080"), "::1");
+  EXPECT_EQ(host_name("["), "");
+  for (const char* own : {"localhost", "gsd.localhost", "127.0.0.1", "127.1.2.3", "::1"}) EXPECT_TRUE(is_loopback(own));
+  for (const char* other : {"", "127.evil.example", "localhost.evil.example", "0.0.0.0", "10.0.0.1"})
+    EXPECT_FALSE(is_loopback(other)) << other;
+  const auto called = [](const Server& s, const std::string& name) {
+    return s.ask("GET /v1/models HTTP/1.1\r\nHost: " + name + "\r\nConnection: close\r\n\r\n");
+  };
+  {
+    const Server s;
+    for (const char* own : {"127.0.0.1:80", "localhost", "[::1]:80"})
+      EXPECT_THAT(called(s, own), StartsWith("HTTP/1.1 200")) << own;
+    EXPECT_THAT(called(s, "evil.example:80"), StartsWith("HTTP/1.1 403"));
+  }
+  HttpOptions o;
+  o.allowed_hosts = {"Models.example"};
+  EXPECT_THAT(called(Server(o), "models.example:443"), StartsWith("HTTP/1.1 200"));
+  o.allowed_hosts.clear();
+  o.api_keys = {"k"};
+  EXPECT_THAT(called(Server(o), "models.example"), StartsWith("HTTP/1.1 401")) << "a key is asked for instead";
 }
 
 TEST(Http, AClientThatGoesAwayFreesItsSlot) {

@@ -93,6 +93,28 @@ TEST(Search, ATieStaysWithTheFirst) {
   EXPECT_EQ(coordinate_search(sizes, [](const Point&) { return 1.0; }), (Point{0, 0}));
 }
 
+TEST(Search, ARaceFindsTheBestAndGivesUpWhoIsFarBehind) {
+  Race race;
+  int asked = 0;
+  // Items differ by much more than candidates do.
+  const auto run = [&](double candidate) {
+    asked = 0;
+    return race.mean(4, [&](std::size_t i) {
+      ++asked;
+      return candidate + 10 * static_cast<double>(i);
+    });
+  };
+  EXPECT_DOUBLE_EQ(run(1), 16);
+  EXPECT_DOUBLE_EQ(run(0.5), 15.5);
+  EXPECT_EQ(asked, 2) << "0.5 behind";
+  EXPECT_DOUBLE_EQ(run(0.9), 15.9);
+  EXPECT_EQ(asked, 4) << "0.1 behind";
+  EXPECT_DOUBLE_EQ(run(2), 17);
+  EXPECT_DOUBLE_EQ(run(1.5), 16.5);
+  EXPECT_EQ(asked, 2) << "behind the new best";
+  EXPECT_DOUBLE_EQ(Race().mean(1, [](std::size_t) { return -3.0; }), -3);
+}
+
 Measurement sample(const std::string& config, int prompt, double ms, const std::string& kind = "docs") {
   Measurement m;
   m.kind = kind;
@@ -129,6 +151,7 @@ TEST(MeasurementFile, GivesBackWhatWasWritten) {
   m.sessions = 4;
   m.repetition = 2;
   m.tuning = true;
+  m.plain_ms_per_token = 1.5;
   m.same_text = false;
   m.first_token_ms = 12.25;
   const File file(to_line(Conditions{{"target", "t"}}) + to_line(m));

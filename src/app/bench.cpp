@@ -237,8 +237,8 @@ class Bench {
     return o;
   }
 
-  // `m.sessions` prompts from `first` on, together.
-  bool measure_own(const Config& config, std::size_t first, Measurement& m) {
+  // `m.sessions` prompts from `first` on, together; `most` tokens of each instead of --n-predict.
+  bool measure_own(const Config& config, std::size_t first, Measurement& m, std::int64_t most = -1) {
     Engine& engine = pair_->engine();
     std::vector<std::unique_ptr<Session>> sessions;
     const Stopwatch clock;
@@ -247,6 +247,7 @@ class Bench {
     engine.exchange(learned);
     for (int i = 0; i < m.sessions; ++i) {
       SessionOptions o = session_options(config.params, m.temperature);
+      if (most >= 0) o.max_tokens = most;
       o.on_token = [&](Token) {
         if (m.first_token_ms == 0) m.first_token_ms = clock.ms();
         return !interrupted();
@@ -304,34 +305,46 @@ class Bench {
     return n > 0 && a.compare(0, n, b, 0, n) == 0;
   }
 
-  // Mean logarithm of tokens per millisecond over the prompts for tuning; very low where the program fails.
-  double tuning_score(const std::string& name, const std::function<Contestant()>& make) {
-    std::optional<Contestant> c;
-    double sum = 0;
+  // Mean logarithm of the speed-up over the prompts for tuning; very low where the program fails.
+  double tuning_score(const std::string& name, Race& race, const std::function<Contestant()>& make) {
+    constexpr double kUseless = -1e9;
+    std::vector<std::size_t> list;
     for (std::size_t p = 0; p < prompts_.size(); ++p) {
-      if (!tuning_[p] || interrupted()) continue;
-      Measurement m = blank(name, p);
-      m.tuning = true;
-      if (done_.count(m.key()) == 0) {
-        try {
-          if (!c) {
-            c.emplace(make());
-            Measurement unused = m;
-            measure(*c, p, unused);  // warm-up
-          }
-          if (!measure(*c, p, m)) return -1e9;
-        } catch (const Error& e) {
-          if (!interrupted()) std::fprintf(stderr, "gsd: note: %s: %s\n", name.c_str(), e.what());
-          return -1e9;
-        }
-        store(m);
-      } else {
-        m = *std::find_if(results_.list.begin(), results_.list.end(),
-                          [&](const auto& x) { return x.key() == m.key(); });
-      }
-      sum -= std::log(m.ms_per_token());
+      if (tuning_[p]) list.push_back(p);
     }
-    return sum;
+    std::optional<Contestant> c;
+    try {
+      return race.mean(list.size(), [&](std::size_t i) {
+        const Measurement m = tuning_run(name, list[i], c, make);
+        return m.tokens > 0 ? std::log(m.plain_ms_per_token / m.ms_per_token()) : kUseless;
+      });
+    } catch (const Error& e) {
+      if (!interrupted()) std::fprintf(stderr, "gsd: note: %s: %s\n", name.c_str(), e.what());
+      return kUseless;
+    }
+  }
+
+  // Measured once, with a short run of plain decoding beside it; without tokens if the user ended it.
+  Measurement tuning_run(const std::string& name, std::size_t p, std::optional<Contestant>& c,
+                         const std::function<Contestant()>& make) {
+    constexpr std::int64_t kPlainTokens = 24;
+    Measurement m = blank(name, p);
+    m.tuning = true;
+    if (done_.count(m.key()) > 0)
+      return *std::find_if(results_.list.begin(), results_.list.end(),
+                           [&](const auto& x) { return x.key() == m.key(); });
+    if (interrupted()) return m;
+    if (!c) {
+      c.emplace(make());
+      Measurement unused = m;
+      measure(*c, p, unused);  // warm-up
+    }
+    plain_text(p);  // known from here on, whoever needs it
+    Measurement plain = m;
+    if (!measure_own(parse_config("plain", {}), p, plain, kPlainTokens) || !measure(*c, p, m)) return blank(name, p);
+    m.plain_ms_per_token = plain.ms_per_token();
+    store(m);
+    return m;
   }
 
   // Chooses settings on one half of the prompts, ours of a chain and those of all programs, and adds the best ones.
@@ -372,8 +385,9 @@ class Bench {
     };
     ProgressLine line("Tuning our chain");
     line.show(0);
+    Race race;
     const Point best = coordinate_search(sizes, [&](const Point& p) {
-      return interrupted() ? 0 : tuning_score("own tuned " + text(p), [&] { return contestant(p); });
+      return tuning_score("own tuned " + text(p), race, [&] { return contestant(p); });
     });
     field.push_back(contestant(best));
   }
@@ -385,10 +399,10 @@ class Bench {
     ProgressLine line("Tuning " + peer.name);
     line.show(0);
     bool works = false;
+    Race race;
     const auto sizes = peer.sizes();
     const Point best = coordinate_search(sizes, [&](const Point& p) {
-      if (interrupted()) return -1e9;
-      const double score = tuning_score(name(p), [&] {
+      const double score = tuning_score(name(p), race, [&] {
         return Contestant{name(p), std::nullopt, std::make_unique<PeerRunner>(peer, p, options)};
       });
       works |= score > -1e8;

@@ -73,6 +73,7 @@ Measurement measurement(const json& j) {
   const auto get = [&](const char* name, auto& value) { j.at(name).get_to(value); };
   each_field(m, get);
   each_stat(m.stats, get);
+  m.plain_ms_per_token = j.value("plain_ms_per_token", 0.0);  // older files lack it
   for (const auto& [origin, bins] : j.at("reliability").items())
     m.seen.by_origin.at(std::stoul(origin)) = reliability(bins);
   return m;
@@ -127,6 +128,7 @@ std::string to_line(const Measurement& m) {
   const auto put = [&](const char* name, const auto& value) { j[name] = value; };
   each_field(m, put);
   each_stat(m.stats, put);
+  put("plain_ms_per_token", m.plain_ms_per_token);
   j["reliability"] = json::object();
   for (std::size_t i = 0; i < m.seen.by_origin.size(); ++i) {
     const Reliability& r = m.seen.by_origin[i];

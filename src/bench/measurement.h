@@ -52,8 +52,11 @@ struct Measurement {
   double prefill_ms = 0;
   double first_token_ms = 0;  // from the start of the prefill
   double peak_mib = 0;        // greatest memory of the process so far
-  bool same_text = true;      // as plain decoding's, as far as both go
-  Stats stats;                // zero for other programs
+  // Tuning only, else 0: plain decoding of the same prompt just before, ms per token. Runs of a search are minutes
+  // apart, and a machine's speed drifts by more than settings differ.
+  double plain_ms_per_token = 0;
+  bool same_text = true;  // as plain decoding's, as far as both go
+  Stats stats;            // zero for other programs
   Observations seen;
 
   double ms_per_token() const { return decode_ms / static_cast<double>(std::max<std::int64_t>(1, tokens)); }

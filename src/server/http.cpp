@@ -36,6 +36,14 @@ class DeadlineServer final : public httplib::Server {
  public:
   explicit DeadlineServer(int request_timeout_s) : request_timeout_ms_(request_timeout_s * time_t{1000}) {}
 
+  // httplib's own stop() does nothing as long as listening has not begun. May be called more than once.
+  void close_port() {
+    const socket_t sock = svr_sock_.exchange(INVALID_SOCKET);
+    if (sock == INVALID_SOCKET) return;
+    httplib::detail::shutdown_socket(sock);
+    httplib::detail::close_socket(sock);
+  }
+
  private:
   bool process_and_close_socket(socket_t sock) override {
     std::string remote;
@@ -323,7 +331,7 @@ void HttpServer::stop() {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(impl_->options.write_timeout_s);
   while (impl_->streams > 0 && std::chrono::steady_clock::now() < deadline)
     std::this_thread::sleep_for(milliseconds(5));
-  impl_->http.stop();
+  impl_->http.close_port();
 }
 
 }  // namespace gsd::server

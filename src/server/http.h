@@ -44,7 +44,7 @@ class HttpServer {
   int port() const;
   // Streams that are being sent. May be called from any thread.
   int n_streams() const;
-  // Serves until stop(); then waits for the requests in progress. Call once.
+  // Serves until stop(), which may have come before; then waits for the requests in progress. Call once.
   void listen();
   // Waits for streams that are still being sent, at most the write timeout; then closes the port and idle connections.
   // May be called from any thread.

@@ -359,6 +359,17 @@ TEST(Http, SaysWhenItsPortIsTaken) {
   EXPECT_THROW(HttpServer(s.rig.api, o), Error);
 }
 
+TEST(Http, AStopBeforeListeningIsKept) {
+  Rig rig;
+  HttpOptions o;
+  o.port = 0;
+  HttpServer http(rig.api, o);
+  http.stop();
+  http.listen();  // returns
+  o.port = http.port();
+  EXPECT_NO_THROW(HttpServer(rig.api, o)) << "the port is free again";
+}
+
 TEST(Http, ManyClientsOnFewSlotsGetTheirOwnText) {
   RigOptions o;
   o.n_seq = 4;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -17,11 +18,11 @@ namespace {
 
 constexpr std::size_t kMaxFile = 64 << 20;
 
-volatile std::sig_atomic_t signalled = 0;
+std::atomic<int> signalled{0};  // the server asks from another thread than the one that is interrupted
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may take no lock");
 
 void on_signal(int signal) {
-  if (signalled != 0) _exit(kExitInterrupted);
-  signalled = signal;
+  if (signalled.exchange(signal) != 0) _exit(kExitInterrupted);
 }
 
 }  // namespace

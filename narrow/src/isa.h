@@ -16,6 +16,18 @@
 
 namespace {
 
+GSD_INLINE double read_qword(const void* p) {
+  double v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+GSD_INLINE int32_t read_dword(const void* p) {
+  int32_t v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
 #if defined(__AVX512F__)
 
 using Ints = __m512i;
@@ -59,6 +71,23 @@ GSD_INLINE Ints load_rows(const uint8_t* p, size_t stride) {  // 16 bytes of row
   auto lane = [&](size_t l) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 4 * l * stride)); };
   const Ints two = _mm512_inserti32x4(_mm512_castsi128_si512(lane(0)), lane(1), 1);
   return _mm512_inserti32x4(_mm512_inserti32x4(two, lane(2), 2), lane(3), 3);
+}
+GSD_INLINE Ints load_two_rows(const uint8_t* p, size_t stride) {  // 32 bytes of rows 0 and 4
+  auto lane = [&](size_t l) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 4 * l * stride)); };
+  return _mm512_inserti64x4(_mm512_castsi256_si512(lane(0)), lane(1), 1);
+}
+GSD_INLINE Ints even_quarters(Ints a, Ints b) { return _mm512_shuffle_i32x4(a, b, 0x88); }  // of a, then of b
+GSD_INLINE Ints odd_quarters(Ints a, Ints b) { return _mm512_shuffle_i32x4(a, b, 0xdd); }
+GSD_INLINE Floats load_halves(const uint8_t* p, size_t stride) {  // the half that every row begins with
+  // Two narrow registers: a masked broadcast from memory costs as much as a load of that width.
+  auto eight = [&](const uint8_t* q) GSD_LAMBDA_INLINE {
+    __m256i out = _mm256_set1_epi32(read_dword(q));
+#pragma GCC unroll 8
+    for (size_t r = 1; r < 8; ++r)
+      out = _mm256_mask_mov_epi32(out, static_cast<__mmask8>(1U << r), _mm256_set1_epi32(read_dword(q + r * stride)));
+    return out;
+  };
+  return halves_to_floats(_mm512_inserti64x4(_mm512_castsi256_si512(eight(p)), eight(p + 8 * stride), 1));
 }
 GSD_INLINE Ints zip_low(Ints a, Ints b) { return _mm512_unpacklo_epi32(a, b); }
 GSD_INLINE Ints zip_high(Ints a, Ints b) { return _mm512_unpackhi_epi32(a, b); }
@@ -120,8 +149,25 @@ GSD_INLINE Ints zip_low(Ints a, Ints b) { return _mm256_unpacklo_epi32(a, b); }
 GSD_INLINE Ints zip_high(Ints a, Ints b) { return _mm256_unpackhi_epi32(a, b); }
 GSD_INLINE Ints zip_low_pairs(Ints a, Ints b) { return _mm256_unpacklo_epi64(a, b); }
 GSD_INLINE Ints zip_high_pairs(Ints a, Ints b) { return _mm256_unpackhi_epi64(a, b); }
+GSD_INLINE Floats load_halves(const uint8_t* p, size_t stride) {  // the half that every row begins with
+  const Ints low01 = zip_low(load_rows(p, stride), load_rows(p + stride, stride));
+  const Ints low23 = zip_low(load_rows(p + 2 * stride, stride), load_rows(p + 3 * stride, stride));
+  return halves_to_floats(zip_low_pairs(low01, low23));
+}
 
 #endif
+
+// Transposes dwords: element i of 128-bit lane l of out[d] is dword d of lane l of r[i].
+GSD_INLINE void transpose_lanes(const Ints r[4], Ints out[4]) {
+  const Ints low01 = zip_low(r[0], r[1]);
+  const Ints low23 = zip_low(r[2], r[3]);
+  const Ints high01 = zip_high(r[0], r[1]);
+  const Ints high23 = zip_high(r[2], r[3]);
+  out[0] = zip_low_pairs(low01, low23);
+  out[1] = zip_high_pairs(low01, low23);
+  out[2] = zip_low_pairs(high01, high23);
+  out[3] = zip_high_pairs(high01, high23);
+}
 
 // kChunks * 16 bytes at p of each row, as 4 * kChunks registers: element r of out[d] is dword d of row r.
 //
@@ -130,6 +176,32 @@ GSD_INLINE Ints zip_high_pairs(Ints a, Ints b) { return _mm256_unpackhi_epi64(a,
 // again in each.
 template <size_t kChunks>
 GSD_INLINE void load_dwords(const uint8_t* p, size_t stride, Ints out[4 * kChunks]) {
+#if defined(__AVX512F__)
+  // Loads are dearer than shuffles: 32 bytes of a row at a time, where there are as many.
+  if constexpr (kChunks % 2 == 0) {
+    constexpr size_t kPairs = kChunks / 2;
+    Ints r[kPairs][2][4];  // [32 bytes][rows 0..7 or 8..15][i]: rows i and i + 4
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; ++i) {
+#pragma GCC unroll 2
+      for (size_t c = 0; c < kPairs; ++c)
+        r[c][i / 4][i % 4] = load_two_rows(p + (i % 4 + 8 * (i / 4)) * stride + 32 * c, stride);
+    }
+#pragma GCC unroll 2
+    for (size_t c = 0; c < kPairs; ++c) {
+      Ints low[4];
+      Ints high[4];
+      transpose_lanes(r[c][0], low);
+      transpose_lanes(r[c][1], high);
+#pragma GCC unroll 4
+      for (size_t d = 0; d < 4; ++d) {
+        out[8 * c + d] = even_quarters(low[d], high[d]);
+        out[8 * c + 4 + d] = odd_quarters(low[d], high[d]);
+      }
+    }
+    return;
+  }
+#endif
   Ints r[kChunks][4];
 #pragma GCC unroll 4
   for (size_t i = 0; i < 4; ++i) {
@@ -137,16 +209,7 @@ GSD_INLINE void load_dwords(const uint8_t* p, size_t stride, Ints out[4 * kChunk
     for (size_t c = 0; c < kChunks; ++c) r[c][i] = load_rows(p + i * stride + 16 * c, stride);
   }
 #pragma GCC unroll 4
-  for (size_t c = 0; c < kChunks; ++c) {
-    const Ints low01 = zip_low(r[c][0], r[c][1]);
-    const Ints low23 = zip_low(r[c][2], r[c][3]);
-    const Ints high01 = zip_high(r[c][0], r[c][1]);
-    const Ints high23 = zip_high(r[c][2], r[c][3]);
-    out[4 * c] = zip_low_pairs(low01, low23);
-    out[4 * c + 1] = zip_high_pairs(low01, low23);
-    out[4 * c + 2] = zip_low_pairs(high01, high23);
-    out[4 * c + 3] = zip_high_pairs(high01, high23);
-  }
+  for (size_t c = 0; c < kChunks; ++c) transpose_lanes(r[c], out + 4 * c);
 }
 
 // dot_bytes adds, in every 32-bit element, the four products of a byte of w and a signed byte of x to s. Bytes of w are
@@ -182,17 +245,5 @@ GSD_INLINE Floats dot_bf16(Floats s, Ints w, Ints x) {
   return _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
 }
 #endif
-
-GSD_INLINE double read_qword(const void* p) {
-  double v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-GSD_INLINE int32_t read_dword(const void* p) {
-  int32_t v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 
 }  // namespace

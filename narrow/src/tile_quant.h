@@ -99,9 +99,7 @@ struct TileQ8_0 {
   static constexpr bool kMinimum = false;
 
   GSD_INLINE void load(const uint8_t* p, size_t stride) {
-    Ints head[4];
-    load_dwords<1>(p, stride, head);
-    block.scale[0] = halves_to_floats(head[0]);
+    block.scale[0] = load_halves(p, stride);
     load_dwords<2>(p + 2, stride, block.w);
     if constexpr (!kSigned) {
       for (Ints& w : block.w) w = xor_(w, splat(bytes4(0x80)));
@@ -124,9 +122,8 @@ struct TileQ4_0 {
   static constexpr bool kMinimum = false;
 
   GSD_INLINE void load(const uint8_t* p, size_t stride) {
+    block.scale[0] = load_halves(p, stride);
     Ints chunk[4];
-    load_dwords<1>(p, stride, chunk);
-    block.scale[0] = halves_to_floats(chunk[0]);
     load_dwords<1>(p + 2, stride, chunk);
     for (int j = 0; j < 4; ++j) {
       block.w[j] = and_(chunk[j], splat(bytes4(0x0f)));

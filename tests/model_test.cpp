@@ -41,7 +41,8 @@ const std::vector<std::string> kPrompts{
 const Model& model(const std::string& path) {
   static std::map<std::string, Model> loaded;
   auto it = loaded.find(path);
-  if (it == loaded.end()) it = loaded.emplace(path, Model(ModelOptions{.path = path, .progress = {}})).first;
+  if (it == loaded.end())
+    it = loaded.emplace(path, Model(ModelOptions{.path = path, .mmap = {}, .progress = {}})).first;
   return it->second;
 }
 
@@ -435,7 +436,7 @@ class BadModel : public testing::Test {
   }
   static void expect(const std::string& path, ErrorCode code, const std::string& part) {
     try {
-      Model m(ModelOptions{.path = path, .progress = {}});
+      Model m(ModelOptions{.path = path, .mmap = {}, .progress = {}});
       FAIL() << path << " was loaded";
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), code) << e.what();

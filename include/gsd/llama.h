@@ -28,9 +28,12 @@ std::string narrow_plugin();
 std::string cpu_name();
 
 struct ModelOptions {
-  std::string path;                     // a GGUF file
-  int gpu_layers = 0;                   // layers kept on the GPU; -1 = all
-  bool repack = true;                   // let ggml rearrange the weights; off for exact mode and the narrow backend
+  std::string path;    // a GGUF file
+  int gpu_layers = 0;  // layers kept on the GPU; -1 = all
+  bool repack = true;  // let ggml rearrange the weights; off for exact mode and the narrow backend
+  // Map the file, or read it into memory, which the narrow backend then puts in huge pages. Unset: read what is neither
+  // repacked nor on a GPU and takes at most a quarter of the free memory.
+  std::optional<bool> mmap;
   std::function<bool(float)> progress;  // may be empty; share loaded [0, 1]; false cancels the load
 };
 
@@ -125,11 +128,12 @@ struct PairOptions {
   std::string draft;   // path; empty = no draft model, only the history is drawn on
   int target_gpu_layers = 0;
   int draft_gpu_layers = 0;
-  ContextOptions context;   // n_ctx 0 = what the target was trained for, at most 4096
-  EngineOptions engine;     // engine.exact rules context.exact
-  bool narrow = true;       // use the narrow-matmul backend where it helps
-  bool profile = true;      // measure or load the cost profile; false = learn while running
-  std::string profile_dir;  // where profiles are kept; empty = the user's cache folder
+  ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096
+  EngineOptions engine;      // engine.exact rules context.exact
+  bool narrow = true;        // use the narrow-matmul backend where it helps
+  std::optional<bool> mmap;  // as in ModelOptions
+  bool profile = true;       // measure or load the cost profile; false = learn while running
+  std::string profile_dir;   // where profiles are kept; empty = the user's cache folder
   std::function<bool(float)> progress;
 };
 

@@ -1,6 +1,7 @@
 // What this machine can do, what it leaves as the least time of a product, and how near the kernels come.
 //
 //   gsd_narrow_roofline [--threads 2] [--k 2048] [--megaweights 100] [--repetitions 7] [--formats Q4_0,F32]
+//                       [--huge-pages 1]
 //
 // Per format and width: the floor, which is the larger of weights / bandwidth and products / arithmetic; the time
 // measured over matrices far larger than the caches; and floor / time. Medians, in ms.
@@ -29,6 +30,7 @@ struct Options {
   int64_t k = 2048;
   double megaweights = 100;
   int repetitions = 7;
+  int huge_pages = 1;
   std::string formats;
 };
 
@@ -69,11 +71,11 @@ double seconds_of(Take take, int repetitions, const std::function<void()>& run) 
 // Memory in ordinary pages, as a mapped model file has.
 class Memory {
  public:
-  explicit Memory(size_t bytes) : bytes_(bytes) {
+  Memory(size_t bytes, bool huge_pages) : bytes_(bytes) {
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::runtime_error("out of memory");
     data_ = static_cast<uint8_t*>(p);
-    madvise(p, bytes, MADV_NOHUGEPAGE);
+    madvise(p, bytes, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     std::memset(p, 1, bytes);
   }
   ~Memory() { munmap(data_, bytes_); }
@@ -175,9 +177,9 @@ bool wanted(const std::string& list, const char* name) {
 void report(const Options& o) {
   const Machine machine = detect_machine(std::getenv("GSD_NARROW_ISA"));
   const KernelTable kernels = select_kernels(machine);
-  const Memory memory(static_cast<size_t>(o.megaweights * 4.2e6));
-  std::printf("instruction set %s, %d threads, rows of %d weights\n", describe(machine).c_str(), o.threads,
-              static_cast<int>(o.k));
+  const Memory memory(static_cast<size_t>(o.megaweights * 4.2e6), o.huge_pages != 0);
+  std::printf("instruction set %s, %d threads, rows of %d weights, %s pages\n", describe(machine).c_str(), o.threads,
+              static_cast<int>(o.k), o.huge_pages != 0 ? "huge" : "small");
   for (int t = 1; t <= o.threads; ++t) {
     std::printf("streaming, %d thread%s: %.1f GB/s\n", t, t > 1 ? "s" : "", bandwidth(memory, t, o.repetitions) / 1e9);
   }
@@ -214,6 +216,8 @@ Options parse(int argc, char** argv) {
       o.megaweights = std::stod(value);
     else if (name == "--repetitions")
       o.repetitions = std::stoi(value);
+    else if (name == "--huge-pages")
+      o.huge_pages = std::stoi(value);
     else if (name == "--formats")
       o.formats = value;
     else

@@ -32,6 +32,8 @@ struct gsd_narrow_params {
   int32_t max_width;        /* most columns taken, at least 1 and min_width. GSD_NARROW_MAX_WIDTH */
   int64_t min_matrix_bytes; /* smaller matrices are left to ggml, with one column those of less than four times this.
                              * Ignored if exact. GSD_NARROW_MIN_MATRIX_BYTES */
+  int32_t huge_pages;       /* 1: on Linux, weights in memory of the process (not mapped from a file) are moved into huge
+                             * pages when they are first multiplied. GSD_NARROW_HUGE_PAGES */
 };
 
 struct gsd_narrow_stats {

@@ -39,6 +39,7 @@ Config::Config() : min_width_(kMinWidth), max_width_(kMaxColumns), min_matrix_by
   p.min_width = static_cast<int32_t>(environment("GSD_NARROW_MIN_WIDTH", p.min_width));
   p.max_width = static_cast<int32_t>(environment("GSD_NARROW_MAX_WIDTH", p.max_width));
   p.min_matrix_bytes = environment("GSD_NARROW_MIN_MATRIX_BYTES", p.min_matrix_bytes);
+  p.huge_pages = environment("GSD_NARROW_HUGE_PAGES", p.huge_pages) != 0 ? 1 : 0;
   if (!valid(p)) {
     p.min_width = kMinWidth;
     p.max_width = kMaxColumns;
@@ -54,6 +55,7 @@ int Config::set(const gsd_narrow_params* params) {
   min_width_ = params->min_width;
   max_width_ = params->max_width;
   min_matrix_bytes_ = params->min_matrix_bytes;
+  huge_pages_ = params->huge_pages != 0;
   return 0;
 }
 
@@ -64,6 +66,7 @@ int Config::get(gsd_narrow_params* params) const {
   params->min_width = min_width_;
   params->max_width = max_width_;
   params->min_matrix_bytes = min_matrix_bytes_;
+  params->huge_pages = huge_pages_ ? 1 : 0;
   return 0;
 }
 

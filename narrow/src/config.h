@@ -16,6 +16,7 @@ class Config {
   int set(const gsd_narrow_params* params);
   int get(gsd_narrow_params* params) const;
 
+  bool huge_pages() const { return huge_pages_; }
   // format_min_width: fewest columns at which our kernels win for the matrix's format on this machine.
   bool takes(int64_t columns, int64_t matrix_bytes, int32_t format_min_width) const;
 
@@ -25,6 +26,7 @@ class Config {
   std::atomic<int32_t> min_width_;
   std::atomic<int32_t> max_width_;
   std::atomic<int64_t> min_matrix_bytes_;
+  std::atomic<bool> huge_pages_{true};
 };
 
 }  // namespace gsd::narrow

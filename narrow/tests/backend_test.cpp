@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "ggml_devices.h"
 #include "gsd_narrow.h"
@@ -168,6 +172,39 @@ TEST_F(Plugin, SharesAGraphWithTheCpuWithoutCopies) {
     size += stock[i] * stock[i];
   }
   EXPECT_LT(std::sqrt(error / size), 0.02);
+}
+
+// Kilobytes of the mapping that holds `p` which lie in huge pages.
+int huge_kilobytes(const void* p) {
+  std::ifstream maps("/proc/self/smaps");
+  bool ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0;
+    unsigned long end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2)
+      ours = begin <= reinterpret_cast<uintptr_t>(p) && reinterpret_cast<uintptr_t>(p) < end;
+    if (ours && line.starts_with("AnonHugePages:")) return std::atoi(line.c_str() + 14);
+  }
+  return 0;
+}
+
+TEST_F(Plugin, MovesWeightsIntoHugePagesUnlessToldNotTo) {
+  std::mt19937 random(4);
+  const std::vector<float> input = normal(random, 2048 * 2);
+  gsd_narrow_params p = before_;
+  p.huge_pages = 0;
+  ASSERT_EQ(configure(p), 0);
+  Layer layer(2048, 4096, 2);  // 20 MB
+  const auto* middle = static_cast<const char*>(layer.up->data);
+  const int before = huge_kilobytes(middle);
+  if (before > 0) GTEST_SKIP() << "the system uses huge pages without being asked";
+  const std::vector<float> first = layer.run({devices().gsd, devices().cpu}, input);
+  EXPECT_EQ(huge_kilobytes(middle), 0);
+  p.huge_pages = 1;
+  ASSERT_EQ(configure(p), 0);
+  EXPECT_EQ(layer.run({devices().gsd, devices().cpu}, input), first);
+  if (huge_kilobytes(middle) == 0) GTEST_SKIP() << "not before Linux 6.1, nor where memory is in too small pieces";
+  EXPECT_GE(huge_kilobytes(middle), 8 << 10);
 }
 
 TEST_F(Plugin, LeavesOneColumnAlone) {

@@ -65,10 +65,14 @@ TEST(NarrowConfig, ReadsTheEnvironment) {
   setenv("GSD_NARROW_EXACT", "1", 1);
   setenv("GSD_NARROW_MAX_WIDTH", "16", 1);
   setenv("GSD_NARROW_MIN_WIDTH", "many", 1);
+  setenv("GSD_NARROW_HUGE_PAGES", "0", 1);
   const Config config;
   unsetenv("GSD_NARROW_EXACT");
   unsetenv("GSD_NARROW_MAX_WIDTH");
   unsetenv("GSD_NARROW_MIN_WIDTH");
+  unsetenv("GSD_NARROW_HUGE_PAGES");
+  EXPECT_FALSE(config.huge_pages());
+  EXPECT_TRUE(Config().huge_pages());
   EXPECT_EQ(params_of(config).exact, 1);
   EXPECT_EQ(params_of(config).max_width, 16);
   EXPECT_EQ(params_of(config).min_width, params_of(Config()).min_width);

@@ -74,6 +74,7 @@ class Search {
     const Model draft(ModelOptions{.path = scratch_,
                                    .gpu_layers = flags_.model.pair.draft_gpu_layers,
                                    .repack = flags_.model.no_narrow,
+                                   .mmap = flags_.model.pair.mmap,
                                    .progress = {}});
     const auto backend = make_backend(draft, context_);
     Engine engine(*target_backend_, backend.get());
@@ -204,6 +205,7 @@ int make_draft(const MakeDraftFlags& flags) {
   const Model target(ModelOptions{.path = flags.model.pair.target,
                                   .gpu_layers = flags.model.pair.target_gpu_layers,
                                   .repack = !narrow,
+                                  .mmap = flags.model.pair.mmap,
                                   .progress = {}});
   std::vector<int> keep = flags.keep;
   std::sort(keep.begin(), keep.end());

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <map>
+#include <optional>
+
 #include "console.h"
 
 namespace gsd::app {
@@ -27,6 +30,14 @@ void add_target_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("--cache-type-k", f.pair.context.type_k, "Type of the K cache: f32, f16, bf16, q8_0, q4_0"))
       ->capture_default_str();
   group(app.add_option("--cache-type-v", f.pair.context.type_v, "Type of the V cache"))->capture_default_str();
+  const std::map<std::string, std::optional<bool>> mmap{{"auto", std::nullopt}, {"on", true}, {"off", false}};
+  group(
+      app.add_option_function<std::string>(
+          "--mmap", [&f, mmap](const std::string& v) { f.pair.mmap = mmap.at(v); },
+          "Map model files (on) or read them into memory, in huge pages (off); auto reads what takes at most a quarter "
+          "of the free memory"))
+      ->default_str("auto")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   group(app.add_flag("--no-narrow", f.no_narrow, "Leave narrow matrix products on the CPU to ggml"));
 }
 

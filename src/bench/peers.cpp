@@ -48,7 +48,7 @@ void add_common(std::vector<std::string>& a, const Peer& peer, const Point& sett
   const auto add = [&](std::initializer_list<std::string> more) { a.insert(a.end(), more); };
   add({"-m", o.target, "-c", std::to_string(o.n_ctx), "-t", std::to_string(o.n_threads), "--temp", "0"});
   if (peer.has_draft) add({"-md", o.draft, "-td", std::to_string(o.n_threads)});
-  if (!o.plugin.empty()) add({"--no-repack"});
+  if (!o.plugin.empty()) add({"--no-repack", "--load-mode", "none"});  // as gsd itself loads a model of this size
   a.insert(a.end(), peer.arguments.begin(), peer.arguments.end());
   for (std::size_t k = 0; k < setting.size(); ++k) add({peer.knobs[k].flag, peer.knobs[k].values[setting[k]]});
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -58,6 +59,21 @@ void check_metadata(const std::string& path) {
     throw Error(ErrorCode::kModelFile,
                 "The model '" + path + "' cannot be loaded; it claims to have " + std::to_string(n) + " layers.");
   }
+}
+
+// At most a quarter of the free memory. The parts of a split model do not say how large the others are.
+bool is_small(const std::string& path) {
+  std::error_code error;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, error);
+  if (error || path.find("-of-") != std::string::npos) return false;
+  std::uintmax_t free = 0;
+  std::ifstream info("/proc/meminfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("MemAvailable:")) free = 1024 * std::strtoull(line.c_str() + 13, nullptr, 10);
+  }
+  std::uintmax_t limit = 0;  // of a container; the file then holds a number
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit) free = std::min(free, limit);
+  return bytes <= free / 4;
 }
 
 std::string meta(const llama_model* model, const std::string& key) {
@@ -122,6 +138,8 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options.gpu_layers < 0 ? 999 : options.gpu_layers;
   params.use_extra_bufts = options.repack;
+  if (!options.mmap.value_or(options.repack || options.gpu_layers != 0 || !is_small(options.path)))
+    params.load_mode = LLAMA_LOAD_MODE_NONE;
   params.progress_callback = report_progress;
   params.progress_callback_user_data = &impl_->options.progress;
   take_llama_errors();

@@ -147,10 +147,12 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
       return !progress || progress(from + (to - from) * share);
     };
   };
-  m.target = std::make_unique<Model>(
-      ModelOptions{options.target, options.target_gpu_layers, repack, part(0, with_draft ? 0.9F : 1)});
+  const auto load = [&](const std::string& path, int gpu_layers, std::function<bool(float)> progress) {
+    return std::make_unique<Model>(ModelOptions{path, gpu_layers, repack, options.mmap, std::move(progress)});
+  };
+  m.target = load(options.target, options.target_gpu_layers, part(0, with_draft ? 0.9F : 1));
   if (with_draft) {
-    m.draft = std::make_unique<Model>(ModelOptions{options.draft, options.draft_gpu_layers, repack, part(0.9F, 1)});
+    m.draft = load(options.draft, options.draft_gpu_layers, part(0.9F, 1));
     const std::string why = pair_mismatch(*m.target, *m.draft);
     if (!why.empty())
       throw Error(ErrorCode::kPairMismatch,

@@ -91,6 +91,7 @@ GSD_INLINE void multiply_piece(const Piece p[kGroups], const PackedQ8* x, int co
 // { half scale; int8 w[32]; }
 struct TileQ8_0 {
   static constexpr size_t kBytes = 34;
+  static constexpr bool kPipelined = kGroups > 1;
   static constexpr int kSections = 1;
   static constexpr int kSectionPieces = 1;
   static constexpr bool kSigned = !kUnsignedDot;
@@ -114,6 +115,7 @@ struct TileQ8_0 {
 // { half scale; uint8 w[16]; } weights i and i + 16 in the low and high half of byte i, 8 too large.
 struct TileQ4_0 {
   static constexpr size_t kBytes = 18;
+  static constexpr bool kPipelined = false;
   static constexpr int kSections = 1;
   static constexpr int kSectionPieces = 1;
   static constexpr bool kSigned = false;
@@ -167,6 +169,7 @@ struct ScalesK {
 // { half d, dmin; uint8 scales[12]; uint8 w[128]; } pieces 2i and 2i + 1 in the low and high halves of w[32i..32i+31].
 struct TileQ4_K {
   static constexpr size_t kBytes = 144;
+  static constexpr bool kPipelined = false;
   static constexpr int kSections = 4;
   static constexpr int kSectionPieces = 2;
   static constexpr bool kSigned = false;
@@ -218,6 +221,7 @@ struct TileQ5_K : TileQ4_K {
 // In each half of 128 weights, piece i takes nibble i / 2 of low[32 * (i % 2) ..] and bits 2i, 2i + 1 of high[..].
 struct TileQ6_K {
   static constexpr size_t kBytes = 210;
+  static constexpr bool kPipelined = false;
   static constexpr int kSections = 2;
   static constexpr int kSectionPieces = 4;
   static constexpr bool kSigned = false;
@@ -257,6 +261,38 @@ struct TileQ6_K {
   Ints high[kQuads];
 };
 
+// While the columns are multiplied by one piece, the next one is decoded, a group of rows beside each group of columns:
+// its loads are on their way long before it is needed. Decoded weights go through memory, which costs more than it
+// gains with fewer than kPipelineColumns columns, and with formats of fewer bytes.
+constexpr int kPipelineColumns = 8;
+
+template <class Tile>
+GSD_INLINE void pipelined_tile(const TileArgs& t, Floats* sums, Prefetcher& prefetch) {
+  const int64_t pieces = t.k / 32;
+  const PackedQ8* x = reinterpret_cast<const PackedQ8*>(t.packed);
+  Piece decoded[2][kGroups];
+  const auto decode = [&](int64_t i, int g) GSD_LAMBDA_INLINE {
+    Tile block;
+    block.load(t.weights + static_cast<size_t>(i) * Tile::kBytes + static_cast<size_t>(g * kRows) * t.row_stride,
+               t.row_stride);
+    block.get(0, 0, decoded[i & 1][g]);
+  };
+  for (int g = 0; g < kGroups; ++g) decode(0, g);
+  for (int64_t i = 0; i < pieces; ++i, x += t.columns) {
+    asm volatile("" ::: "memory");  // keeps loads and decoding in this order: 1.1 times slower without it
+    Piece piece[kGroups];
+    for (int g = 0; g < kGroups; ++g) piece[g] = decoded[i & 1][g];
+    const int64_t next = i + 1 < pieces ? i + 1 : i;
+    int group = 0;
+    for_columns(t.columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
+      prefetch.step();
+      if (group < kGroups) decode(next, group++);
+      add_piece<Tile, decltype(count)::kCount>(piece, x + c, sums + c * kGroups);
+    });
+    while (group < kGroups) decode(next, group++);
+  }
+}
+
 template <class Tile>
 void quant_tile(const TileArgs& t) {
   constexpr int kPieces = Tile::kSections * Tile::kSectionPieces;
@@ -264,6 +300,14 @@ void quant_tile(const TileArgs& t) {
   for (int c = 0; c < t.columns * kGroups; ++c) sums[c] = zero();
   const int64_t pieces = t.k / 32;
   Prefetcher prefetch(t, kGroups * kRows, pieces);
+  if constexpr (Tile::kPipelined) {
+    static_assert(kPieces == 1);
+    if (t.columns >= kPipelineColumns) {
+      pipelined_tile<Tile>(t, sums, prefetch);
+      store_tile<kGroups>(t, sums);
+      return;
+    }
+  }
   const PackedQ8* x = reinterpret_cast<const PackedQ8*>(t.packed);
   const uint8_t* p = t.weights;
   for (int64_t b = 0; b < pieces; b += kPieces, p += Tile::kBytes) {

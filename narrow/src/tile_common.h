@@ -50,34 +50,35 @@ class Prefetcher {
     if (row * rows <= kLinear) {
       at_ = t.next;
       end_ = t.next + t.next_bytes;
-      rate_ = t.next_bytes / steps + 1;
+      lines_ = lines(t.next_bytes, steps);
       return;
     }
     stride_ = row;
     piece_ = kPiece / rows;
     column_ = piece_;
-    rate_ = row * rows / steps + 1;
+    lines_ = lines(row * rows, steps);
     base_ = t.weights;
     row_bytes_ = row;
     set_row(0);
   }
 
+  // As many lines every time: a count that changed would be mispredicted, and cost more than it spreads.
   GSD_INLINE void step() {
-    due_ += rate_;
-    while (due_ >= kBlockBytes) {
+    for (size_t i = 0; i < lines_; ++i) {
       if (at_ >= end_ && !next_row()) {
-        due_ = 0;
+        lines_ = 0;
         return;
       }
       _mm_prefetch(reinterpret_cast<const char*>(at_), _MM_HINT_T1);
       at_ += kBlockBytes;
-      due_ -= kBlockBytes;
     }
   }
 
  private:
   static constexpr size_t kLinear = 160 << 10;
   static constexpr size_t kPiece = 16 << 10;
+
+  static size_t lines(size_t bytes, size_t steps) { return bytes / (steps * kBlockBytes) + 1; }
 
   GSD_INLINE void set_row(size_t row) {
     row_ = row;
@@ -111,7 +112,7 @@ class Prefetcher {
   const uint8_t* base_ = nullptr;
   size_t stride_ = 0, row_bytes_ = 0, piece_ = 0;  // stride_ == 0: one stretch, the whole next tile
   size_t column_ = 0, row_ = 0;
-  size_t rate_, due_ = 0;
+  size_t lines_;
   const uint8_t* at_ = nullptr;
   const uint8_t* end_ = nullptr;
 };

@@ -1,6 +1,6 @@
 // gsd serve beside llama-server: total tokens/s of 1, 2, 4 and 8 streams, and what the server adds to gsd generate.
 //   node bench/serve_bench.mjs GSD TARGET DRAFT [--peer LLAMA_SERVER] [--repetitions 3] [--tokens 96] [--requests 16]
-//                              [--loads 1,2,4,8; 0 = none] [--pairs 30] [--threads 2] [--out FILE.json] [--svg FILE.svg]
+//                              [--loads 1,2,4,8; 0 = none] [--pairs 60] [--threads 2] [--out FILE.json] [--svg FILE.svg]
 // All servers are loaded at the same time and take turns, load by load and repetition by repetition; a server without
 // requests does not compute. Temperature 0, the end of text ignored, answers not streamed (llama-server would pay for one
 // chunk a token). Every cell of the table has prompts of its own out of models/prompts/prompts.jsonl, as long as they last: a
@@ -18,7 +18,7 @@ const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const loads = flag("loads", "1,2,4,8").split(",").map(Number).filter((n) => n > 0);  // 0 = none
 const repetitions = Number(flag("repetitions", 3)), tokens = Number(flag("tokens", 96)), requests = Number(flag("requests", 16));
 const threads = flag("threads", "2"), peer = flag("peer", "");
-const pairs = Number(flag("pairs", 30));
+const pairs = Number(flag("pairs", 60));
 const slots = Math.max(1, ...loads);
 const all = fs.readFileSync(path.join(root, "models/prompts/prompts.jsonl"), "utf8").trim().split("\n").map((l) => JSON.parse(l).prompt);
 // Prompts of the k-th measurement: spread over the kinds of text, which stand one behind the other in the file.
@@ -102,8 +102,10 @@ const port = await serve(gsd, ["serve", "-m", target, "-md", draft, "-t", thread
 const answer = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "serve_bench")), "answer");
 const curl = (body) => spawnSync("curl", ["-sN", "-o", answer, `http://127.0.0.1:${port}/v1/completions`, "-d", JSON.stringify({temperature: 0, ignore_eos: true, cache_prompt: false, stream: true, ...body})]);
 const timings = (text) => JSON.parse(text.split("\n\n").filter((l) => l.startsWith("data: {")).at(-1).slice(6)).timings;
+// A server runs for long: like gsd generate, whose profile is kept from run to run, it has learned this machine's costs.
+for (let r = 0; pairs > 0 && r < 12; ++r) curl({prompt: all[5 * r], max_tokens: 128});
 for (let r = 0; r < pairs; ++r) {
-  const prompt = all[Math.floor(r * all.length / pairs)];
+  const prompt = all[(7 * r + Math.floor(r / all.length)) % all.length];
   const own = () => generate.push(JSON.parse(spawnSync(gsd, ["generate", "-m", target, "-d", draft, "-t", threads, "-n", "128", "--ignore-eos", "--json", "-p", prompt]).stdout).tokens_per_second);
   const served = () => { curl({prompt, max_tokens: 128}); streamed.push(timings(fs.readFileSync(answer, "utf8")).predicted_per_second); };
   for (const one of r % 2 ? [own, served] : [served, own]) one();

@@ -222,7 +222,13 @@ class Bench {
   // Fills `m`; false if the user ended it meanwhile, or if there is nothing to measure.
   bool measure(Contestant& c, std::size_t p, Measurement& m) {
     if (c.own) return measure_own(*c.own, p, m);
-    const PeerRun r = c.peer->run(prompts_[p].text);
+    PeerRun r;
+    try {
+      r = c.peer->run(prompts_[p].text);
+    } catch (const Error& e) {  // another program's failure ends no run
+      if (!interrupted()) std::fprintf(stderr, "gsd: note: %s, prompt %zu: %s\n", c.name.c_str(), p, e.what());
+      return false;
+    }
     m.tokens = r.tokens;
     m.decode_ms = r.decode_ms;
     m.peak_mib = r.peak_mib;

@@ -390,7 +390,7 @@ TEST(ToyPair, GrammarHolds) {
   }
 }
 
-TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThem) {
+TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThemWithWhatItLearned) {
   const auto dir = std::filesystem::temp_directory_path() / ("gsd-profile-" + std::to_string(::getpid()));
   PairOptions o = pair_options(false, 2);
   o.profile = true;
@@ -400,7 +400,19 @@ TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThem) {
     EXPECT_EQ(pair.profile_source(), source);
     EXPECT_GE(pair.engine().planner().target_cost().points().size(), 2U);
     EXPECT_FALSE(pair.engine().planner().draft_cost().points().empty());
+    EXPECT_EQ(pair.engine().calibrations().empty(), std::string(source) == "measured");
+    SessionOptions session;
+    session.max_tokens = 20;
+    session.speculation.mode = Mode::kTree;
+    pair.generate(kPrompts[0], session);
+    pair.save_profile();
   }
+  std::ifstream in(dir / "profiles.json");
+  std::string kept((std::istreambuf_iterator<char>(in)), {});
+  const auto at = kept.find("\"-1\": [");
+  ASSERT_NE(at, std::string::npos);
+  std::ofstream(dir / "profiles.json") << kept.insert(at + 7, "-7,");
+  EXPECT_TRUE(Pair(o).engine().calibrations().empty()) << "counts that are none are left out";
   std::filesystem::remove_all(dir);
 }
 

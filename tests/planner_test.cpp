@@ -141,6 +141,37 @@ TEST(Calibration, ADepthNeverReachedIsThoughtToBeLikeTheOneAboveIt) {
   EXPECT_NEAR(c.expansion_gain(60), c.expansion_gain(3), 1e-9);
 }
 
+TEST(Calibration, StartsFromWhatAnEarlierRunLearnedAndStillFollowsAChange) {
+  Calibration before(true);
+  const auto cell = before.draft_cell(0, std::log(0.5F), 0);
+  for (int i = 0; i < 1000; ++i) {
+    before.observe(cell, i % 10 != 0);
+    before.observe(before.merge_cell(1), true, 0.8);
+    before.observe_expansion(2, i % 4 == 0);
+  }
+  const std::vector<double> counts = before.counts();
+  Calibration after(true);
+  ASSERT_TRUE(after.set_counts(counts));
+  EXPECT_NEAR(after.probability(cell), before.probability(cell), 1e-9);
+  EXPECT_NEAR(after.probability(after.merge_cell(1)), before.probability(before.merge_cell(1)), 1e-9);
+  EXPECT_NEAR(after.expansion_gain(2), before.expansion_gain(2), 0.1);
+  EXPECT_NEAR(after.probability(after.draft_cell(1, std::log(0.1F), 0)),
+              before.probability(before.draft_cell(1, std::log(0.1F), 0)), 1e-9);
+  for (int i = 0; i < 30; ++i) after.observe(cell, false);
+  EXPECT_LT(after.probability(cell), 0.5) << "within a few dozen tokens";
+
+  std::vector<std::vector<double>> bad(5, counts);
+  bad[0].pop_back();
+  bad[1][0] = -1;
+  bad[2][1] = 0;
+  bad[3][1] = 1e9;
+  bad[4][0] = std::nan("");
+  const std::vector<double> unchanged = after.counts();
+  for (const auto& b : bad) EXPECT_FALSE(after.set_counts(b));
+  EXPECT_FALSE(after.set_counts({}));
+  EXPECT_EQ(after.counts(), unchanged);
+}
+
 TEST(Calibration, CellsOfDifferentKindsDoNotMeet) {
   Calibration c(false);
   std::vector<Calibration::Cell> cells;

@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include "gsd/token_tree.h"
 
@@ -34,6 +36,12 @@ class Calibration {
   void observe_expansion(int depth, bool named);
 
   double probability(Cell cell) const { return cells_[cell].hits / cells_[cell].trials; }
+
+  // What was learned, to be kept for another run: numbers in an order of their own.
+  std::vector<double> counts() const;
+  // Takes what counts() gave, with less weight, since the next text may be another. False, and nothing changes, if the
+  // numbers cannot be counts().
+  bool set_counts(std::span<const double> counts);
 
   // `predicted`: 1 for an ordinary cell; for a merge cell the candidate's probability without the discount, so that
   // the cell learns accepted / predicted.

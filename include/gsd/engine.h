@@ -162,6 +162,7 @@ class Engine {
   void exchange(Learned& other);
 
   Planner& planner() { return planner_; }
+  const std::map<int, Calibration>& calibrations() const { return calibrations_; }  // see Learned
   Backend& target() { return target_; }
   Backend* draft() { return draft_; }
   const EngineOptions& options() const { return options_; }

@@ -8,6 +8,7 @@ namespace {
 
 constexpr double kPriorWeight = 5;  // a prior counts as this many observations
 constexpr double kMaxWeight = 150;  // older observations fade beyond this
+constexpr double kKeptWeight = 30;  // and when they come from an earlier run
 constexpr double kExpansionPrior = 0.7;
 
 // Upper ends of the bins, best bin first.
@@ -77,6 +78,31 @@ double Calibration::expansion_gain(int depth) const {
 
 void Calibration::observe_expansion(int depth, bool named) {
   count(expansions_[static_cast<std::size_t>(std::min(depth, kDepths - 1))], named, 1);
+}
+
+std::vector<double> Calibration::counts() const {
+  std::vector<double> out;
+  for (const Counts& c : cells_) out.insert(out.end(), {c.hits, c.trials});
+  for (const Counts& c : expansions_) out.insert(out.end(), {c.hits, c.trials});
+  return out;
+}
+
+bool Calibration::set_counts(std::span<const double> counts) {
+  if (counts.size() != 2 * (cells_.size() + expansions_.size())) return false;
+  const auto at = [&](std::size_t i) { return Counts{counts[2 * i], counts[2 * i + 1]}; };
+  for (std::size_t i = 0; i < counts.size() / 2; ++i) {
+    const Counts c = at(i);
+    // A cell's prior never fades away altogether; merge cells count hits against less than one trial each.
+    const double fewest = i < cells_.size() ? 0.1 : 0;
+    if (!(c.hits >= 0 && c.hits <= 100 * kMaxWeight && c.trials >= fewest && c.trials <= kMaxWeight)) return false;
+  }
+  const auto kept = [](Counts c) {
+    const double fade = c.trials > kKeptWeight ? kKeptWeight / c.trials : 1;
+    return Counts{c.hits * fade, c.trials * fade};
+  };
+  for (std::size_t i = 0; i < cells_.size(); ++i) cells_[i] = kept(at(i));
+  for (std::size_t i = 0; i < expansions_.size(); ++i) expansions_[i] = kept(at(cells_.size() + i));
+  return true;
 }
 
 void Calibration::observe(Cell cell, bool accepted, double predicted) { count(cells_[cell], accepted, predicted); }

@@ -4,8 +4,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "../core/stopwatch.h"
 #include "gsd/utf8.h"
@@ -36,6 +39,25 @@ void from_json(const json& j, CostModel& m) {
     if (p.at(0).get<int>() <= m.max_width()) points.push_back({p.at(0).get<int>(), p.at(1).get<double>()});
   }
   m.load(points);
+}
+
+json to_json(const std::map<int, Calibration>& calibrations) {
+  constexpr std::size_t kMost = 8;
+  json out = json::object();
+  for (const auto& [key, c] : calibrations) {
+    if (out.size() < kMost) out[std::to_string(key)] = c.counts();
+  }
+  return out;
+}
+
+// Leaves out what is not as to_json() wrote it.
+void from_json(const json& j, std::map<int, Calibration>& calibrations) {
+  for (const auto& [key, counts] : j.items()) {
+    const int tenths = std::atoi(key.c_str());
+    Calibration c(tenths < 0);
+    if (std::to_string(tenths) == key && c.set_counts(counts.get<std::vector<double>>()))
+      calibrations.insert({tenths, c});
+  }
 }
 
 int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
@@ -122,6 +144,9 @@ bool Pair::Impl::load_profile() {
     const json& mine = all.at(profile_key());
     from_json(mine.at("target_ms"), engine->planner().target_cost());
     if (draft) from_json(mine.at("draft_ms"), engine->planner().draft_cost());
+    Learned learned;
+    from_json(mine.value("acceptance", json::object()), learned.calibrations);
+    engine->exchange(learned);
     return true;
   } catch (const std::exception&) {
     return false;  // no file, not ours, or damaged: measure
@@ -205,7 +230,8 @@ void Pair::save_profile() const {
   if (!all.is_object() || all.size() > 200) all = json::object();  // bounded
   Planner& planner = impl_->engine->planner();
   all[impl_->profile_key()] = {{"target_ms", to_json(planner.target_cost())},
-                               {"draft_ms", to_json(planner.draft_cost())}};
+                               {"draft_ms", to_json(planner.draft_cost())},
+                               {"acceptance", to_json(impl_->engine->calibrations())}};
   std::error_code ignored;
   std::filesystem::create_directories(file.parent_path(), ignored);
   // Written beside and renamed, so that two programs never leave half a file.

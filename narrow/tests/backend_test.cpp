@@ -1,6 +1,7 @@
 // The built plugin inside ggml: loading, what it takes, and graphs shared with the CPU device by ggml's scheduler.
 #include <ggml-alloc.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cmath>
 #include <cstdio>
@@ -206,8 +207,11 @@ TEST_F(Plugin, MovesWeightsIntoHugePagesUnlessToldNotTo) {
       continue;
     }
     EXPECT_EQ(out, small_pages);
-    if (huge_kilobytes(middle) == 0) GTEST_SKIP() << "not before Linux 6.1, nor where free memory is in small pieces";
-    EXPECT_GE(huge_kilobytes(middle), 8 << 10);
+    if (huge_kilobytes(middle) > 0) continue;
+    constexpr uintptr_t kPage = 2 << 20;
+    void* page = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(middle) / kPage * kPage);
+    if (madvise(page, kPage, 25) != 0) GTEST_SKIP() << "not before Linux 6.1, nor where free memory is in small pieces";
+    ADD_FAILURE() << "the system could, but the backend did not ask";
   }
 }
 

@@ -10,7 +10,8 @@
 # from PATH. --before runs in front of every measurement, for example to wait until the machine is quiet.
 #
 # Stock ggml runs as it comes, with its repacked weights. The backend needs weights as they stand in the file, so its
-# runs say --no-repack, and --load-mode none, as mapped files get no huge pages. The third line of each format is exact mode (GSD_NARROW_EXACT=1), where width 1 is ours too.
+# runs say --no-repack, and --load-mode none, as mapped files get no huge pages. The third line of each format is exact
+# mode (GSD_NARROW_EXACT=1), where width 1 is ours too.
 set -euo pipefail
 
 build=${1:?usage: bench.sh BUILD_DIR [options], see the top of this file}

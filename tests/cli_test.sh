@@ -63,6 +63,7 @@ expect 2 "K cache must be" generate "${pair[@]}" -p x --cache-type-k q3
 expect 2 "flash attention" generate "${pair[@]}" -p x --exact --cache-type-v q8_0
 expect 2 "context size must be" generate "${pair[@]}" -p x -c 3
 expect 2 "no prompt" generate "${pair[@]}" -p ""
+expect 2 "maybe not in" generate "${pair[@]}" -p x --mmap maybe
 expect 2 "" generate "${pair[@]}" -p x --no-such-flag
 expect 2 "" frobnicate
 expect 2 "" 
@@ -123,6 +124,10 @@ for mode in plain chain tree graph auto; do
   grep '"text"' "$dir/$mode.json" >"$dir/$mode.text"
   cmp -s "$dir/plain.text" "$dir/$mode.text" || fail "$mode gives another text"
 done
+for mmap in on off; do
+  "$gsd" generate "${pair[@]}" -p "# tar" -n 40 --exact --mmap $mmap >"$dir/mmap.$mmap" 2>/dev/null || fail "--mmap $mmap"
+done
+cmp -s "$dir/mmap.on" "$dir/mmap.off" || fail "--mmap changes the text"
 "$gsd" generate "${pair[@]}" -p "# tar" -n 30 --compare >"$dir/out" 2>"$dir/err" || fail "compare"
 grep -q "plain decoding: " "$dir/err" || fail "no comparison"
 "$gsd" inspect "${pair[@]}" >"$dir/out" 2>"$dir/err" || fail "inspect: $(cat "$dir/err")"

@@ -68,7 +68,7 @@ double seconds_of(Take take, int repetitions, const std::function<void()>& run) 
   return take == Take::kBest ? times.front() : times[times.size() / 2];
 }
 
-// Memory in ordinary pages, as a mapped model file has.
+// Memory in huge pages, as the backend gives to weights, or in ordinary ones, as a mapped model file has.
 class Memory {
  public:
   Memory(size_t bytes, bool huge_pages) : bytes_(bytes) {

@@ -286,7 +286,7 @@ class Bench {
     sessions.clear();
     engine.exchange(learned);
     auto& plain = plain_[{first, m.temperature, m.sessions}];
-    if (plain.empty() && config.params.mode == Mode::kPlain) plain = generated;
+    if (plain.empty() && config.params.mode == Mode::kPlain && most < 0) plain = generated;
     m.same_text = plain.empty() || plain == generated;
     return !interrupted() && m.tokens > 0;
   }
@@ -345,7 +345,6 @@ class Bench {
       Measurement unused = m;
       measure(*c, p, unused);  // warm-up
     }
-    plain_text(p);  // known from here on, whoever needs it
     Measurement plain = m;
     if (!measure_own(parse_config("plain", {}), p, plain, kPlainTokens) || !measure(*c, p, m)) return blank(name, p);
     m.plain_ms_per_token = plain.ms_per_token();

@@ -187,6 +187,14 @@ test("keys", async () => {
   assert.ok(!s.log().includes("secret"), "the key was logged");
 });
 
+test("names that point to this machine", async () => {
+  const s = await serve("--allowed-host", "models.example");
+  const status = (host) => spawnSync("curl", ["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", `Host: ${host}`, s.url + "/v1/models"]).stdout.toString();
+  assert.equal(status("models.example"), "200");
+  assert.equal(status("evil.example"), "403");
+  assert.equal(await stop(s), 0);
+});
+
 test("SIGTERM drains, a second one stops, kill -9 and a restart on the same port", async () => {
   const s = await serve();
   const port = new URL(s.url).port;

@@ -1,6 +1,6 @@
 // The few vector operations the kernels need, for the instruction set this translation unit is compiled for.
 //
-// A register holds one 32-bit element per weight row of the tile: 16 rows with AVX-512, 8 with AVX2. Included only by
+// A register holds kRows 32-bit elements: 16 with AVX-512, 8 with AVX2. Included only by
 // the kernels' translation units; everything is in an anonymous namespace, so that code compiled for one instruction
 // set can never be merged by the linker into another.
 #pragma once
@@ -16,10 +16,13 @@
 
 namespace {
 
-GSD_INLINE double read_qword(const void* p) {
-  double v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+GSD_INLINE void prefetch_second_level(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
+// Holds x in a register from here on. Left alone, the compiler reads what is used twice from memory twice, and loads
+// are what the kernels have none to spare of.
+template <class Register>
+GSD_INLINE void keep_loaded(Register& x) {
+  __asm__("" : "+v"(x));
 }
 
 GSD_INLINE int32_t read_dword(const void* p) {
@@ -53,14 +56,13 @@ GSD_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 GSD_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 GSD_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 GSD_INLINE Floats halves_to_floats(Ints a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }  // low 16 bits
-// The 32 halves in a, as the floats of its lower and of its upper 8 elements.
-GSD_INLINE Floats widen_low(Ints a) { return _mm512_cvtph_ps(_mm512_castsi512_si256(a)); }
-GSD_INLINE Floats widen_high(Ints a) { return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(a, 1)); }
-GSD_INLINE Floats splat(double two_floats) { return _mm512_castpd_ps(_mm512_set1_pd(two_floats)); }
-GSD_INLINE Floats add_pairs(Floats low, Floats high) {  // neighbouring elements of low, then of high
-  const Ints even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const Ints odd = or_(even, splat(1));
-  return add(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high));
+GSD_INLINE Floats load_floats(const void* p) { return _mm512_loadu_ps(p); }
+GSD_INLINE Floats load_f16(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+GSD_INLINE Floats load_bf16(const uint8_t* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return as_floats(shift_left(_mm512_cvtepu16_epi32(halves), 16));
 }
 GSD_INLINE void store_lanes(float* out, Floats v, int first, int lanes) {
   const __mmask16 keep = static_cast<__mmask16>(((1U << lanes) - 1U) << first);
@@ -78,16 +80,19 @@ GSD_INLINE Ints load_two_rows(const uint8_t* p, size_t stride) {  // 32 bytes of
 }
 GSD_INLINE Ints even_quarters(Ints a, Ints b) { return _mm512_shuffle_i32x4(a, b, 0x88); }  // of a, then of b
 GSD_INLINE Ints odd_quarters(Ints a, Ints b) { return _mm512_shuffle_i32x4(a, b, 0xdd); }
-GSD_INLINE Floats load_halves(const uint8_t* p, size_t stride) {  // the half that every row begins with
-  // Two narrow registers: a masked broadcast from memory costs as much as a load of that width.
-  auto eight = [&](const uint8_t* q) GSD_LAMBDA_INLINE {
-    __m256i out = _mm256_set1_epi32(read_dword(q));
-#pragma GCC unroll 8
-    for (size_t r = 1; r < 8; ++r)
-      out = _mm256_mask_mov_epi32(out, static_cast<__mmask8>(1U << r), _mm256_set1_epi32(read_dword(q + r * stride)));
-    return out;
-  };
-  return halves_to_floats(_mm512_inserti64x4(_mm512_castsi256_si512(eight(p)), eight(p + 8 * stride), 1));
+// fold_x(a, b) adds each x of a register to its neighbour: of every two places one sum is a's and the next is b's.
+GSD_INLINE Floats fold_halves(Floats a, Floats b) {
+  return add(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+}
+GSD_INLINE Floats fold_quarters(Floats a, Floats b) {
+  const Floats others = _mm512_mask_blend_ps(0x0f0f, a, b);
+  return add(_mm512_mask_blend_ps(0xf0f0, a, b), _mm512_shuffle_f32x4(others, others, 0xb1));
+}
+GSD_INLINE Floats fold_pairs(Floats a, Floats b) {
+  return add(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+}
+GSD_INLINE Floats fold_elements(Floats a, Floats b) {
+  return add(_mm512_mask_blend_ps(0xaaaa, a, b), _mm512_permute_ps(_mm512_mask_blend_ps(0x5555, a, b), 0xb1));
 }
 GSD_INLINE Ints zip_low(Ints a, Ints b) { return _mm512_unpacklo_epi32(a, b); }
 GSD_INLINE Ints zip_high(Ints a, Ints b) { return _mm512_unpackhi_epi32(a, b); }
@@ -123,13 +128,13 @@ GSD_INLINE Floats halves_to_floats(Ints a) {  // low 16 bits
   const Ints packed = _mm256_packus_epi32(low, low);  // per 128-bit half: 4 values twice
   return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)));
 }
-// The 16 halves in a, as the floats of its lower and of its upper 4 elements.
-GSD_INLINE Floats widen_low(Ints a) { return _mm256_cvtph_ps(_mm256_castsi256_si128(a)); }
-GSD_INLINE Floats widen_high(Ints a) { return _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)); }
-GSD_INLINE Floats splat(double two_floats) { return _mm256_castpd_ps(_mm256_set1_pd(two_floats)); }
-GSD_INLINE Floats add_pairs(Floats low, Floats high) {  // neighbouring elements of low, then of high
-  const __m256d sums = _mm256_castps_pd(_mm256_hadd_ps(low, high));
-  return _mm256_castpd_ps(_mm256_permute4x64_pd(sums, 0xd8));
+GSD_INLINE Floats load_floats(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
+GSD_INLINE Floats load_f16(const uint8_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+GSD_INLINE Floats load_bf16(const uint8_t* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return as_floats(shift_left(_mm256_cvtepu16_epi32(halves), 16));
 }
 GSD_INLINE void store_lanes(float* out, Floats v, int first, int lanes) {
   if (first == 0 && lanes == kRows) {
@@ -149,10 +154,14 @@ GSD_INLINE Ints zip_low(Ints a, Ints b) { return _mm256_unpacklo_epi32(a, b); }
 GSD_INLINE Ints zip_high(Ints a, Ints b) { return _mm256_unpackhi_epi32(a, b); }
 GSD_INLINE Ints zip_low_pairs(Ints a, Ints b) { return _mm256_unpacklo_epi64(a, b); }
 GSD_INLINE Ints zip_high_pairs(Ints a, Ints b) { return _mm256_unpackhi_epi64(a, b); }
-GSD_INLINE Floats load_halves(const uint8_t* p, size_t stride) {  // the half that every row begins with
-  const Ints low01 = zip_low(load_rows(p, stride), load_rows(p + stride, stride));
-  const Ints low23 = zip_low(load_rows(p + 2 * stride, stride), load_rows(p + 3 * stride, stride));
-  return halves_to_floats(zip_low_pairs(low01, low23));
+GSD_INLINE Floats fold_halves(Floats a, Floats b) {
+  return add(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
+}
+GSD_INLINE Floats fold_pairs(Floats a, Floats b) {
+  return add(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+}
+GSD_INLINE Floats fold_elements(Floats a, Floats b) {
+  return add(_mm256_blend_ps(a, b, 0xaa), _mm256_permute_ps(_mm256_blend_ps(a, b, 0x55), 0xb1));
 }
 
 #endif
@@ -167,6 +176,18 @@ GSD_INLINE void transpose_lanes(const Ints r[4], Ints out[4]) {
   out[1] = zip_high_pairs(low01, low23);
   out[2] = zip_low_pairs(high01, high23);
   out[3] = zip_high_pairs(high01, high23);
+}
+
+// Element r of the result is the sum of the elements of v[r], added up in the same order for every r.
+GSD_INLINE Floats sum_lanes(const Floats v[kRows]) {
+  Floats f[kRows / 2];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows / 2; ++i) f[i] = fold_halves(v[i], v[i + kRows / 2]);
+#if defined(__AVX512F__)
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) f[i] = fold_quarters(f[i], f[i + 4]);
+#endif
+  return fold_elements(fold_pairs(f[0], f[2]), fold_pairs(f[1], f[3]));
 }
 
 // kChunks * 16 bytes at p of each row, as 4 * kChunks registers: element r of out[d] is dword d of row r.
@@ -241,7 +262,7 @@ GSD_INLINE Ints dot_bytes(Ints s, Ints w, Ints x) {
 
 #if defined(__AVX512BF16__)
 // Adds the two products of bfloat16 pairs in every 32-bit element to s.
-GSD_INLINE Floats dot_bf16(Floats s, Ints w, Ints x) {
+GSD_INLINE Floats dot_bf16(Floats s, Floats w, Floats x) {
   return _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
 }
 #endif

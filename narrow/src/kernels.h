@@ -2,7 +2,7 @@
 //
 // A product is out[c][r] = sum over k of weights[r][k] * x[c][k], with weights as they stand in a GGUF file and few
 // columns c. Work is done in two steps. *Packing* converts the activations once into blocks of one cache line.
-// A *tile* multiplies kernel.tile_rows consecutive rows by all columns, one lane of a vector register to a row.
+// A *tile* multiplies kernel.tile_rows consecutive rows by the columns of a slab.
 //
 // Everything here is stateless and may be called from any number of threads.
 #pragma once
@@ -24,6 +24,8 @@ enum class Packing : uint8_t {
 
 // Columns that one tile call can hold accumulators for; wider products are cut into slabs.
 inline constexpr int kMaxColumns = 64;
+// Columns whose packed blocks lie side by side. Further ones follow behind all blocks of these.
+constexpr int pack_columns(Packing packing) { return packing == Packing::kQ8 ? kMaxColumns : 8; }
 inline constexpr size_t kBlockBytes = 64;  // of every packing
 
 // 32 activations x[i] ~ scale * q[i]. The sums let unsigned weights stand for signed ones: with weights stored as
@@ -41,9 +43,9 @@ static_assert(sizeof(PackedQ8) == kBlockBytes);
 
 struct TileArgs {
   const uint8_t* weights;   // first row of the tile
-  size_t row_stride;        // bytes from row to row; 0 reads one row in every lane
+  size_t row_stride;        // bytes from row to row; 0 reads one row again and again
   int64_t k;                // length of a row in weights
-  const std::byte* packed;  // [blocks(k)][columns] blocks of kBlockBytes, aligned to them
+  const std::byte* packed;  // [group of pack_columns][blocks(k)][columns] blocks of kBlockBytes, aligned to them
   int columns;              // 1..kMaxColumns
   float* out;               // out[c * out_stride + i] receives row first_lane + i
   int64_t out_stride;       // floats from column to column

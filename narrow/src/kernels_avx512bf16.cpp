@@ -4,7 +4,7 @@ namespace gsd::narrow {
 
 KernelTable kernels_avx512bf16() {
   KernelTable table;
-  table[Format::kBF16] = {float_tile<TileBF16>, kRows, Packing::kBF16};
+  table[Format::kBF16] = float_kernel<TileBF16>();
   return table;
 }
 

@@ -9,8 +9,9 @@
 namespace gsd::narrow {
 namespace {
 
-void pack_f32(const float* x, int64_t n, std::byte* out) {
-  alignas(kBlockBytes) float block[16] = {};
+// n is mostly the constant that a whole block holds: inlined, these are a few wide instructions then.
+inline void pack_f32(const float* x, int64_t n, std::byte* out) {
+  float block[16] = {};
   std::memcpy(block, x, static_cast<size_t>(n) * sizeof(float));
   std::memcpy(out, block, sizeof block);
 }
@@ -23,7 +24,7 @@ uint16_t to_bf16(float f) {
   return static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
-void pack_bf16(const float* x, int64_t n, std::byte* out) {
+inline void pack_bf16(const float* x, int64_t n, std::byte* out) {
   uint16_t block[32] = {};
   for (int64_t i = 0; i < n; ++i) block[i] = to_bf16(x[i]);
   std::memcpy(out, block, sizeof block);
@@ -81,10 +82,10 @@ void pack(Packing packing, const float* x, int64_t k, int64_t first, int64_t las
     std::byte* to = out + static_cast<size_t>(b) * stride;
     switch (packing) {
       case Packing::kF32:
-        pack_f32(from, n, to);
+        n == 16 ? pack_f32(from, 16, to) : pack_f32(from, n, to);
         break;
       case Packing::kBF16:
-        pack_bf16(from, n, to);
+        n == 32 ? pack_bf16(from, 32, to) : pack_bf16(from, n, to);
         break;
       case Packing::kQ8:
         pack_q8(from, reinterpret_cast<PackedQ8*>(to));

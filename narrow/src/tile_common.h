@@ -1,4 +1,4 @@
-// What the tiles of all formats share: prefetching, storing, and walking over the columns.
+// What tiles share: storing; for quantised weights also prefetching, and walking over the columns.
 #pragma once
 
 #include "isa.h"
@@ -69,7 +69,7 @@ class Prefetcher {
         lines_ = 0;
         return;
       }
-      _mm_prefetch(reinterpret_cast<const char*>(at_), _MM_HINT_T1);
+      prefetch_second_level(at_);
       at_ += kBlockBytes;
     }
   }
@@ -117,11 +117,11 @@ class Prefetcher {
   const uint8_t* end_ = nullptr;
 };
 
-// sums: [column][group of rows]
+// sums: [column][group of rows], of `columns` columns from first_column on
 template <int kGroups>
-GSD_INLINE void store_tile(const TileArgs& t, const Floats* sums) {
-  for (int c = 0; c < t.columns; ++c) {
-    float* out = t.out + c * t.out_stride - t.first_lane;  // where lane 0 would go
+GSD_INLINE void store_tile(const TileArgs& t, int first_column, int columns, const Floats* sums) {
+  for (int c = 0; c < columns; ++c) {
+    float* out = t.out + (first_column + c) * t.out_stride - t.first_lane;  // where lane 0 would go
     for (int g = 0; g < kGroups; ++g) {
       const int first = t.first_lane > g * kRows ? t.first_lane - g * kRows : 0;
       const int last = t.first_lane + t.lanes - g * kRows < kRows ? t.first_lane + t.lanes - g * kRows : kRows;

@@ -1,167 +1,194 @@
 // Tiles of floating-point weights: F32, F16, BF16.
+//
+// Lanes run along the row. A register of weights, widened as it is loaded, is multiplied by a register of activations
+// of each column, and lanes are added up only when the row ends: no weight is moved between lanes. The row is cut into
+// chunks whose activations stay in the first-level cache while all rows of the tile are multiplied by them.
 #pragma once
+
+#include <utility>
 
 #include "tile_common.h"
 
 namespace {
 
-constexpr int kSteps = 16;         // dwords of a packed block
-constexpr size_t kLoadBytes = 64;  // of each row at a time: a cache line, for the reason given at load_dwords
+constexpr int kTileRows = 16;
+constexpr int kPackColumns = gsd::narrow::pack_columns(gsd::narrow::Packing::kF32);
+constexpr int kGroupColumns = kRows / 2;  // multiplied together: 8 with AVX-512, 4 with AVX2's 16 registers
+constexpr int64_t kChunkBlocks = 48;      // at most; 24 KB of activations for eight columns
+constexpr int kBlockParts = static_cast<int>(kBlockBytes / sizeof(Floats));  // registers of a packed block
 
-// A format: what one load holds in weights and packed blocks, how it is decoded to two registers for each two dwords of
-// each packed block, and what a step adds to a sum, given a register and those two dwords.
+// A format: the bytes of a row that belong to a packed block, how the weights of a register are loaded, and what they
+// add to a sum with the activations x.
 struct TileF32 {
-  static constexpr int kWeights = 16;
-  static constexpr int kBlocks = 1;
-  static constexpr bool kPairs = false;  // register j holds the weights of dword j, a row in each lane
-  static GSD_INLINE void decode(const uint8_t* p, size_t stride, Floats w[kSteps]) {
-    Ints dwords[kSteps];
-    load_dwords<4>(p, stride, dwords);
-    for (int d = 0; d < kSteps; ++d) w[d] = as_floats(dwords[d]);
-  }
-  static GSD_INLINE Floats step(Floats s, Floats w, const std::byte* x) {
-    return fma(w, as_floats(splat(read_dword(x))), s);
-  }
+  static constexpr size_t kBytes = 64;
+  static constexpr auto kPacking = gsd::narrow::Packing::kF32;
+  static GSD_INLINE Floats load(const uint8_t* p) { return load_floats(p); }
+  static GSD_INLINE Floats step(Floats s, Floats w, Floats x) { return fma(w, x, s); }
 };
 
-// With kPairs, neighbouring lanes hold the two weights of one row, as the conversion leaves them: registers 2i and
-// 2i + 1 are the first and the second half of the rows, and a row's two sums are added at its end.
-struct TileF16 {
-  static constexpr int kWeights = 32;
-  static constexpr int kBlocks = 2;
-  static constexpr bool kPairs = true;
-  static GSD_INLINE void decode(const uint8_t* p, size_t stride, Floats w[kBlocks * kSteps]) {
-    Ints pairs[kSteps];
-    load_dwords<4>(p, stride, pairs);
-    for (int d = 0; d < kSteps; ++d) {
-      w[2 * d] = widen_low(pairs[d]);
-      w[2 * d + 1] = widen_high(pairs[d]);
-    }
-  }
-  static GSD_INLINE Floats step(Floats s, Floats w, const std::byte* x) { return fma(w, splat(read_qword(x)), s); }
+struct TileF16 : TileF32 {
+  static constexpr size_t kBytes = 32;
+  static GSD_INLINE Floats load(const uint8_t* p) { return load_f16(p); }
 };
 
 // BF16 on machines without an instruction for it: the weights widened, the activations not rounded.
 struct TileBF16Widened : TileF32 {
-  static constexpr int kWeights = 32;
-  static constexpr int kBlocks = 2;
-  static GSD_INLINE void decode(const uint8_t* p, size_t stride, Floats w[kBlocks * kSteps]) {
-    Ints pairs[kSteps];
-    load_dwords<4>(p, stride, pairs);
-    for (int d = 0; d < kSteps; ++d) {
-      w[2 * d] = as_floats(shift_left(pairs[d], 16));
-      w[2 * d + 1] = as_floats(and_(pairs[d], splat(static_cast<int32_t>(0xffff0000U))));
-    }
-  }
+  static constexpr size_t kBytes = 32;
+  static GSD_INLINE Floats load(const uint8_t* p) { return load_bf16(p); }
 };
 
 #if defined(__AVX512BF16__)
 struct TileBF16 : TileF32 {
-  static constexpr int kWeights = 32;
-  static GSD_INLINE Floats step(Floats s, Floats w, const std::byte* x) {
-    return dot_bf16(s, _mm512_castps_si512(w), splat(read_dword(x)));
-  }
+  static constexpr auto kPacking = gsd::narrow::Packing::kBF16;
+  static GSD_INLINE Floats step(Floats s, Floats w, Floats x) { return dot_bf16(s, w, x); }
 };
 #endif
 
-template <class Tile>
-constexpr int kSums = Tile::kPairs ? 2 : 1;  // registers of a column
+// A chunk of the rows of a tile.
+struct Chunk {
+  const uint8_t* weights;  // of the first row
+  size_t row_stride;
+  const uint8_t* ahead;  // what is needed after this chunk, laid out like it
+  const std::byte* x;    // of the first column
+  size_t x_stride;       // bytes from block to block
+  int64_t blocks;
+};
 
-// Adds what one load holds of kCount columns to their sums, [column][kSums]. Two chains a column, which start at zero;
-// x_stride: bytes from packed block to packed block.
-template <class Tile, int kCount>
-GSD_INLINE void add_load(const Floats* w, int blocks, const std::byte* x, size_t x_stride, Floats* sums) {
-  Floats even[kCount];
-  Floats odd[kCount];
-  for (int n = 0; n < kCount; ++n) even[n] = odd[n] = zero();
-#pragma GCC unroll 1
-  for (int b = 0; b < blocks; ++b, x += x_stride, w += kSteps) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kSteps; j += 2) {
-#pragma GCC unroll 4
+// Adds kCount columns times kHeight rows, beginning with `row`, to their sums, [row][column].
+template <class Tile, int kHeight, int kCount>
+GSD_INLINE void multiply_rows(const Chunk& chunk, int row, bool first, Floats* sums) {
+  Floats acc[kHeight][kCount];
+#pragma GCC unroll 8
+  for (int r = 0; r < kHeight; ++r) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kCount; ++n) acc[r][n] = zero();
+  }
+  const size_t stride = chunk.row_stride;
+  const uint8_t* p = chunk.weights + static_cast<size_t>(row) * stride;
+  const uint8_t* ahead = chunk.ahead + static_cast<size_t>(row) * stride;
+  const std::byte* x = chunk.x;
+  for (int64_t b = 0; b < chunk.blocks; ++b, p += Tile::kBytes, x += chunk.x_stride) {
+    // One cache line of each row for every line that is read; with two blocks to a line, the rows take turns.
+    constexpr int kTurns = static_cast<int>(kBlockBytes / Tile::kBytes);
+    const uint8_t* line = ahead + static_cast<size_t>(b) * Tile::kBytes + static_cast<size_t>(b % kTurns) * stride;
+#pragma GCC unroll 8
+    for (int r = 0; r < kHeight; r += kTurns) prefetch_second_level(line + static_cast<size_t>(r) * stride);
+#pragma GCC unroll 2
+    for (int part = 0; part < kBlockParts; ++part) {
+      Floats w[kHeight];
+#pragma GCC unroll 8
+      for (size_t r = 0; r < kHeight; ++r)
+        w[r] = Tile::load(p + r * stride + static_cast<size_t>(part) * Tile::kBytes / kBlockParts);
+#pragma GCC unroll 8
       for (int n = 0; n < kCount; ++n) {
-        const std::byte* column = x + static_cast<size_t>(n) * kBlockBytes + 4 * static_cast<size_t>(j);
-        even[n] = Tile::step(even[n], w[j], column);
-        odd[n] = Tile::step(odd[n], w[j + 1], Tile::kPairs ? column : column + 4);
+        Floats column =
+            load_floats(x + static_cast<size_t>(n) * kBlockBytes + static_cast<size_t>(part) * sizeof(Floats));
+        keep_loaded(column);
+#pragma GCC unroll 8
+        for (int r = 0; r < kHeight; ++r) acc[r][n] = Tile::step(acc[r][n], w[r], column);
       }
     }
   }
+#pragma GCC unroll 8
+  for (int r = 0; r < kHeight; ++r) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kCount; ++n) sums[r * kCount + n] = first ? acc[r][n] : add(sums[r * kCount + n], acc[r][n]);
+  }
+}
+
+// The blocks of a row whose length is no multiple of them end in one that is copied, so that nothing past the row is
+// read.
+template <class Tile>
+__attribute__((noinline)) void copy_tail(const TileArgs& t, int64_t weights, uint8_t rows[kTileRows][kBlockBytes]) {
+  constexpr size_t kWeightBytes = Tile::kBytes / static_cast<size_t>(gsd::narrow::block_weights(Tile::kPacking));
+  const size_t bytes = static_cast<size_t>(weights) * kWeightBytes;
+  const size_t at = static_cast<size_t>(t.k) * kWeightBytes - bytes;
+  for (size_t r = 0; r < kTileRows; ++r) {
+    std::memset(rows[r], 0, kBlockBytes);
+    std::memcpy(rows[r], t.weights + r * t.row_stride + at, bytes);
+  }
+}
+
+// kCount columns from `column` on. Which rows and columns share a loop changes nothing for any of them: each is added
+// up block by block within a chunk, then chunk by chunk, then over the lanes.
+template <class Tile, int kCount>
+__attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
+  // As many sums as there are registers for, beside the weights of a block and one register of activations.
+  constexpr int kHeight = kRows == 16 ? (kCount <= 2   ? 8
+                                         : kCount <= 4 ? 4
+                                                       : 2)
+                                      : (kCount == 1   ? 8
+                                         : kCount == 2 ? 4
+                                                       : 2);
+  Floats sums[kTileRows * kCount];
+  const auto multiply = [&](const Chunk& chunk, bool first) GSD_LAMBDA_INLINE {
+#pragma GCC unroll 1
+    for (int row = 0; row < kTileRows; row += kHeight)
+      multiply_rows<Tile, kHeight, kCount>(chunk, row, first, sums + row * kCount);
+  };
+  constexpr int64_t kBlockWeights = gsd::narrow::block_weights(Tile::kPacking);
+  const int64_t blocks = t.k / kBlockWeights;
+  const int64_t rest = t.k % kBlockWeights;
+  const int packed_with = column - column % kPackColumns;
+  const int neighbours = t.columns - packed_with < kPackColumns ? t.columns - packed_with : kPackColumns;
+  const size_t x_stride = static_cast<size_t>(neighbours) * kBlockBytes;
+  const std::byte* x = t.packed + (static_cast<size_t>(packed_with * (blocks + (rest > 0 ? 1 : 0))) +
+                                   static_cast<size_t>(column - packed_with)) *
+                                      kBlockBytes;
+  const uint8_t* next_tile = t.next_bytes > 0 ? t.next : t.weights;
+  // Chunks of equal length, as each streams in as much as it reads.
+  const int64_t chunks = (blocks + kChunkBlocks - 1) / kChunkBlocks;
+  for (int64_t i = 0, begin = 0; i < chunks; ++i) {
+    const int64_t end = blocks * (i + 1) / chunks;
+    const uint8_t* weights = t.weights + static_cast<size_t>(begin) * Tile::kBytes;
+    const uint8_t* ahead = i + 1 < chunks ? t.weights + static_cast<size_t>(end) * Tile::kBytes : next_tile;
+    // The first group of columns finds the weights in memory, the others in the second-level cache.
+    multiply({weights, t.row_stride, column == 0 ? ahead : weights, x + static_cast<size_t>(begin) * x_stride, x_stride,
+              end - begin},
+             i == 0);
+    begin = end;
+  }
+  if (rest > 0) {
+    alignas(kBlockBytes) uint8_t tail[kTileRows][kBlockBytes];
+    copy_tail<Tile>(t, rest, tail);
+    multiply({tail[0], kBlockBytes, tail[0], x + static_cast<size_t>(blocks) * x_stride, x_stride, 1}, blocks == 0);
+  }
+  constexpr int kRegisters = kTileRows / kRows;
+  Floats totals[kCount * kRegisters];  // [column][group of rows]
   for (int n = 0; n < kCount; ++n) {
-    if constexpr (Tile::kPairs) {
-      sums[2 * n] = add(sums[2 * n], even[n]);
-      sums[2 * n + 1] = add(sums[2 * n + 1], odd[n]);
-    } else {
-      sums[n] = add(sums[n], add(even[n], odd[n]));
+    for (int g = 0; g < kRegisters; ++g) {
+      Floats rows[kRows];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) rows[r] = sums[(g * kRows + r) * kCount + n];
+      totals[n * kRegisters + g] = sum_lanes(rows);
     }
   }
+  store_tile<kRegisters>(t, column, kCount, totals);
 }
 
-// Multiplies what one load holds by all columns, of its first `blocks` packed blocks.
-template <class Tile>
-GSD_INLINE void multiply_load(const uint8_t* p, size_t stride, const std::byte* x, int blocks, int columns,
-                              Floats* sums, Prefetcher& prefetch) {
-  Floats w[Tile::kBlocks * kSteps];
-  Tile::decode(p, stride, w);
-  const size_t x_stride = static_cast<size_t>(columns) * kBlockBytes;
-  for_columns(columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
-    prefetch.step();
-    add_load<Tile, decltype(count)::kCount>(w, blocks, x + static_cast<size_t>(c) * kBlockBytes, x_stride,
-                                            sums + c * kSums<Tile>);
-  });
-}
-
-// The last load of a row whose length is no multiple of it: copied out, so that nothing past the row is read.
-template <class Tile>
-__attribute__((noinline)) void multiply_tail(const TileArgs& t, int64_t load, const std::byte* x, Floats* sums,
-                                             Prefetcher& prefetch) {
-  alignas(64) uint8_t rows[kRows][kLoadBytes] = {};
-  const int64_t weights = t.k - load * Tile::kWeights;
-  const size_t rest = static_cast<size_t>(weights) * kLoadBytes / Tile::kWeights;
-  for (size_t r = 0; r < kRows; ++r) {
-    std::memcpy(rows[r], t.weights + r * t.row_stride + static_cast<size_t>(load) * kLoadBytes, rest);
-  }
-  constexpr int kBlockWeights = Tile::kWeights / Tile::kBlocks;
-  const auto blocks = static_cast<int>((weights + kBlockWeights - 1) / kBlockWeights);
-  multiply_load<Tile>(rows[0], kLoadBytes, x, blocks, t.columns, sums, prefetch);
-}
-
-// Rows are added up in stretches of about the square root of their number of loads, so that rounding grows no faster
-// than in a sum split over many lanes. The length depends on the row alone.
 template <class Tile>
 void float_tile(const TileArgs& t) {
-  const int64_t stretch_mask = t.k < 2048 ? 7 : 15;
-  const int registers = t.columns * kSums<Tile>;
-  Floats sums[kMaxColumns * kSums<Tile>];
-  Floats stretch[kMaxColumns * kSums<Tile>];
-  for (int i = 0; i < registers; ++i) sums[i] = stretch[i] = zero();
-  const int64_t loads = t.k / Tile::kWeights;
-  const size_t load_packed = static_cast<size_t>(Tile::kBlocks * t.columns) * kBlockBytes;
-  Prefetcher prefetch(t, kRows, loads + 1);
-  const std::byte* x = t.packed;
-  for (int64_t i = 0; i < loads; ++i, x += load_packed) {
-    multiply_load<Tile>(t.weights + static_cast<size_t>(i) * kLoadBytes, t.row_stride, x, Tile::kBlocks, t.columns,
-                        stretch, prefetch);
-    if ((i & stretch_mask) != stretch_mask) continue;
-    for (int s = 0; s < registers; ++s) {
-      sums[s] = add(sums[s], stretch[s]);
-      stretch[s] = zero();
+  for (int c = 0; c < t.columns; c += kGroupColumns) {
+    const int rest = t.columns - c;
+    [&]<int... i>(std::integer_sequence<int, i...>) GSD_LAMBDA_INLINE {
+      if (rest >= kGroupColumns) return columns_tile<Tile, kGroupColumns>(t, c);
+      ((rest == i + 1 ? columns_tile<Tile, i + 1>(t, c) : void()), ...);
     }
+    (std::make_integer_sequence<int, kGroupColumns - 1>{});
   }
-  if (loads * Tile::kWeights < t.k) multiply_tail<Tile>(t, loads, x, stretch, prefetch);
-  for (int s = 0; s < registers; ++s) sums[s] = add(sums[s], stretch[s]);
-  if constexpr (Tile::kPairs) {
-    for (int c = 0; c < t.columns; ++c) sums[c] = add_pairs(sums[2 * c], sums[2 * c + 1]);
-  }
-  store_tile<1>(t, sums);
+}
+
+template <class Tile>
+constexpr gsd::narrow::Kernel float_kernel() {
+  return {float_tile<Tile>, kTileRows, Tile::kPacking};
 }
 
 // The formats whose arithmetic is in F32.
 GSD_INLINE void add_float_kernels(gsd::narrow::KernelTable& table) {
   using gsd::narrow::Format;
-  using gsd::narrow::Packing;
-  table[Format::kF32] = {float_tile<TileF32>, kRows, Packing::kF32};
-  table[Format::kF16] = {float_tile<TileF16>, kRows, Packing::kF32};
-  table[Format::kBF16] = {float_tile<TileBF16Widened>, kRows, Packing::kF32};
+  table[Format::kF32] = float_kernel<TileF32>();
+  table[Format::kF16] = float_kernel<TileF16>();
+  table[Format::kBF16] = float_kernel<TileBF16Widened>();
 }
 
 }  // namespace

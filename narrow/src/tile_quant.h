@@ -85,58 +85,44 @@ GSD_INLINE void multiply_piece(const Piece p[kGroups], const PackedQ8* x, int co
   });
 }
 
-// Each format below says how its blocks of kBytes are read: load() what belongs to the whole block, then for each of
-// kSections load_section(), which holds kSectionPieces pieces, in the order of the weights.
+// Formats whose blocks, of kBytes, are one piece: a half that scales it, then the weights, which decode() reads.
 
 // { half scale; int8 w[32]; }
 struct TileQ8_0 {
   static constexpr size_t kBytes = 34;
-  static constexpr bool kPipelined = kGroups > 1;
-  static constexpr int kSections = 1;
-  static constexpr int kSectionPieces = 1;
   static constexpr bool kSigned = !kUnsignedDot;
   static constexpr Start kStart = kUnsignedDot ? Start::kMinus128 : Start::kZero;
   static constexpr bool kHalves = false;
   static constexpr bool kMinimum = false;
 
-  GSD_INLINE void load(const uint8_t* p, size_t stride) {
-    block.scale[0] = load_halves(p, stride);
-    load_dwords<2>(p + 2, stride, block.w);
+  static GSD_INLINE void decode(const uint8_t* p, size_t stride, Ints w[kQuads]) {
+    load_dwords<2>(p, stride, w);
     if constexpr (!kSigned) {
-      for (Ints& w : block.w) w = xor_(w, splat(bytes4(0x80)));
+      for (int j = 0; j < kQuads; ++j) w[j] = xor_(w[j], splat(bytes4(0x80)));
     }
   }
-  GSD_INLINE void load_section(int) {}
-  GSD_INLINE void get(int, int, Piece& piece) const { piece = block; }
-
-  Piece block;
 };
 
 // { half scale; uint8 w[16]; } weights i and i + 16 in the low and high half of byte i, 8 too large.
 struct TileQ4_0 {
   static constexpr size_t kBytes = 18;
-  static constexpr bool kPipelined = false;
-  static constexpr int kSections = 1;
-  static constexpr int kSectionPieces = 1;
   static constexpr bool kSigned = false;
   static constexpr Start kStart = Start::kMinus8;
   static constexpr bool kHalves = false;
   static constexpr bool kMinimum = false;
 
-  GSD_INLINE void load(const uint8_t* p, size_t stride) {
-    block.scale[0] = load_halves(p, stride);
+  static GSD_INLINE void decode(const uint8_t* p, size_t stride, Ints w[kQuads]) {
     Ints chunk[4];
-    load_dwords<1>(p + 2, stride, chunk);
+    load_dwords<1>(p, stride, chunk);
     for (int j = 0; j < 4; ++j) {
-      block.w[j] = and_(chunk[j], splat(bytes4(0x0f)));
-      block.w[4 + j] = and_(shift_right(chunk[j], 4), splat(bytes4(0x0f)));
+      w[j] = and_(chunk[j], splat(bytes4(0x0f)));
+      w[4 + j] = and_(shift_right(chunk[j], 4), splat(bytes4(0x0f)));
     }
   }
-  GSD_INLINE void load_section(int) {}
-  GSD_INLINE void get(int, int, Piece& piece) const { piece = block; }
-
-  Piece block;
 };
+
+// The K formats' blocks of 256 weights: load() reads what belongs to the whole block, then for each of kSections
+// load_section(), which holds kSectionPieces pieces, in the order of the weights.
 
 // The scales and minima of Q4_K and Q5_K: 8 of each, 6 bits wide, in 12 bytes after the two halves that scale them.
 struct ScalesK {
@@ -169,7 +155,6 @@ struct ScalesK {
 // { half d, dmin; uint8 scales[12]; uint8 w[128]; } pieces 2i and 2i + 1 in the low and high halves of w[32i..32i+31].
 struct TileQ4_K {
   static constexpr size_t kBytes = 144;
-  static constexpr bool kPipelined = false;
   static constexpr int kSections = 4;
   static constexpr int kSectionPieces = 2;
   static constexpr bool kSigned = false;
@@ -221,7 +206,6 @@ struct TileQ5_K : TileQ4_K {
 // In each half of 128 weights, piece i takes nibble i / 2 of low[32 * (i % 2) ..] and bits 2i, 2i + 1 of high[..].
 struct TileQ6_K {
   static constexpr size_t kBytes = 210;
-  static constexpr bool kPipelined = false;
   static constexpr int kSections = 2;
   static constexpr int kSectionPieces = 4;
   static constexpr bool kSigned = false;
@@ -261,53 +245,68 @@ struct TileQ6_K {
   Ints high[kQuads];
 };
 
-// While the columns are multiplied by one piece, the next one is decoded, a group of rows beside each group of columns:
-// its loads are on their way long before it is needed. Decoded weights go through memory, which costs more than it
-// gains with fewer than kPipelineColumns columns, and with formats of fewer bytes.
-constexpr int kPipelineColumns = 8;
+// The scales of a tile's rows, collected kAhead blocks before they are needed: a copy of 2 bytes keeps no vector unit
+// busy, and by then the copies have left the store buffer, so that one wide load may read them all. It also has the
+// rows' next cache line fetched from the second level.
+template <size_t kBytes>
+class ScaleQueue {
+ public:
+  GSD_INLINE explicit ScaleQueue(const TileArgs& t) : p_(t.weights), stride_(t.row_stride), blocks_(t.k / 32) {
+    for (int64_t i = 0; i < kAhead && i < blocks_; ++i) copy(i);
+  }
+  // To be called for i = 0, 1, 2, ...: scales of block i, for every group of rows.
+  GSD_INLINE void get(int64_t i, Floats out[kGroups]) {
+    if (i + kAhead < blocks_) copy(i + kAhead);
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) out[g] = load_f16(halves_[i % kSlots] + static_cast<size_t>(g) * kRows * 2);
+  }
+
+ private:
+  static constexpr int64_t kAhead = 4;
+  static constexpr int64_t kSlots = 8;
+
+  GSD_INLINE void copy(int64_t i) {
+    const uint8_t* p = p_ + static_cast<size_t>(i) * kBytes;
+    uint8_t* out = halves_[i % kSlots];
+#pragma GCC unroll 32
+    for (size_t r = 0; r < kGroups * kRows; ++r) std::memcpy(out + 2 * r, p + r * stride_, 2);
+  }
+
+  const uint8_t* p_;
+  size_t stride_;
+  int64_t blocks_;
+  alignas(64) uint8_t halves_[kSlots][2 * kGroups * kRows];
+};
 
 template <class Tile>
-GSD_INLINE void pipelined_tile(const TileArgs& t, Floats* sums, Prefetcher& prefetch) {
+void piece_tile(const TileArgs& t) {
+  Floats sums[kMaxColumns * kGroups];
+  for (int c = 0; c < t.columns * kGroups; ++c) sums[c] = zero();
   const int64_t pieces = t.k / 32;
+  Prefetcher prefetch(t, kGroups * kRows, pieces);
   const PackedQ8* x = reinterpret_cast<const PackedQ8*>(t.packed);
-  Piece decoded[2][kGroups];
-  const auto decode = [&](int64_t i, int g) GSD_LAMBDA_INLINE {
-    Tile block;
-    block.load(t.weights + static_cast<size_t>(i) * Tile::kBytes + static_cast<size_t>(g * kRows) * t.row_stride,
-               t.row_stride);
-    block.get(0, 0, decoded[i & 1][g]);
-  };
-  for (int g = 0; g < kGroups; ++g) decode(0, g);
-  for (int64_t i = 0; i < pieces; ++i, x += t.columns) {
-    asm volatile("" ::: "memory");  // keeps loads and decoding in this order: 1.1 times slower without it
+  const uint8_t* p = t.weights + 2;
+  ScaleQueue<Tile::kBytes> scales(t);
+  for (int64_t i = 0; i < pieces; ++i, p += Tile::kBytes, x += t.columns) {
+    Floats scale[kGroups];
+    scales.get(i, scale);
     Piece piece[kGroups];
-    for (int g = 0; g < kGroups; ++g) piece[g] = decoded[i & 1][g];
-    const int64_t next = i + 1 < pieces ? i + 1 : i;
-    int group = 0;
-    for_columns(t.columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
-      prefetch.step();
-      if (group < kGroups) decode(next, group++);
-      add_piece<Tile, decltype(count)::kCount>(piece, x + c, sums + c * kGroups);
-    });
-    while (group < kGroups) decode(next, group++);
+    for (size_t g = 0; g < kGroups; ++g) {
+      Tile::decode(p + g * kRows * t.row_stride, t.row_stride, piece[g].w);
+      piece[g].scale[0] = scale[g];
+    }
+    multiply_piece<Tile>(piece, x, t.columns, sums, prefetch);
   }
+  store_tile<kGroups>(t, 0, t.columns, sums);
 }
 
 template <class Tile>
-void quant_tile(const TileArgs& t) {
+void k_tile(const TileArgs& t) {
   constexpr int kPieces = Tile::kSections * Tile::kSectionPieces;
   Floats sums[kMaxColumns * kGroups];
   for (int c = 0; c < t.columns * kGroups; ++c) sums[c] = zero();
   const int64_t pieces = t.k / 32;
   Prefetcher prefetch(t, kGroups * kRows, pieces);
-  if constexpr (Tile::kPipelined) {
-    static_assert(kPieces == 1);
-    if (t.columns >= kPipelineColumns) {
-      pipelined_tile<Tile>(t, sums, prefetch);
-      store_tile<kGroups>(t, sums);
-      return;
-    }
-  }
   const PackedQ8* x = reinterpret_cast<const PackedQ8*>(t.packed);
   const uint8_t* p = t.weights;
   for (int64_t b = 0; b < pieces; b += kPieces, p += Tile::kBytes) {
@@ -322,18 +321,18 @@ void quant_tile(const TileArgs& t) {
       }
     }
   }
-  store_tile<kGroups>(t, sums);
+  store_tile<kGroups>(t, 0, t.columns, sums);
 }
 
 GSD_INLINE void add_quant_kernels(gsd::narrow::KernelTable& table) {
   using gsd::narrow::Format;
-  constexpr int kTileRows = kGroups * kRows;
+  constexpr int kRowsPerTile = kGroups * kRows;
   constexpr auto kPacking = gsd::narrow::Packing::kQ8;
-  table[Format::kQ8_0] = {quant_tile<TileQ8_0>, kTileRows, kPacking};
-  table[Format::kQ4_0] = {quant_tile<TileQ4_0>, kTileRows, kPacking};
-  table[Format::kQ4_K] = {quant_tile<TileQ4_K>, kTileRows, kPacking};
-  table[Format::kQ5_K] = {quant_tile<TileQ5_K>, kTileRows, kPacking};
-  table[Format::kQ6_K] = {quant_tile<TileQ6_K>, kTileRows, kPacking};
+  table[Format::kQ8_0] = {piece_tile<TileQ8_0>, kRowsPerTile, kPacking};
+  table[Format::kQ4_0] = {piece_tile<TileQ4_0>, kRowsPerTile, kPacking};
+  table[Format::kQ4_K] = {k_tile<TileQ4_K>, kRowsPerTile, kPacking};
+  table[Format::kQ5_K] = {k_tile<TileQ5_K>, kRowsPerTile, kPacking};
+  table[Format::kQ6_K] = {k_tile<TileQ6_K>, kRowsPerTile, kPacking};
 }
 
 }  // namespace

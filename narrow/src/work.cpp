@@ -7,8 +7,6 @@ namespace {
 
 constexpr int64_t kPackBlocks = 64;  // packed in one go by one thread
 
-int64_t slab_columns(int64_t columns, int64_t first) { return std::min<int64_t>(columns - first, kMaxColumns); }
-
 }  // namespace
 
 size_t packed_bytes(Packing packing, int64_t k, int64_t columns) {
@@ -40,9 +38,9 @@ void Work::pack(int thread, int present) {
   for (int64_t unit = thread; unit < pieces * job_.columns; unit += present) {
     const int64_t column = unit / pieces;
     const int64_t first = unit % pieces * kPackBlocks;
-    const int64_t slab = column / kMaxColumns * kMaxColumns;
-    const auto width = static_cast<size_t>(slab_columns(job_.columns, slab));
-    std::byte* out = job_.packed + static_cast<size_t>(slab * blocks_ + column - slab) * kBlockBytes;
+    const int64_t group = column - column % pack_columns(packing_);
+    const auto width = static_cast<size_t>(std::min<int64_t>(job_.columns - group, pack_columns(packing_)));
+    std::byte* out = job_.packed + static_cast<size_t>(group * blocks_ + column - group) * kBlockBytes;
     narrow::pack(packing_, job_.x + column * job_.x_stride, job_.k, first, std::min(first + kPackBlocks, blocks_), out,
                  width * kBlockBytes);
   }
@@ -92,7 +90,7 @@ void Work::multiply_slabs(const Product& product, int64_t row, int lanes, size_t
   args.next_bytes = next_bytes;
   for (int64_t slab = 0; slab < job_.columns; slab += kMaxColumns) {
     args.packed = job_.packed + static_cast<size_t>(slab * blocks_) * kBlockBytes;
-    args.columns = static_cast<int>(slab_columns(job_.columns, slab));
+    args.columns = static_cast<int>(std::min<int64_t>(job_.columns - slab, kMaxColumns));
     args.out = product.out + slab * product.out_stride + row;
     product.kernel.tile(args);
     args.next_bytes = 0;

@@ -178,11 +178,9 @@ GSD_INLINE void transpose_lanes(const Ints r[4], Ints out[4]) {
   out[3] = zip_high_pairs(high01, high23);
 }
 
-// Element r of the result is the sum of the elements of v[r], added up in the same order for every r.
-GSD_INLINE Floats sum_lanes(const Floats v[kRows]) {
-  Floats f[kRows / 2];
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows / 2; ++i) f[i] = fold_halves(v[i], v[i + kRows / 2]);
+// Of registers f[i] = fold_halves(v[i], v[i + kRows / 2]): element r of the result is the sum of the elements of v[r],
+// added up in the same order for every r.
+GSD_INLINE Floats sum_folded(Floats f[kRows / 2]) {
 #if defined(__AVX512F__)
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) f[i] = fold_quarters(f[i], f[i + 4]);

@@ -54,7 +54,10 @@ struct Chunk {
   int64_t blocks;
 };
 
-// Adds kCount columns times kHeight rows, beginning with `row`, to their sums, [row][column].
+constexpr int kFolded = kRows / 2;  // rows whose sums share registers with the kFolded rows after them
+
+// Adds kCount columns times kHeight rows to their sums, [row % kFolded][column]: the kHeight / 2 rows from `row` on and
+// those kFolded behind them, folded together.
 template <class Tile, int kHeight, int kCount>
 GSD_INLINE void multiply_rows(const Chunk& chunk, int row, bool first, Floats* sums) {
   Floats acc[kHeight][kCount];
@@ -63,22 +66,24 @@ GSD_INLINE void multiply_rows(const Chunk& chunk, int row, bool first, Floats* s
 #pragma GCC unroll 8
     for (int n = 0; n < kCount; ++n) acc[r][n] = zero();
   }
+  constexpr int kHalf = kHeight / 2;
   const size_t stride = chunk.row_stride;
+  const auto row_offset = [&](int r) { return static_cast<size_t>(r < kHalf ? r : r - kHalf + kFolded) * stride; };
   const uint8_t* p = chunk.weights + static_cast<size_t>(row) * stride;
   const uint8_t* ahead = chunk.ahead + static_cast<size_t>(row) * stride;
   const std::byte* x = chunk.x;
-  for (int64_t b = 0; b < chunk.blocks; ++b, p += Tile::kBytes, x += chunk.x_stride) {
-    // One cache line of each row for every line that is read; with two blocks to a line, the rows take turns.
-    constexpr int kTurns = static_cast<int>(kBlockBytes / Tile::kBytes);
-    const uint8_t* line = ahead + static_cast<size_t>(b) * Tile::kBytes + static_cast<size_t>(b % kTurns) * stride;
+  for (int64_t b = 0; b < chunk.blocks; ++b, p += Tile::kBytes, ahead += Tile::kBytes, x += chunk.x_stride) {
+    // One cache line for every line that is read; with two blocks to a line, the halves of the rows take turns.
+    constexpr bool kTurns = Tile::kBytes < kBlockBytes;
+    const uint8_t* line = kTurns && b % 2 == 1 ? ahead + kFolded * stride : ahead;
 #pragma GCC unroll 8
-    for (int r = 0; r < kHeight; r += kTurns) prefetch_second_level(line + static_cast<size_t>(r) * stride);
+    for (int r = 0; r < (kTurns ? kHalf : kHeight); ++r) prefetch_second_level(line + row_offset(r));
 #pragma GCC unroll 2
     for (int part = 0; part < kBlockParts; ++part) {
       Floats w[kHeight];
 #pragma GCC unroll 8
-      for (size_t r = 0; r < kHeight; ++r)
-        w[r] = Tile::load(p + r * stride + static_cast<size_t>(part) * Tile::kBytes / kBlockParts);
+      for (int r = 0; r < kHeight; ++r)
+        w[r] = Tile::load(p + row_offset(r) + static_cast<size_t>(part) * Tile::kBytes / kBlockParts);
 #pragma GCC unroll 8
       for (int n = 0; n < kCount; ++n) {
         Floats column =
@@ -90,9 +95,12 @@ GSD_INLINE void multiply_rows(const Chunk& chunk, int row, bool first, Floats* s
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < kHeight; ++r) {
+  for (int r = 0; r < kHalf; ++r) {
 #pragma GCC unroll 8
-    for (int n = 0; n < kCount; ++n) sums[r * kCount + n] = first ? acc[r][n] : add(sums[r * kCount + n], acc[r][n]);
+    for (int n = 0; n < kCount; ++n) {
+      const Floats two = fold_halves(acc[r][n], acc[r + kHalf][n]);
+      sums[r * kCount + n] = first ? two : add(sums[r * kCount + n], two);
+    }
   }
 }
 
@@ -120,11 +128,14 @@ __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
                                       : (kCount == 1   ? 8
                                          : kCount == 2 ? 4
                                                        : 2);
-  Floats sums[kTileRows * kCount];
+  Floats sums[kTileRows / kRows][kFolded * kCount];
   const auto multiply = [&](const Chunk& chunk, bool first) GSD_LAMBDA_INLINE {
 #pragma GCC unroll 1
-    for (int row = 0; row < kTileRows; row += kHeight)
-      multiply_rows<Tile, kHeight, kCount>(chunk, row, first, sums + row * kCount);
+    for (int group = 0; group < kTileRows / kRows; ++group) {
+#pragma GCC unroll 1
+      for (int row = 0; row < kFolded; row += kHeight / 2)
+        multiply_rows<Tile, kHeight, kCount>(chunk, group * kRows + row, first, sums[group] + row * kCount);
+    }
   };
   constexpr int64_t kBlockWeights = gsd::narrow::block_weights(Tile::kPacking);
   const int64_t blocks = t.k / kBlockWeights;
@@ -157,10 +168,10 @@ __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
   Floats totals[kCount * kRegisters];  // [column][group of rows]
   for (int n = 0; n < kCount; ++n) {
     for (int g = 0; g < kRegisters; ++g) {
-      Floats rows[kRows];
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) rows[r] = sums[(g * kRows + r) * kCount + n];
-      totals[n * kRegisters + g] = sum_lanes(rows);
+      Floats folded[kFolded];
+#pragma GCC unroll 8
+      for (int r = 0; r < kFolded; ++r) folded[r] = sums[g][r * kCount + n];
+      totals[n * kRegisters + g] = sum_folded(folded);
     }
   }
   store_tile<kRegisters>(t, column, kCount, totals);

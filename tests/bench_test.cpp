@@ -289,20 +289,17 @@ TEST(Peers, ReadsTheProgramsOwnCountAndText) {
 
 TEST(Peers, ACommandHoldsTheSettingAndOurBackendTurnsRepackingOff) {
   const Peer& peer = peers()[0];
-  PeerOptions o{.folder = "/bin",
-                .target = "t",
-                .draft = "d",
-                .n_ctx = 64,
-                .n_threads = 2,
-                .n_predict = 8,
-                .plugin = "",
-                .cancelled = {}};
-  const auto plain = peer_command(peer, {2, 1}, o, "f");
-  EXPECT_THAT(plain, testing::IsSupersetOf(
-                         {"/bin/llama-speculative-simple", "--spec-draft-n-max", "4", "0.2", "-md", "-f", "f"}));
+  PeerOptions o;
+  o.folder = "/bin";
+  o.target = "t";
+  o.draft = "d";
+  o.sampling.top_k = 7;
+  const auto plain = peer_command(peer, {2, 1}, o, "f", 0.5);
+  EXPECT_THAT(plain, testing::IsSupersetOf({"/bin/llama-speculative-simple", "--spec-draft-n-max", "4", "0.2", "-md",
+                                            "-f", "f", "--temp", "0.5", "--top-k", "7"}));
   EXPECT_THAT(plain, Not(testing::Contains("--no-repack")));
   o.plugin = "x.so";
-  EXPECT_THAT(peer_command(peer, {2, 1}, o, "f"), testing::IsSupersetOf({"--no-repack", "--load-mode"}));
+  EXPECT_THAT(peer_command(peer, {2, 1}, o, "f", 0), testing::IsSupersetOf({"--no-repack", "--load-mode"}));
   EXPECT_EQ(peer.setting({2, 1}), "n-max=4 p-min=0.2");
 }
 

@@ -39,6 +39,7 @@ struct BenchFlags {
   std::vector<int> sessions{1};
   int repetitions = 3;
   int per_kind = 0;
+  int tune = 0;  // prompts of each kind to choose settings on; 0: every second one
   bool ablate = false;
   bool chains = false;
   std::string peers;
@@ -87,7 +88,10 @@ class Bench {
     temperatures_ = flags.temperatures;
     if (temperatures_.empty()) temperatures_.push_back(flags.model.sampling.temperature);
     std::map<std::string, int> seen;
-    for (const Prompt& p : prompts_) tuning_.push_back(!flags.peers.empty() && seen[p.kind]++ % 2 == 0);
+    for (const Prompt& p : prompts_) {
+      const int i = seen[p.kind]++;
+      tuning_.push_back(!flags.peers.empty() && i % 2 == 0 && (flags.tune == 0 || i / 2 < flags.tune));
+    }
     for (const auto& [kind, n] : seen) {
       if (!flags.peers.empty() && n < 2)
         throw Error(ErrorCode::kUsage,
@@ -102,7 +106,10 @@ class Bench {
       if (sessions == flags_.sessions.front()) open_file();
       std::vector<Contestant> field;
       for (const Config& c : configs_) field.push_back({c.name, c, nullptr});
-      if (!flags_.peers.empty() && sessions == 1) add_tuned(field);
+      if (!flags_.peers.empty() && sessions == 1) {
+        add_tuned(field);
+        learn(field);
+      }
       for (const float temperature : temperatures_) measure_all(field, temperature, sessions);
       pair_->save_profile();
       if (interrupted()) return false;
@@ -196,7 +203,7 @@ class Bench {
           m.temperature = std::round(temperature * 1000.0) / 1000;
           m.sessions = sessions;
           m.repetition = repetition;
-          if (done_.count(m.key()) > 0 || (c.peer && temperature != 0)) continue;
+          if (done_.count(m.key()) > 0) continue;
           if (!warm) warm_up(field, m);
           warm = true;
           if (measure(c, p, m)) store(std::move(m));
@@ -224,7 +231,7 @@ class Bench {
     if (c.own) return measure_own(*c.own, p, m);
     PeerRun r;
     try {
-      r = c.peer->run(prompts_[p].text);
+      r = c.peer->run(prompts_[p].text, m.temperature);
     } catch (const Error& e) {  // another program's failure ends no run
       if (!interrupted()) std::fprintf(stderr, "gsd: note: %s, prompt %zu: %s\n", c.name.c_str(), p, e.what());
       return false;
@@ -232,7 +239,7 @@ class Bench {
     m.tokens = r.tokens;
     m.decode_ms = r.decode_ms;
     m.peak_mib = r.peak_mib;
-    m.same_text = agree(plain_text(p), r.text);
+    m.same_text = m.temperature > 0 || agree(plain_text(p), r.text);  // others draw other random numbers
     return !interrupted() && m.tokens > 0;
   }
 
@@ -314,10 +321,7 @@ class Bench {
   // Mean logarithm of the speed-up over the prompts for tuning; very low where the program fails.
   double tuning_score(const std::string& name, Race& race, const std::function<Contestant()>& make) {
     constexpr double kUseless = -1e9;
-    std::vector<std::size_t> list;
-    for (std::size_t p = 0; p < prompts_.size(); ++p) {
-      if (tuning_[p]) list.push_back(p);
-    }
+    const std::vector<std::size_t> list = tuning_prompts();
     std::optional<Contestant> c;
     try {
       return race.mean(list.size(), [&](std::size_t i) {
@@ -352,7 +356,30 @@ class Bench {
     return m;
   }
 
-  // Chooses settings on one half of the prompts, ours of a chain and those of all programs, and adds the best ones.
+  std::vector<std::size_t> tuning_prompts() const {
+    std::vector<std::size_t> list;
+    for (std::size_t p = 0; p < prompts_.size(); ++p) {
+      if (tuning_[p]) list.push_back(p);
+    }
+    return list;
+  }
+
+  // What our ways of decoding learn while they run, they may learn on the prompts that others' settings are chosen on.
+  void learn(const std::vector<Contestant>& field) {
+    ProgressLine line("Learning");
+    const std::vector<std::size_t> list = tuning_prompts();
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      line.show(static_cast<float>(i) / static_cast<float>(list.size()));
+      for (const Contestant& c : field) {
+        if (interrupted()) return;
+        if (!c.own || c.own->params.mode == Mode::kPlain) continue;
+        Measurement unused = blank(c.name, list[i]);
+        measure_own(*c.own, list[i], unused);
+      }
+    }
+  }
+
+  // Chooses settings on a part of the prompts, ours of a chain and those of all programs, and adds the best ones.
   void add_tuned(std::vector<Contestant>& field) {
     peer_options_ = {.folder = flags_.peers,
                      .target = flags_.model.pair.target,
@@ -360,6 +387,7 @@ class Bench {
                      .n_ctx = pair_->n_ctx(),
                      .n_threads = pair_->n_threads(),
                      .n_predict = static_cast<int>(flags_.model.n_predict),
+                     .sampling = flags_.model.sampling,
                      .plugin = "",
                      .cancelled = interrupted};
     loaded_peer_options_ = peer_options_;
@@ -497,9 +525,12 @@ void add_contestant_flags(CLI::App& app, BenchFlags& f) {
   group(app.add_flag("--ablate", f.ablate, "The paper's ablations: chain, tree and graph by each parameter"));
   group(app.add_flag("--chains", f.chains, "Also chains of fixed depth, to compare at equal time per step"));
   group(app.add_option("--peers", f.peers,
-                       "llama.cpp's own speculative programs, found in this folder, and our chain: each tuned on one "
-                       "half of the prompts, all measured on the other half"))
+                       "llama.cpp's own speculative programs, found in this folder, and our chain: each tuned on a "
+                       "part of the prompts, all measured on the others"))
       ->type_name("DIR");
+  group(app.add_option("--tune", f.tune, "With --peers: prompts of each kind to tune on; 0 = every second one"))
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000000));
 }
 
 void add_report_flags(CLI::App& app, BenchFlags& f) {

@@ -46,7 +46,10 @@ std::string seconds_error(const Peer& peer, std::string_view messages) {
 // Adds what every program gets.
 void add_common(std::vector<std::string>& a, const Peer& peer, const Point& setting, const PeerOptions& o) {
   const auto add = [&](std::initializer_list<std::string> more) { a.insert(a.end(), more); };
-  add({"-m", o.target, "-c", std::to_string(o.n_ctx), "-t", std::to_string(o.n_threads), "--temp", "0"});
+  add({"-m", o.target, "-c", std::to_string(o.n_ctx), "-t", std::to_string(o.n_threads)});
+  add({"--top-k", std::to_string(o.sampling.top_k), "--top-p", fmt::format("{}", o.sampling.top_p)});
+  add({"--min-p", fmt::format("{}", o.sampling.min_p), "--seed",
+       std::to_string(static_cast<std::uint32_t>(o.sampling.seed))});
   if (peer.has_draft) add({"-md", o.draft, "-td", std::to_string(o.n_threads)});
   if (!o.plugin.empty()) add({"--no-repack", "--load-mode", "none"});  // as gsd itself loads a model of this size
   a.insert(a.end(), peer.arguments.begin(), peer.arguments.end());
@@ -108,10 +111,11 @@ const std::vector<Peer>& peers() {
 }
 
 std::vector<std::string> peer_command(const Peer& peer, const Point& setting, const PeerOptions& o,
-                                      const std::string& prompt_file) {
+                                      const std::string& prompt_file, double temperature) {
   std::vector<std::string> a{(std::filesystem::path(o.folder) / peer.binary).string()};
   add_common(a, peer, setting, o);
   a.insert(a.end(), {"-f", prompt_file, "-n", std::to_string(o.n_predict), "--color", "off"});
+  a.insert(a.end(), {"--temp", fmt::format("{}", temperature)});
   return a;
 }
 
@@ -157,14 +161,14 @@ std::vector<std::string> PeerRunner::environment() const {
   return {"GGML_BACKEND_PATH=" + options_.plugin};
 }
 
-PeerRun PeerRunner::run(const std::string& prompt) {
-  if (peer_.server) return ask(prompt);
+PeerRun PeerRunner::run(const std::string& prompt, double temperature) {
+  if (peer_.server) return ask(prompt, temperature);
   const std::filesystem::path file = std::filesystem::temp_directory_path() / fmt::format("gsd-bench-{}.txt", getpid());
   {
     std::ofstream out(file, std::ios::binary);
     if (!(out << prompt)) throw Error(ErrorCode::kIo, fmt::format("The file '{}' cannot be written.", file.string()));
   }
-  Process process(peer_command(peer_, setting_, options_, file.string()), environment());
+  Process process(peer_command(peer_, setting_, options_, file.string(), temperature), environment());
   const int status = process.wait(kTimeout, options_.cancelled);
   std::error_code ignored;
   std::filesystem::remove(file, ignored);
@@ -174,11 +178,11 @@ PeerRun PeerRunner::run(const std::string& prompt) {
   return r;
 }
 
-PeerRun PeerRunner::ask(const std::string& prompt) {
+PeerRun PeerRunner::ask(const std::string& prompt, double temperature) {
   httplib::Client client("127.0.0.1", port_);
   client.set_read_timeout(static_cast<int>(kTimeout));
   const json question{
-      {"prompt", prompt}, {"n_predict", options_.n_predict}, {"temperature", 0}, {"cache_prompt", false}};
+      {"prompt", prompt}, {"n_predict", options_.n_predict}, {"temperature", temperature}, {"cache_prompt", false}};
   const auto answer =
       client.Post("/completion", question.dump(-1, ' ', false, json::error_handler_t::replace), "application/json");
   if (!answer || answer->status != 200) throw Error(ErrorCode::kBackend, seconds_error(peer_, server_->errors()));

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "gsd/sampling.h"
 #include "process.h"
 #include "search.h"
 
@@ -40,7 +41,8 @@ struct PeerOptions {
   int n_ctx = 0;
   int n_threads = 0;
   int n_predict = 0;
-  std::string plugin;  // our narrow-matmul backend, loaded into them without repacking; empty = as shipped
+  SamplingParams sampling;  // top_k, top_p, min_p and seed count; the temperature is given with the prompt
+  std::string plugin;       // our narrow-matmul backend, loaded into them without repacking; empty = as shipped
   std::function<bool()> cancelled;
 };
 
@@ -53,7 +55,7 @@ struct PeerRun {
 
 // The whole command line of a peer that is started once a prompt.
 std::vector<std::string> peer_command(const Peer& peer, const Point& setting, const PeerOptions& options,
-                                      const std::string& prompt_file);
+                                      const std::string& prompt_file, double temperature);
 
 // Reads "decoded N tokens in S seconds" off a program's messages and what follows the prompt in its output.
 // Throws Error(kBackend) if there is no such line.
@@ -65,10 +67,10 @@ class PeerRunner {
   PeerRunner(const Peer& peer, const Point& setting, const PeerOptions& options);
   ~PeerRunner();
   // Throws Error(kBackend) if the program fails on it.
-  PeerRun run(const std::string& prompt);
+  PeerRun run(const std::string& prompt, double temperature);
 
  private:
-  PeerRun ask(const std::string& prompt);
+  PeerRun ask(const std::string& prompt, double temperature);
   std::vector<std::string> environment() const;
 
   const Peer& peer_;

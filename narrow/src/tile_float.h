@@ -5,6 +5,7 @@
 // chunks whose activations stay in the first-level cache while all rows of the tile are multiplied by them.
 #pragma once
 
+#include <bit>
 #include <utility>
 
 #include "tile_common.h"
@@ -122,12 +123,8 @@ __attribute__((noinline)) void copy_tail(const TileArgs& t, int64_t weights, uin
 template <class Tile, int kCount>
 __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
   // As many sums as there are registers for, beside the weights of a block and one register of activations.
-  constexpr int kHeight = kRows == 16 ? (kCount <= 2   ? 8
-                                         : kCount <= 4 ? 4
-                                                       : 2)
-                                      : (kCount == 1   ? 8
-                                         : kCount == 2 ? 4
-                                                       : 2);
+  constexpr int kSums = kRows / static_cast<int>(std::bit_ceil(static_cast<unsigned>(kCount)));
+  constexpr int kHeight = kSums < 8 ? kSums : 8;
   Floats sums[kTileRows / kRows][kFolded * kCount];
   const auto multiply = [&](const Chunk& chunk, bool first) GSD_LAMBDA_INLINE {
 #pragma GCC unroll 1

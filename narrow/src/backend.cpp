@@ -87,9 +87,10 @@ bool has_contiguous_rows(const ggml_tensor& t) {
 bool supports_product(const ggml_tensor& node) {
   const ggml_tensor& weights = *node.src[0];
   const ggml_tensor& x = *node.src[1];
-  return kernel_of(weights.type) != nullptr && weights.op == GGML_OP_NONE && x.type == GGML_TYPE_F32 &&
-         node.type == GGML_TYPE_F32 && is_matrix(weights) && is_matrix(x) && has_contiguous_rows(weights) &&
-         has_contiguous_rows(x) && node.nb[0] == sizeof(float) && x.nb[1] % sizeof(float) == 0 &&
+  return kernel_of(weights.type) != nullptr && weights.op == GGML_OP_NONE && weights.ne[0] > 0 &&
+         x.type == GGML_TYPE_F32 && node.type == GGML_TYPE_F32 && is_matrix(weights) && is_matrix(x) &&
+         has_contiguous_rows(weights) && has_contiguous_rows(x) && node.nb[0] == sizeof(float) &&
+         x.nb[1] % sizeof(float) == 0 &&
          plugin().config.takes(x.ne[1], static_cast<int64_t>(ggml_nbytes(&weights)), min_width(weights.type));
 }
 
@@ -123,8 +124,8 @@ class PackedBuffer {
 };
 
 // Moves memory into huge pages where the system can: not what is mapped from a file, and not before Linux 6.1. A tile
-// reads 32 rows side by side and asks for the next tile's; with pages of 4 KB it waits for the page table as long as
-// for memory, in a virtual machine above all (docs/narrow-matmul.md).
+// reads up to 32 rows side by side and asks for the next tile's; with pages of 4 KB it waits for the page table as long
+// as for memory, in a virtual machine above all (docs/narrow-matmul.md).
 void use_huge_pages([[maybe_unused]] ggml_backend_buffer_t buffer) {
 #if defined(__linux__)
   constexpr uintptr_t kPage = 2 << 20;

@@ -1,8 +1,8 @@
 // The few vector operations the kernels need, for the instruction set this translation unit is compiled for.
 //
-// A register holds kRows 32-bit elements: 16 with AVX-512, 8 with AVX2. Included only by
-// the kernels' translation units; everything is in an anonymous namespace, so that code compiled for one instruction
-// set can never be merged by the linker into another.
+// A register holds kRows elements of 32 bits: 16 with AVX-512, 8 with AVX2. Included only by the kernels' translation
+// units; everything is in an anonymous namespace, so that code compiled for one instruction set can never be merged by
+// the linker into another.
 #pragma once
 
 #include <immintrin.h>
@@ -180,12 +180,13 @@ GSD_INLINE void transpose_lanes(const Ints r[4], Ints out[4]) {
 
 // Of registers f[i] = fold_halves(v[i], v[i + kRows / 2]): element r of the result is the sum of the elements of v[r],
 // added up in the same order for every r.
-GSD_INLINE Floats sum_folded(Floats f[kRows / 2]) {
+GSD_INLINE Floats sum_folded(const Floats f[kRows / 2]) {
 #if defined(__AVX512F__)
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) f[i] = fold_quarters(f[i], f[i + 4]);
+  const auto four = [&](int i) GSD_LAMBDA_INLINE { return fold_quarters(f[i], f[i + 4]); };
+#else
+  const auto four = [&](int i) GSD_LAMBDA_INLINE { return f[i]; };
 #endif
-  return fold_elements(fold_pairs(f[0], f[2]), fold_pairs(f[1], f[3]));
+  return fold_elements(fold_pairs(four(0), four(2)), fold_pairs(four(1), four(3)));
 }
 
 // kChunks * 16 bytes at p of each row, as 4 * kChunks registers: element r of out[d] is dword d of row r.
@@ -195,28 +196,23 @@ GSD_INLINE Floats sum_folded(Floats f[kRows / 2]) {
 // again in each.
 template <size_t kChunks>
 GSD_INLINE void load_dwords(const uint8_t* p, size_t stride, Ints out[4 * kChunks]) {
+  static_assert(kChunks == 1 || kChunks == 2);
 #if defined(__AVX512F__)
-  // Loads are dearer than shuffles: 32 bytes of a row at a time, where there are as many.
-  if constexpr (kChunks % 2 == 0) {
-    constexpr size_t kPairs = kChunks / 2;
-    Ints r[kPairs][2][4];  // [32 bytes][rows 0..7 or 8..15][i]: rows i and i + 4
-#pragma GCC unroll 8
-    for (size_t i = 0; i < 8; ++i) {
-#pragma GCC unroll 2
-      for (size_t c = 0; c < kPairs; ++c)
-        r[c][i / 4][i % 4] = load_two_rows(p + (i % 4 + 8 * (i / 4)) * stride + 32 * c, stride);
-    }
-#pragma GCC unroll 2
-    for (size_t c = 0; c < kPairs; ++c) {
-      Ints low[4];
-      Ints high[4];
-      transpose_lanes(r[c][0], low);
-      transpose_lanes(r[c][1], high);
+  if constexpr (kChunks == 2) {  // loads are dearer than shuffles: 32 bytes of a row at a time
+    Ints low[4];
+    Ints high[4];
+    const auto load_eight = [&](size_t row, Ints eight[4]) GSD_LAMBDA_INLINE {
+      Ints r[4];
 #pragma GCC unroll 4
-      for (size_t d = 0; d < 4; ++d) {
-        out[8 * c + d] = even_quarters(low[d], high[d]);
-        out[8 * c + 4 + d] = odd_quarters(low[d], high[d]);
-      }
+      for (size_t i = 0; i < 4; ++i) r[i] = load_two_rows(p + (row + i) * stride, stride);
+      transpose_lanes(r, eight);
+    };
+    load_eight(0, low);
+    load_eight(8, high);
+#pragma GCC unroll 4
+    for (size_t d = 0; d < 4; ++d) {
+      out[d] = even_quarters(low[d], high[d]);
+      out[4 + d] = odd_quarters(low[d], high[d]);
     }
     return;
   }
@@ -224,10 +220,10 @@ GSD_INLINE void load_dwords(const uint8_t* p, size_t stride, Ints out[4 * kChunk
   Ints r[kChunks][4];
 #pragma GCC unroll 4
   for (size_t i = 0; i < 4; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (size_t c = 0; c < kChunks; ++c) r[c][i] = load_rows(p + i * stride + 16 * c, stride);
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 2
   for (size_t c = 0; c < kChunks; ++c) transpose_lanes(r[c], out + 4 * c);
 }
 

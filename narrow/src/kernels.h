@@ -44,7 +44,7 @@ static_assert(sizeof(PackedQ8) == kBlockBytes);
 struct TileArgs {
   const uint8_t* weights;   // first row of the tile
   size_t row_stride;        // bytes from row to row; 0 reads one row again and again
-  int64_t k;                // length of a row in weights
+  int64_t k;                // length of a row in weights, >= 1
   const std::byte* packed;  // [group of pack_columns][blocks(k)][columns] blocks of kBlockBytes, aligned to them
   int columns;              // 1..kMaxColumns
   float* out;               // out[c * out_stride + i] receives row first_lane + i

@@ -1,8 +1,9 @@
 // Tiles of floating-point weights: F32, F16, BF16.
 //
 // Lanes run along the row. A register of weights, widened as it is loaded, is multiplied by a register of activations
-// of each column, and lanes are added up only when the row ends: no weight is moved between lanes. The row is cut into
-// chunks whose activations stay in the first-level cache while all rows of the tile are multiplied by them.
+// of each column: no weight is moved between lanes. The row is cut into chunks whose activations stay in the
+// first-level cache while all rows of the tile are multiplied by them. When a chunk ends, half the lanes are folded
+// onto the others, and when the row ends, the rest are added up.
 #pragma once
 
 #include <bit>
@@ -13,7 +14,6 @@
 namespace {
 
 constexpr int kTileRows = 16;
-constexpr int kPackColumns = gsd::narrow::pack_columns(gsd::narrow::Packing::kF32);
 constexpr int kGroupColumns = kRows / 2;  // multiplied together: 8 with AVX-512, 4 with AVX2's 16 registers
 constexpr int64_t kChunkBlocks = 48;      // at most; 24 KB of activations for eight columns
 constexpr int kBlockParts = static_cast<int>(kBlockBytes / sizeof(Floats));  // registers of a packed block
@@ -119,10 +119,10 @@ __attribute__((noinline)) void copy_tail(const TileArgs& t, int64_t weights, uin
 }
 
 // kCount columns from `column` on. Which rows and columns share a loop changes nothing for any of them: each is added
-// up block by block within a chunk, then chunk by chunk, then over the lanes.
+// up block by block within a chunk, the halves of the lanes then, chunk by chunk, and last over the other lanes.
 template <class Tile, int kCount>
 __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
-  // As many sums as there are registers for, beside the weights of a block and one register of activations.
+  // kRows sums at most, half the registers; others hold the weights of a block and one register of activations.
   constexpr int kSums = kRows / static_cast<int>(std::bit_ceil(static_cast<unsigned>(kCount)));
   constexpr int kHeight = kSums < 8 ? kSums : 8;
   Floats sums[kTileRows / kRows][kFolded * kCount];
@@ -137,14 +137,17 @@ __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
   constexpr int64_t kBlockWeights = gsd::narrow::block_weights(Tile::kPacking);
   const int64_t blocks = t.k / kBlockWeights;
   const int64_t rest = t.k % kBlockWeights;
+  constexpr int kPackColumns = gsd::narrow::pack_columns(Tile::kPacking);
+  static_assert(kPackColumns % kGroupColumns == 0 && kMaxColumns % kPackColumns == 0);
   const int packed_with = column - column % kPackColumns;
   const int neighbours = t.columns - packed_with < kPackColumns ? t.columns - packed_with : kPackColumns;
   const size_t x_stride = static_cast<size_t>(neighbours) * kBlockBytes;
   const std::byte* x = t.packed + (static_cast<size_t>(packed_with * (blocks + (rest > 0 ? 1 : 0))) +
                                    static_cast<size_t>(column - packed_with)) *
                                       kBlockBytes;
-  const uint8_t* next_tile = t.next_bytes > 0 ? t.next : t.weights;
-  // Chunks of equal length, as each streams in as much as it reads.
+  const bool whole_tile_follows = t.row_stride > 0 && t.next_bytes >= kTileRows * t.row_stride;
+  const uint8_t* next_tile = whole_tile_follows ? t.next : t.weights;
+  // Chunks as equal as can be, because each streams in as much as it reads.
   const int64_t chunks = (blocks + kChunkBlocks - 1) / kChunkBlocks;
   for (int64_t i = 0, begin = 0; i < chunks; ++i) {
     const int64_t end = blocks * (i + 1) / chunks;

@@ -27,7 +27,7 @@ Work::Work(const Job& job, int threads)
   }
 }
 
-// A matrix with fewer rows than a tile is done row by row, every lane reading the same row.
+// A matrix with fewer rows than a tile is done row by row, every row of the tile being that one.
 int64_t Work::tiles(const Product& product) const {
   const int64_t tile_rows = product.kernel.tile_rows;
   return product.rows < tile_rows ? product.rows : (product.rows + tile_rows - 1) / tile_rows;

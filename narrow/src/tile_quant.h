@@ -262,8 +262,8 @@ class ScaleQueue {
   }
 
  private:
-  static constexpr int64_t kAhead = 4;
-  static constexpr int64_t kSlots = 8;
+  static constexpr int64_t kAhead = 2;
+  static constexpr int64_t kSlots = 4;
 
   GSD_INLINE void copy(int64_t i) {
     const uint8_t* p = p_ + static_cast<size_t>(i) * kBytes;

@@ -51,6 +51,14 @@ TEST(Workload, TakesSoManyOfAKindAndNamesABadLine) {
   EXPECT_THROW(parse_prompts("\n \n", 0, "x"), Error);
 }
 
+TEST(Workload, SettingsAreChosenOnEverySecondPromptOfAKind) {
+  const std::vector<Prompt> prompts{{"a", ""}, {"b", ""}, {"a", ""}, {"a", ""}, {"b", ""}, {"a", ""}, {"b", ""}};
+  EXPECT_EQ(tuning_prompts(prompts, 0), (std::vector<bool>{true, true, false, true, false, false, true}));
+  EXPECT_EQ(tuning_prompts(prompts, 1), (std::vector<bool>{true, true, false, false, false, false, false}));
+  EXPECT_EQ(tuning_prompts(prompts, 9), tuning_prompts(prompts, 0));
+  EXPECT_THROW(tuning_prompts(std::vector<Prompt>{{"a", ""}, {"a", ""}, {"b", ""}}, 0), Error);
+}
+
 TEST(Workload, ConfigurationsNameTheirParameters) {
   const Config c =
       parse_config("graph merge-length=2 sibling-threshold=0.25 path-threshold=0.1 width=9 history=0 depth=3", {});

@@ -87,16 +87,7 @@ class Bench {
     }
     temperatures_ = flags.temperatures;
     if (temperatures_.empty()) temperatures_.push_back(flags.model.sampling.temperature);
-    std::map<std::string, int> seen;
-    for (const Prompt& p : prompts_) {
-      const int i = seen[p.kind]++;
-      tuning_.push_back(!flags.peers.empty() && i % 2 == 0 && (flags.tune == 0 || i / 2 < flags.tune));
-    }
-    for (const auto& [kind, n] : seen) {
-      if (!flags.peers.empty() && n < 2)
-        throw Error(ErrorCode::kUsage,
-                    "The kind '" + kind + "' has one prompt; --peers needs two, to choose settings and to measure.");
-    }
+    tuning_ = flags.peers.empty() ? std::vector<bool>(prompts_.size()) : tuning_prompts(prompts_, flags.tune);
   }
 
   // False if the user ended it. What was measured is in the file in any case.
@@ -141,20 +132,22 @@ class Bench {
     for (const std::string& path : flags_.prompts)
       files += (files.empty() ? "" : ", ") + std::filesystem::path(path).filename().string();
     const ModelFlags& m = flags_.model;
-    return {{"gsd", GSD_VERSION},
-            {"date", fmt::format("{:%Y-%m-%d}", fmt::gmtime(now))},
-            {"processor", cpu_name()},
-            {"threads", pair_->n_threads()},
-            {"target", fmt::format("{} ({:.1f} MB)", std::filesystem::path(m.pair.target).filename().string(),
-                                   static_cast<double>(pair_->target().n_bytes()) / 1e6)},
-            {"draft", m.pair.draft.empty() ? "none" : std::filesystem::path(m.pair.draft).filename().string()},
-            {"narrow-matmul backend", pair_->narrow().empty() ? "off" : pair_->narrow()},
-            {"exact", m.pair.engine.exact},
-            {"prompts", fmt::format("{} of {}", prompts_.size(), files)},
-            {"cut to the context", cut_},
-            {"tokens", m.n_predict},
-            {"end of text", m.ignore_eos ? "ignored" : "ends"},
-            {"repetitions", flags_.repetitions}};
+    Conditions c{{"gsd", GSD_VERSION},
+                 {"date", fmt::format("{:%Y-%m-%d}", fmt::gmtime(now))},
+                 {"processor", cpu_name()},
+                 {"threads", pair_->n_threads()},
+                 {"target", fmt::format("{} ({:.1f} MB)", std::filesystem::path(m.pair.target).filename().string(),
+                                        static_cast<double>(pair_->target().n_bytes()) / 1e6)},
+                 {"draft", m.pair.draft.empty() ? "none" : std::filesystem::path(m.pair.draft).filename().string()},
+                 {"narrow-matmul backend", pair_->narrow().empty() ? "off" : pair_->narrow()},
+                 {"exact", m.pair.engine.exact},
+                 {"prompts", fmt::format("{} of {}", prompts_.size(), files)},
+                 {"cut to the context", cut_},
+                 {"tokens", m.n_predict},
+                 {"end of text", m.ignore_eos ? "ignored" : "ends"},
+                 {"repetitions", flags_.repetitions}};
+    if (!flags_.peers.empty()) c["prompts tuned on"] = tuning_list().size();
+    return c;
   }
 
   void open_file() {
@@ -162,8 +155,9 @@ class Bench {
     if (flags_.out.empty()) return;
     if (flags_.go_on && std::filesystem::exists(flags_.out)) {
       Measurements old = read_measurements(flags_.out);
-      for (const char* key : {"target", "draft", "prompts", "tokens", "processor", "end of text"}) {
-        if (old.conditions.value(key, Conditions()) != results_.conditions.at(key))
+      // A prompt that settings were chosen on must not be measured as well.
+      for (const char* key : {"target", "draft", "prompts", "tokens", "processor", "end of text", "prompts tuned on"}) {
+        if (old.conditions.value(key, Conditions()) != results_.conditions.value(key, Conditions()))
           throw Error(
               ErrorCode::kUsage,
               fmt::format("'{}' was measured under other conditions ({}); give another file.", flags_.out, key));
@@ -321,7 +315,7 @@ class Bench {
   // Mean logarithm of the speed-up over the prompts for tuning; very low where the program fails.
   double tuning_score(const std::string& name, Race& race, const std::function<Contestant()>& make) {
     constexpr double kUseless = -1e9;
-    const std::vector<std::size_t> list = tuning_prompts();
+    const std::vector<std::size_t> list = tuning_list();
     std::optional<Contestant> c;
     try {
       return race.mean(list.size(), [&](std::size_t i) {
@@ -356,7 +350,7 @@ class Bench {
     return m;
   }
 
-  std::vector<std::size_t> tuning_prompts() const {
+  std::vector<std::size_t> tuning_list() const {
     std::vector<std::size_t> list;
     for (std::size_t p = 0; p < prompts_.size(); ++p) {
       if (tuning_[p]) list.push_back(p);
@@ -367,7 +361,7 @@ class Bench {
   // What our ways of decoding learn while they run, they may learn on the prompts that others' settings are chosen on.
   void learn(const std::vector<Contestant>& field) {
     ProgressLine line("Learning");
-    const std::vector<std::size_t> list = tuning_prompts();
+    const std::vector<std::size_t> list = tuning_list();
     for (std::size_t i = 0; i < list.size(); ++i) {
       line.show(static_cast<float>(i) / static_cast<float>(list.size()));
       for (const Contestant& c : field) {

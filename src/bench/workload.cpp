@@ -95,6 +95,22 @@ Config parse_config(std::string_view text, const SpeculationParams& defaults) {
   return c;
 }
 
+std::vector<bool> tuning_prompts(std::span<const Prompt> prompts, int per_kind) {
+  std::map<std::string_view, int> seen;
+  std::vector<bool> out;
+  for (const Prompt& p : prompts) {
+    const int i = seen[p.kind]++;
+    out.push_back(i % 2 == 0 && (per_kind == 0 || i / 2 < per_kind));
+  }
+  for (const auto& [kind, n] : seen) {
+    if (n < 2)
+      throw Error(
+          ErrorCode::kUsage,
+          fmt::format("The kind '{}' has one prompt; --peers needs two, to choose settings and to measure.", kind));
+  }
+  return out;
+}
+
 std::vector<std::string> ablation_configs() {
   std::vector<std::string> out{"plain", "auto"};
   for (const int width : {4, 8, 16, 32}) {

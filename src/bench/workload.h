@@ -23,6 +23,10 @@ struct Prompt {
 // Throws Error(kIo) naming the line that is of no such form, and if there is no prompt at all.
 std::vector<Prompt> parse_prompts(std::string_view lines, int per_kind, const std::string& name);
 
+// Which prompts settings are chosen on, the others being measured: every second one of a kind, at most `per_kind` of a
+// kind (0 = all of these). Throws Error(kUsage) naming a kind with fewer than two prompts.
+std::vector<bool> tuning_prompts(std::span<const Prompt> prompts, int per_kind);
+
 // A way to decode. `name` identifies it in records: the mode, then what differs from the defaults.
 struct Config {
   std::string name;

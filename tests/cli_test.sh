@@ -156,6 +156,8 @@ expect 2 "other conditions" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --
 "$gsd" bench --compare "$dir/first.jsonl" "$dir/bench.jsonl" | grep -q "| help | auto (greedy, one session) |.*1.00x" || fail "bench --compare"
 expect 2 "no measurement" bench --report "$dir/prompts.jsonl"
 expect 2 "needs a target" bench "${pair[@]}"
+expect 2 "holds none" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --peers "$dir"
+expect 2 "not in range" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --tune -1
 "$gsd" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --modes plain,auto -n 8 --repetitions 1 --sessions 1,2 --temps 0,0.7 >"$dir/out" 2>"$dir/err" || fail "bench --sessions: $(cat "$dir/err")"
 grep -q "temperature 0.7, 2 sessions" "$dir/out" || fail "bench --sessions --temps: $(cat "$dir/out")"
 expect 10 "grammar" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --grammar "root ::= ("

@@ -87,6 +87,13 @@ class Bench {
     }
     temperatures_ = flags.temperatures;
     if (temperatures_.empty()) temperatures_.push_back(flags.model.sampling.temperature);
+    const auto is_there = [&](const Peer& peer) {
+      return std::filesystem::exists(std::filesystem::path(flags.peers) / peer.binary);
+    };
+    if (!flags.peers.empty() && std::none_of(peers().begin(), peers().end(), is_there))
+      throw Error(ErrorCode::kUsage, "The folder '" + flags.peers +
+                                         "' of --peers holds none of llama.cpp's programs; deps/setup.sh --group peers "
+                                         "puts them into .prefix/usr/bin.");
     tuning_ = flags.peers.empty() ? std::vector<bool>(prompts_.size()) : tuning_prompts(prompts_, flags.tune);
   }
 

@@ -60,7 +60,7 @@ expect 2 "width must be" generate "${pair[@]}" -p x --width many
 expect 2 "max-width must be" generate "${pair[@]}" -p x --width 1000
 expect 2 "merge-length must be" generate "${pair[@]}" -p x --merge-length 99
 expect 2 "K cache must be" generate "${pair[@]}" -p x --cache-type-k q3
-expect 2 "flash attention" generate "${pair[@]}" -p x --exact --cache-type-v q8_0
+expect 2 "quantised V cache" generate "${pair[@]}" -p x --exact --cache-type-v q8_0
 expect 2 "context size must be" generate "${pair[@]}" -p x -c 3
 expect 2 "no prompt" generate "${pair[@]}" -p ""
 expect 2 "maybe not in" generate "${pair[@]}" -p x --mmap maybe

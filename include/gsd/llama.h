@@ -17,11 +17,15 @@
 
 namespace gsd {
 
-// Switches our backend for narrow matrix products on CPUs on or off, for the whole process; `exact` makes it take every
-// product of up to 64 columns, so that a column's bits do not depend on its neighbours. Call before models are loaded
-// and contexts made. Returns the instruction set it uses; empty if it is off, not there, or has nothing for this CPU.
-// Thread safe.
-std::string configure_narrow(bool enabled, bool exact);
+struct NarrowOptions {
+  bool enabled = true;
+  bool exact = false;  // take everything of up to 64 tokens, so that the bits of a token do not depend on the others
+  bool gpu = false;    // some layers are on a GPU: attention of single tokens stays with ggml
+};
+// Sets up our backend for narrow matrix products and attention on CPUs, for the whole process. Call before models are
+// loaded and contexts made. Returns the instruction set it uses; empty if it is off, not there, or has nothing for this
+// CPU. Thread safe.
+std::string configure_narrow(const NarrowOptions& options);
 // Path of that backend's shared object, for other programs (GGML_BACKEND_PATH); empty if it is not there. Thread safe.
 std::string narrow_plugin();
 // The processor's name, or "unknown". Thread safe.
@@ -108,7 +112,9 @@ struct ContextOptions {
   int max_batch = 512;         // tokens of one pass
   std::string type_k = "f16";  // KV cache types: f32, f16, bf16, q8_0, q4_0
   std::string type_v = "f16";
-  bool exact = false;  // flash attention off, one context per sequence: the bits do not depend on what is drafted
+  // One context per sequence, and flash attention only where the narrow backend computes it: the bits do not depend on
+  // what is drafted.
+  bool exact = false;
 };
 
 // A context over `model`, which must outlive it. Throws Error(kUsage) for sizes out of range, Error(kOutOfMemory) if

@@ -1,4 +1,4 @@
-/* Settings of the narrow-product backend (libggml-gsd.so), for the program that loads it. Plain C.
+/* Settings of the backend for narrow products and attention (libggml-gsd.so), for the program that loads it. Plain C.
  *
  * The functions are not linked against but asked for by name, once the backend is loaded:
  *
@@ -34,6 +34,10 @@ struct gsd_narrow_params {
                              * Ignored if exact. GSD_NARROW_MIN_MATRIX_BYTES */
   int32_t huge_pages;       /* 1: on Linux, weights in memory of the process (not mapped from a file) are moved into huge
                              * pages when they are first multiplied. GSD_NARROW_HUGE_PAGES */
+  int32_t attention;        /* attention over the cache is taken for batches of this many tokens (of one sequence set) up
+                             * to max_width; 0: left to ggml. Flash attention must be on; libllama's automatic choice
+                             * takes it for unsupported if this is 1. If exact, not 0 means every number.
+                             * GSD_NARROW_ATTENTION, 2 by default */
 };
 
 struct gsd_narrow_stats {
@@ -42,6 +46,10 @@ struct gsd_narrow_stats {
   char instruction_set[32]; /* for example "avx512+vnni+bf16" */
   uint64_t products;        /* matrix products computed since the process started */
   uint64_t regions;         /* parallel regions they took; products of the same activations share one */
+  uint64_t attentions;      /* attention operations computed */
+  uint64_t attentions_declined; /* while exact: how often a scheduler was told that an attention operation of at most
+                                 * max_width tokens is not supported. Above zero, bits depend on the batch unless
+                                 * flash attention is off */
 };
 
 /* All three return 0, or -1 if a pointer is null, size is not that of a known version, or a value is out of range;

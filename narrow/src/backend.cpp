@@ -1,4 +1,4 @@
-// The face that ggml sees: a device of type ACCEL that computes narrow matrix products in host memory.
+// The face that ggml sees: a device of type ACCEL that computes narrow matrix products and attention in host memory.
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
 #include <ggml.h>
@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "attention.h"
 #include "config.h"
 #include "dispatch.h"
 #include "ggml_backend_abi.h"
@@ -30,9 +31,11 @@ struct Plugin {
   Config config;
   Machine machine = detect_machine(std::getenv("GSD_NARROW_ISA"));
   KernelTable kernels = select_kernels(machine);
-  std::string description = "narrow matrix products (" + describe(machine) + ")";
+  std::string description = "narrow matrix products and attention (" + describe(machine) + ")";
   std::atomic<uint64_t> products{0};
   std::atomic<uint64_t> regions{0};
+  std::atomic<uint64_t> attentions{0};
+  std::atomic<uint64_t> attentions_declined{0};
 };
 
 Plugin& plugin() {
@@ -94,8 +97,9 @@ bool supports_product(const ggml_tensor& node) {
          plugin().config.takes(x.ne[1], static_cast<int64_t>(ggml_nbytes(&weights)), min_width(weights.type));
 }
 
-bool is_product(const ggml_tensor& node) {
-  return node.op == GGML_OP_MUL_MAT && (node.flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_is_empty(&node);
+bool is_work(const ggml_tensor& node) {
+  return (node.op == GGML_OP_MUL_MAT || node.op == GGML_OP_FLASH_ATTN_EXT) &&
+         (node.flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_is_empty(&node);
 }
 
 Product product_of(const ggml_tensor& node) {
@@ -104,8 +108,74 @@ Product product_of(const ggml_tensor& node) {
           static_cast<float*>(node.data), static_cast<int64_t>(node.nb[1] / sizeof(float))};
 }
 
-// Memory for packed activations, kept from call to call.
-class PackedBuffer {
+// Keys and values as libllama stores them in floating-point formats, and a mask. Position biases, capped scores and
+// sinks are left to ggml.
+bool can_attend(const ggml_tensor& node) {
+  const ggml_tensor& q = *node.src[0];
+  const ggml_tensor& k = *node.src[1];
+  const ggml_tensor& v = *node.src[2];
+  const ggml_tensor* mask = node.src[3];
+  float bias_and_cap[2];
+  std::memcpy(bias_and_cap, node.op_params + 1, sizeof bias_and_cap);
+  const auto is_cache = [&](const ggml_tensor& t) {
+    const Kernel* kernel = kernel_of(t.type);
+    return kernel != nullptr && kernel->attend != nullptr && t.ne[0] > 0 && t.ne[0] % kAttentionStep == 0 &&
+           t.nb[0] == ggml_type_size(t.type) && t.ne[1] == k.ne[1] && t.ne[2] == k.ne[2] && t.ne[3] == q.ne[3];
+  };
+  return is_cache(k) && is_cache(v) && k.ne[1] > 0 && k.ne[1] % kAttentionStep == 0 && k.ne[2] > 0 &&
+         q.type == GGML_TYPE_F32 && q.ne[0] == k.ne[0] && q.ne[2] % k.ne[2] == 0 && q.nb[0] == sizeof(float) &&
+         node.type == GGML_TYPE_F32 && ggml_is_contiguous(&node) && node.src[4] == nullptr && mask != nullptr &&
+         mask->type == GGML_TYPE_F16 && mask->nb[0] == sizeof(uint16_t) && mask->ne[0] >= k.ne[1] &&
+         mask->ne[1] >= q.ne[1] && mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q.ne[3]) &&
+         bias_and_cap[0] == 0 && bias_and_cap[1] == 0;
+}
+
+bool supports_attention(const ggml_tensor& node) {
+  const Config& config = plugin().config;
+  if (!config.takes_attention(node.src[0]->ne[1])) return false;
+  const bool can = can_attend(node);
+  if (!can && config.exact()) plugin().attentions_declined.fetch_add(1, std::memory_order_relaxed);
+  return can;
+}
+
+Attention attention_of(const ggml_tensor& node) {
+  const ggml_tensor& q = *node.src[0];
+  const ggml_tensor& k = *node.src[1];
+  const ggml_tensor& v = *node.src[2];
+  const ggml_tensor& mask = *node.src[3];
+  const auto data = [](const ggml_tensor& t) { return static_cast<const uint8_t*>(t.data); };
+  float scale;
+  std::memcpy(&scale, node.op_params, sizeof scale);
+  return {.keys = kernel_of(k.type),
+          .values = kernel_of(v.type),
+          .q = data(q),
+          .q_stream = q.nb[3],
+          .q_head = q.nb[2],
+          .q_token = q.nb[1],
+          .k = data(k),
+          .k_stream = k.nb[3],
+          .k_head = k.nb[2],
+          .k_cell = k.nb[1],
+          .v = data(v),
+          .v_stream = v.nb[3],
+          .v_head = v.nb[2],
+          .v_cell = v.nb[1],
+          .mask = data(mask),
+          .mask_stream = mask.ne[3] == 1 ? 0 : mask.nb[3],
+          .mask_token = mask.nb[1],
+          .out = static_cast<float*>(node.data),
+          .k_size = k.ne[0],
+          .v_size = v.ne[0],
+          .cells = k.ne[1],
+          .tokens = q.ne[1],
+          .heads = q.ne[2],
+          .kv_heads = k.ne[2],
+          .streams = q.ne[3],
+          .scale = scale};
+}
+
+// Memory for packed activations and scores, kept from call to call.
+class Scratch {
  public:
   std::byte* reserve(size_t bytes) {
     if (bytes > size_) {
@@ -148,7 +218,12 @@ class Backend {
     const ggml_tensor* x = nullptr;
     for (int i = 0; i < nodes; ++i) {
       const ggml_tensor* node = ggml_graph_node(graph, i);
-      if (!is_product(*node)) continue;  // views and reshapes, which are done without work
+      if (!is_work(*node)) continue;  // views and reshapes, which are done without work
+      if (node->op == GGML_OP_FLASH_ATTN_EXT) {
+        run(x);
+        attend(attention_of(*node));
+        continue;
+      }
       prepare(node->src[0]->buffer);
       const Product product = product_of(*node);
       const bool joins = node->src[1] == x && product.kernel.packing == products_.front().kernel.packing;
@@ -176,7 +251,7 @@ class Backend {
                   static_cast<int64_t>(x->nb[1] / sizeof(float)),
                   k,
                   columns,
-                  packed_.reserve(bytes)};
+                  scratch_.reserve(bytes)};
     Work work(job, threads_);
 #pragma omp parallel num_threads(threads_)
     {
@@ -189,10 +264,20 @@ class Backend {
     products_.clear();
   }
 
+  void attend(const Attention& attention) {
+    AttentionWork work(attention);
+    const size_t each =
+        (attention_scratch(attention.k_size, attention.v_size) + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+    std::byte* scratch = scratch_.reserve(each * static_cast<size_t>(threads_));
+#pragma omp parallel num_threads(threads_)
+    work.attend(scratch + each * static_cast<size_t>(omp_get_thread_num()));
+    plugin().attentions.fetch_add(1, std::memory_order_relaxed);
+  }
+
   int threads_ = omp_get_max_threads();
   std::vector<Product> products_;
   std::vector<ggml_backend_buffer_t> prepared_;  // a model has few
-  PackedBuffer packed_;
+  Scratch scratch_;
 };
 
 // ---- backend -------------------------------------------------------------------------------------------------------
@@ -271,6 +356,8 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) {
       return true;
     case GGML_OP_MUL_MAT:
       return supports_product(*op);
+    case GGML_OP_FLASH_ATTN_EXT:
+      return supports_attention(*op);
     default:
       return false;
   }
@@ -313,6 +400,8 @@ int get_stats(gsd_narrow_stats* stats) {
   std::snprintf(stats->instruction_set, sizeof stats->instruction_set, "%s", describe(plugin().machine).c_str());
   stats->products = plugin().products;
   stats->regions = plugin().regions;
+  stats->attentions = plugin().attentions;
+  stats->attentions_declined = plugin().attentions_declined;
   return 0;
 }
 

@@ -9,7 +9,8 @@
 namespace gsd::narrow {
 namespace {
 
-constexpr int32_t kMinWidth = 0;  // by format
+constexpr int32_t kMinWidth = 0;   // by format
+constexpr int32_t kAttention = 2;  // libllama asks about one token when it decides whether flash attention is supported
 // Handing a product over costs about a microsecond; a matrix smaller than this takes ggml about as long at any width.
 constexpr int64_t kMinMatrixBytes = 64 << 10;
 // One column is the least work to hand over, and ggml's own way of doing it is a good one: four times that size.
@@ -25,12 +26,14 @@ int64_t environment(const char* name, int64_t fallback) {
 }
 
 bool valid(const gsd_narrow_params& p) {
-  return p.min_width >= 0 && p.max_width >= 1 && p.min_width <= p.max_width && p.min_matrix_bytes >= 0;
+  return p.min_width >= 0 && p.max_width >= 1 && p.min_width <= p.max_width && p.min_matrix_bytes >= 0 &&
+         p.attention >= 0;
 }
 
 }  // namespace
 
-Config::Config() : min_width_(kMinWidth), max_width_(kMaxColumns), min_matrix_bytes_(kMinMatrixBytes) {
+Config::Config()
+    : min_width_(kMinWidth), max_width_(kMaxColumns), min_matrix_bytes_(kMinMatrixBytes), attention_(kAttention) {
   gsd_narrow_params p{};
   p.size = sizeof p;
   get(&p);
@@ -40,7 +43,9 @@ Config::Config() : min_width_(kMinWidth), max_width_(kMaxColumns), min_matrix_by
   p.max_width = static_cast<int32_t>(environment("GSD_NARROW_MAX_WIDTH", p.max_width));
   p.min_matrix_bytes = environment("GSD_NARROW_MIN_MATRIX_BYTES", p.min_matrix_bytes);
   p.huge_pages = environment("GSD_NARROW_HUGE_PAGES", p.huge_pages) != 0 ? 1 : 0;
+  p.attention = static_cast<int32_t>(environment("GSD_NARROW_ATTENTION", p.attention));
   if (!valid(p)) {
+    p.attention = kAttention;
     p.min_width = kMinWidth;
     p.max_width = kMaxColumns;
     p.min_matrix_bytes = kMinMatrixBytes;
@@ -56,6 +61,7 @@ int Config::set(const gsd_narrow_params* params) {
   max_width_ = params->max_width;
   min_matrix_bytes_ = params->min_matrix_bytes;
   huge_pages_ = params->huge_pages != 0;
+  attention_ = params->attention;
   return 0;
 }
 
@@ -67,6 +73,7 @@ int Config::get(gsd_narrow_params* params) const {
   params->max_width = max_width_;
   params->min_matrix_bytes = min_matrix_bytes_;
   params->huge_pages = huge_pages_ ? 1 : 0;
+  params->attention = attention_;
   return 0;
 }
 
@@ -75,6 +82,11 @@ bool Config::takes(int64_t columns, int64_t matrix_bytes, int32_t format_min_wid
   const int32_t min_width = min_width_ == 0 ? format_min_width : min_width_.load();
   const int64_t bytes = columns == 1 ? matrix_bytes / kOneColumnFactor : matrix_bytes;
   return exact_ || (columns >= min_width && bytes >= min_matrix_bytes_);
+}
+
+bool Config::takes_attention(int64_t tokens) const {
+  const int32_t fewest = attention_;
+  return enabled_ && fewest > 0 && tokens >= (exact_ ? 1 : fewest) && tokens <= max_width_;
 }
 
 }  // namespace gsd::narrow

@@ -1,4 +1,4 @@
-// Settings of the process (include/gsd_narrow.h) and what they say about one matrix product.
+// Settings of the process (include/gsd_narrow.h) and what they say about one operation.
 #pragma once
 
 #include <atomic>
@@ -17,8 +17,10 @@ class Config {
   int get(gsd_narrow_params* params) const;
 
   bool huge_pages() const { return huge_pages_; }
+  bool exact() const { return exact_; }
   // format_min_width: fewest columns at which our kernels win for the matrix's format on this machine.
   bool takes(int64_t columns, int64_t matrix_bytes, int32_t format_min_width) const;
+  bool takes_attention(int64_t tokens) const;
 
  private:
   std::atomic<bool> enabled_{true};
@@ -27,6 +29,7 @@ class Config {
   std::atomic<int32_t> max_width_;
   std::atomic<int64_t> min_matrix_bytes_;
   std::atomic<bool> huge_pages_{true};
+  std::atomic<int32_t> attention_;
 };
 
 }  // namespace gsd::narrow

@@ -57,6 +57,21 @@ GSD_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 GSD_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 GSD_INLINE Floats halves_to_floats(Ints a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }  // low 16 bits
 GSD_INLINE Floats load_floats(const void* p) { return _mm512_loadu_ps(p); }
+GSD_INLINE void store_floats(float* p, Floats v) { _mm512_storeu_ps(p, v); }
+GSD_INLINE Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+GSD_INLINE Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }  // nearest
+GSD_INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+GSD_INLINE Floats max_or_second(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+GSD_INLINE uint32_t unequal_lanes(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
+GSD_INLINE Floats where_equal(Floats a, Floats b, Floats then, Floats otherwise) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), otherwise, then);
+}
+GSD_INLINE Floats zero_where_less(Floats a, Floats b, Floats v) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), v);
+}
+GSD_INLINE float first_lane(Floats a) { return _mm512_cvtss_f32(a); }
+GSD_INLINE float sum_of(Floats a) { return _mm512_reduce_add_ps(a); }
+GSD_INLINE float largest(Floats a) { return _mm512_reduce_max_ps(a); }
 GSD_INLINE Floats load_f16(const uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -129,6 +144,31 @@ GSD_INLINE Floats halves_to_floats(Ints a) {  // low 16 bits
   return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)));
 }
 GSD_INLINE Floats load_floats(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
+GSD_INLINE void store_floats(float* p, Floats v) { _mm256_storeu_ps(p, v); }
+GSD_INLINE Ints add_ints(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+GSD_INLINE Ints to_ints(Floats a) { return _mm256_cvtps_epi32(a); }  // nearest
+GSD_INLINE Floats sub(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+GSD_INLINE Floats max_or_second(Floats a, Floats b) { return _mm256_max_ps(a, b); }  // b where either is NaN
+GSD_INLINE uint32_t unequal_lanes(Floats a, Floats b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)));
+}
+GSD_INLINE Floats where_equal(Floats a, Floats b, Floats then, Floats otherwise) {
+  return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
+GSD_INLINE Floats zero_where_less(Floats a, Floats b, Floats v) {
+  return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ), v);
+}
+GSD_INLINE float first_lane(Floats a) { return _mm256_cvtss_f32(a); }
+GSD_INLINE float sum_of(Floats a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+GSD_INLINE float largest(Floats a) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 GSD_INLINE Floats load_f16(const uint8_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

@@ -54,10 +54,40 @@ struct TileArgs {
   size_t next_bytes;        // 0: nothing
 };
 
+// One query: a token's vector of one head.
+struct Query {
+  const float* q;        // [k_size]
+  const uint16_t* mask;  // [cells] half-precision floats added to the scores; -infinity leaves a cell out
+  float* out;            // [v_size]
+};
+
+// Queries that read the same keys and values: out = sum over cells of softmax(scale * q . k + mask) * v. A cell that is
+// left out is not read for that query, whatever it holds. A query without any cell gets zeros.
+struct AttentionArgs {
+  const struct Kernel* scores;  // of the keys' format
+  const uint8_t* k;             // of cell 0
+  const uint8_t* v;
+  size_t k_stride, v_stride;  // bytes from cell to cell
+  int64_t k_size, v_size;     // multiples of kAttentionStep
+  int64_t cells;              // a multiple of kAttentionStep
+  const Query* queries;
+  int columns;  // queries, 1..kAttentionColumns
+  float scale;
+  std::byte* scratch;  // attention_scratch(k_size, v_size) bytes, aligned to kBlockBytes
+};
+inline constexpr int kAttentionStep = 16;
+inline constexpr int kAttentionColumns = 8;
+inline constexpr int64_t kAttentionSlab = 256;  // cells whose scores are held at once
+
+constexpr size_t attention_scratch(int64_t k_size, int64_t v_size) {
+  return sizeof(float) * kAttentionColumns * static_cast<size_t>(k_size + kAttentionStep + v_size + kAttentionSlab);
+}
+
 struct Kernel {
   void (*tile)(const TileArgs&) = nullptr;
   int tile_rows = 0;
   Packing packing = Packing::kF32;
+  void (*attend)(const AttentionArgs&) = nullptr;  // with values of this format; floating-point formats only
 };
 
 // One entry per Format; tile == nullptr where the instruction set has no kernel of its own.

@@ -1,4 +1,4 @@
-#include "tile_float.h"
+#include "tile_attention.h"
 #include "tile_quant.h"
 
 namespace gsd::narrow {

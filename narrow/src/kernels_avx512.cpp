@@ -1,4 +1,4 @@
-#include "tile_float.h"
+#include "tile_attention.h"
 
 namespace gsd::narrow {
 

@@ -189,17 +189,4 @@ void float_tile(const TileArgs& t) {
   }
 }
 
-template <class Tile>
-constexpr gsd::narrow::Kernel float_kernel() {
-  return {float_tile<Tile>, kTileRows, Tile::kPacking};
-}
-
-// The formats whose arithmetic is in F32.
-GSD_INLINE void add_float_kernels(gsd::narrow::KernelTable& table) {
-  using gsd::narrow::Format;
-  table[Format::kF32] = float_kernel<TileF32>();
-  table[Format::kF16] = float_kernel<TileF16>();
-  table[Format::kBF16] = float_kernel<TileBF16Widened>();
-}
-
 }  // namespace

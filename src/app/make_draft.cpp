@@ -201,7 +201,10 @@ class Climb {
 };
 
 int make_draft(const MakeDraftFlags& flags) {
-  const bool narrow = !configure_narrow(!flags.model.no_narrow, false).empty();
+  const bool narrow =
+      !configure_narrow({.enabled = !flags.model.no_narrow,
+                         .gpu = flags.model.pair.target_gpu_layers != 0 || flags.model.pair.draft_gpu_layers != 0})
+           .empty();
   const Model target(ModelOptions{.path = flags.model.pair.target,
                                   .gpu_layers = flags.model.pair.target_gpu_layers,
                                   .repack = !narrow,

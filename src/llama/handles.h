@@ -3,7 +3,9 @@
 
 #include <llama.h>
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,5 +33,9 @@ struct Model::Impl {
 void start_llama();
 // libllama's error messages since the last call, in one line; empty if there were none. Thread safe.
 std::string take_llama_errors();
+
+// How many attention operations the narrow backend left to ggml in exact mode so far; none if it is not in exact mode.
+// Thread safe.
+std::optional<std::uint64_t> narrow_attentions_declined();
 
 }  // namespace gsd

@@ -114,7 +114,24 @@ void check(const ContextOptions& o) {
   require(o.max_batch >= 1 && o.max_outputs >= 1 && o.max_outputs <= o.max_batch,
           "A batch must hold at least one token and all outputs.");
   require(!(o.exact && o.type_v == "q8_0") && !(o.exact && o.type_v == "q4_0"),
-          "A quantised V cache needs flash attention, which exact mode switches off; use f16 or f32.");
+          "Exact mode cannot use a quantised V cache; use f16, bf16 or f32.");
+}
+
+std::unique_ptr<llama_context, ContextDeleter> make_context(const Model& model, const llama_context_params& params) {
+  take_llama_errors();
+  std::unique_ptr<llama_context, ContextDeleter> context;
+  try {
+    context.reset(llama_init_from_model(model.impl().model.get(), params));
+  } catch (const std::exception&) {  // ggml throws when a buffer cannot be had
+  }
+  if (context == nullptr) {
+    const std::string details = take_llama_errors();
+    throw Error(ErrorCode::kOutOfMemory,
+                "The context for '" + model.path() +
+                    "' could not be made; a smaller context size or fewer sequences need less memory" +
+                    (details.empty() ? "." : " (libllama: " + details + ")."));
+  }
+  return context;
 }
 
 LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_(model.impl().vocab) {
@@ -132,23 +149,19 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
   p.type_k = cache_type(o.type_k, "K");
   p.type_v = cache_type(o.type_v, "V");
   p.no_perf = true;
-  if (o.exact) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-  take_llama_errors();
-  for (int i = 0; i < (o.exact ? o.n_seq : 1); ++i) {
-    llama_context* c = nullptr;
-    try {
-      c = llama_init_from_model(model.impl().model.get(), p);
-    } catch (const std::exception&) {  // ggml throws when a buffer cannot be had
-    }
-    if (c == nullptr) {
-      const std::string details = take_llama_errors();
-      throw Error(ErrorCode::kOutOfMemory,
-                  "The context for '" + model.path() +
-                      "' could not be made; a smaller context size or fewer sequences need less memory" +
-                      (details.empty() ? "." : " (libllama: " + details + ")."));
-    }
-    contexts_.emplace_back(c);
+  // The automatic choice looks at GPUs, and takes attention that another device than the layer's computes, as the
+  // narrow backend does, for a reason against it.
+  const bool cpu = model.impl().options.gpu_layers == 0;
+  if (cpu) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  const std::optional<std::uint64_t> declined = narrow_attentions_declined();
+  if (o.exact && !(cpu && declined)) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  contexts_.push_back(make_context(model, p));
+  if (o.exact && p.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED && narrow_attentions_declined() != declined) {
+    contexts_.clear();  // ggml's flash attention rounds differently at different widths
+    p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    contexts_.push_back(make_context(model, p));
   }
+  while (o.exact && contexts_.size() < static_cast<std::size_t>(o.n_seq)) contexts_.push_back(make_context(model, p));
   // libllama makes the batch no larger than the context.
   const auto max_batch = std::min(o.max_batch, static_cast<int>(llama_n_batch(contexts_.front().get())));
   info_ = {.n_vocab = model.n_vocab(),

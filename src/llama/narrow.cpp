@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
+#include <optional>
 
 #include "handles.h"
 
@@ -26,6 +27,15 @@ Function function(ggml_backend_reg_t reg, const char* name) {
   return reinterpret_cast<Function>(ggml_backend_reg_get_proc_address(reg, name));
 }
 
+std::optional<gsd_narrow_stats> narrow_stats() {
+  ggml_backend_reg_t reg = load_plugin();
+  gsd_narrow_stats s{};
+  s.size = sizeof s;
+  const auto get = reg == nullptr ? nullptr : function<gsd_narrow_get_stats_t>(reg, GSD_NARROW_GET_STATS);
+  if (get == nullptr || get(&s) != 0) return std::nullopt;
+  return s;
+}
+
 }  // namespace
 
 // Named by the environment, where it was built, or where it was installed.
@@ -38,7 +48,7 @@ std::string narrow_plugin() {
   return {};
 }
 
-std::string configure_narrow(bool enabled, bool exact) {
+std::string configure_narrow(const NarrowOptions& options) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   start_llama();
@@ -46,17 +56,26 @@ std::string configure_narrow(bool enabled, bool exact) {
   if (reg == nullptr) return "";
   const auto get = function<gsd_narrow_get_params_t>(reg, GSD_NARROW_GET_PARAMS);
   const auto set = function<gsd_narrow_configure_t>(reg, GSD_NARROW_CONFIGURE);
-  const auto stats = function<gsd_narrow_get_stats_t>(reg, GSD_NARROW_GET_STATS);
   gsd_narrow_params params{};
   params.size = sizeof params;
-  gsd_narrow_stats s{};
-  s.size = sizeof s;
-  if (get == nullptr || set == nullptr || stats == nullptr || get(&params) != 0 || stats(&s) != 0 || s.available == 0)
-    return "";
-  params.enabled = enabled ? 1 : 0;
-  params.exact = exact ? 1 : 0;
-  if (set(&params) != 0 || !enabled) return "";
-  return s.instruction_set;
+  const std::optional<gsd_narrow_stats> stats = narrow_stats();
+  if (get == nullptr || set == nullptr || get(&params) != 0 || !stats || stats->available == 0) return "";
+  params.enabled = options.enabled ? 1 : 0;
+  params.exact = options.exact ? 1 : 0;
+  if (params.attention != 0) params.attention = options.gpu ? 2 : 1;  // 0: switched off in the environment
+  if (set(&params) != 0 || !options.enabled) return "";
+  return stats->instruction_set;
+}
+
+std::optional<std::uint64_t> narrow_attentions_declined() {
+  const std::optional<gsd_narrow_stats> stats = narrow_stats();
+  gsd_narrow_params params{};
+  params.size = sizeof params;
+  if (!stats || stats->available == 0 ||
+      function<gsd_narrow_get_params_t>(load_plugin(), GSD_NARROW_GET_PARAMS)(&params) != 0 || params.enabled == 0 ||
+      params.exact == 0)
+    return std::nullopt;
+  return stats->attentions_declined;
 }
 
 }  // namespace gsd

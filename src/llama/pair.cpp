@@ -165,7 +165,8 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
   m.options = options;
   const bool exact = options.engine.exact;
   const bool with_draft = !options.draft.empty();
-  m.narrow = configure_narrow(options.narrow, exact);
+  const bool gpu = options.target_gpu_layers != 0 || options.draft_gpu_layers != 0;
+  m.narrow = configure_narrow({options.narrow, exact, gpu});
   const bool repack = !exact && m.narrow.empty();  // the narrow backend reads the weights as they stand in the file
   const auto part = [&](float from, float to) {
     return [&progress = options.progress, from, to](float share) {

@@ -1,0 +1,53 @@
+// Attention over a key-value cache for a few tokens: what ggml calls GGML_OP_FLASH_ATTN_EXT.
+//
+// Source: Dao et al., "FlashAttention", section 3.1 (softmax by blocks of the cache, with a running maximum).
+//
+// Each query is computed alone: blocks lie at fixed cells, cells are added up in their order, and those that the mask
+// leaves out change nothing. So the bits of a token's result depend neither on the other tokens of the batch nor on
+// threads, and cells behind the ones it sees may hold anything.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace gsd::narrow {
+
+// All strides in bytes. A stream is a set of sequences with a cache of its own.
+struct Attention {
+  const Kernel* keys;  // the kernels of their formats
+  const Kernel* values;
+  const uint8_t* q;  // [streams][heads][tokens] float vectors of k_size
+  size_t q_stream, q_head, q_token;
+  const uint8_t* k;  // [streams][kv_heads][cells] vectors of k_size
+  size_t k_stream, k_head, k_cell;
+  const uint8_t* v;  // [streams][kv_heads][cells] vectors of v_size
+  size_t v_stream, v_head, v_cell;
+  const uint8_t* mask;  // [streams or 1][tokens][cells] half-precision floats
+  size_t mask_stream, mask_token;
+  float* out;                                // [streams][tokens][heads][v_size]
+  int64_t k_size, v_size, cells;             // multiples of kAttentionStep
+  int64_t tokens, heads, kv_heads, streams;  // heads is a multiple of kv_heads
+  float scale;
+};
+
+// How attention is shared among threads: each calls attend() with scratch memory of its own.
+class AttentionWork {
+ public:
+  // Keeps a reference to `attention`, which must outlive it.
+  explicit AttentionWork(const Attention& attention);
+
+  // Returns when nothing is left to take. scratch: attention_scratch() bytes, aligned to kBlockBytes
+  void attend(std::byte* scratch);
+
+ private:
+  void attend_group(int64_t unit, std::byte* scratch) const;
+
+  const Attention& a_;
+  int64_t queries_;  // that read the same keys: tokens * heads / kv_heads
+  int64_t groups_;   // of at most kAttentionColumns of them
+  std::atomic<int64_t> next_{0};
+};
+
+}  // namespace gsd::narrow

@@ -10,8 +10,8 @@
 # from PATH. --before runs in front of every measurement, for example to wait until the machine is quiet.
 #
 # Stock ggml runs as it comes, with its repacked weights. The backend needs weights as they stand in the file, so its
-# runs say --no-repack, and --load-mode none, as mapped files get no huge pages. The third line of each format is exact
-# mode (GSD_NARROW_EXACT=1), where width 1 is ours too.
+# runs say --no-repack, and --load-mode none, as mapped files get no huge pages. As in gsd, attention of single tokens is
+# ours too. The third line of each format is exact mode (GSD_NARROW_EXACT=1), where every product of one column is.
 set -euo pipefail
 
 build=${1:?usage: bench.sh BUILD_DIR [options], see the top of this file}
@@ -93,8 +93,8 @@ for shape in $shapes; do
     rm -f "$results"/*
     for _ in $(seq "$repetitions"); do
       measure stock
-      GGML_BACKEND_PATH=$plugin measure gsd --no-repack --load-mode none
-      GGML_BACKEND_PATH=$plugin GSD_NARROW_EXACT=1 measure exact --no-repack --load-mode none
+      GGML_BACKEND_PATH=$plugin GSD_NARROW_ATTENTION=1 measure gsd --no-repack --load-mode none
+      GGML_BACKEND_PATH=$plugin GSD_NARROW_ATTENTION=1 GSD_NARROW_EXACT=1 measure exact --no-repack --load-mode none
     done
     base=$(median_at_one stock)
     for name in stock gsd exact; do row "$shape $format $name" $name "$base"; done

@@ -1,10 +1,11 @@
 // What this machine can do, what it leaves as the least time of a product, and how near the kernels come.
 //
 //   gsd_narrow_roofline [--threads 2] [--k 2048] [--megaweights 100] [--repetitions 7] [--formats Q4_0,F32]
-//                       [--huge-pages 1]
+//                       [--huge-pages 1] [--cells 1024] [--heads 12] [--kv-heads 12] [--head-size 64] [--layers 12]
 //
 // Per format and width: the floor, which is the larger of weights / bandwidth and products / arithmetic; the time
-// measured over matrices far larger than the caches; and floor / time. Medians, in ms.
+// measured over matrices far larger than the caches; and floor / time. Medians, in ms. Then the same for attention over
+// caches in half precision ("attention" among the formats).
 #include <omp.h>
 #include <sys/mman.h>
 
@@ -18,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "attention.h"
 #include "dispatch.h"
 #include "work.h"
 
@@ -31,6 +33,7 @@ struct Options {
   double megaweights = 100;
   int repetitions = 7;
   int huge_pages = 1;
+  int64_t cells = 1024, heads = 12, kv_heads = 12, head_size = 64, layers = 12;
   std::string formats;
 };
 
@@ -169,6 +172,55 @@ double product_seconds(const Kernel& kernel, const FormatInfo& info, const Memor
   });
 }
 
+// Attention of `tokens` tokens that see all cells, over the caches of all layers: the first half of the memory holds
+// keys, the second values.
+double attention_seconds(const KernelTable& kernels, const Memory& memory, const Options& o, int64_t tokens) {
+  const Kernel& f16 = kernels.of[static_cast<int>(Format::kF16)];
+  const auto size = [](int64_t n, size_t each) { return static_cast<size_t>(n) * each; };
+  const size_t q_head = size(o.head_size, sizeof(float));
+  const size_t kv_head = size(o.head_size, sizeof(uint16_t));
+  const size_t cell = size(o.kv_heads, kv_head);
+  const size_t layer = size(o.cells, cell);
+  const std::vector<float> q(size(tokens * o.heads * o.head_size, 1), 0.5F);
+  const std::vector<uint16_t> mask(size(tokens * o.cells, 1));
+  std::vector<float> out(q.size());
+  const size_t each = (attention_scratch(o.head_size, o.head_size) / kBlockBytes + 1) * kBlockBytes;
+  const Memory scratch(each * size(o.threads, 1), true);
+  return seconds_of(Take::kMedian, o.repetitions, [&] {
+    for (size_t l = 0; l < size(o.layers, 1); ++l) {
+      const Attention attention{.keys = &f16,
+                                .values = &f16,
+                                .q = reinterpret_cast<const uint8_t*>(q.data()),
+                                .q_stream = 0,
+                                .q_head = q_head,
+                                .q_token = size(o.heads, q_head),
+                                .k = memory.data() + l * layer,
+                                .k_stream = 0,
+                                .k_head = kv_head,
+                                .k_cell = cell,
+                                .v = memory.data() + memory.bytes() / 2 + l * layer,
+                                .v_stream = 0,
+                                .v_head = kv_head,
+                                .v_cell = cell,
+                                .mask = reinterpret_cast<const uint8_t*>(mask.data()),
+                                .mask_stream = 0,
+                                .mask_token = size(o.cells, sizeof(uint16_t)),
+                                .out = out.data(),
+                                .k_size = o.head_size,
+                                .v_size = o.head_size,
+                                .cells = o.cells,
+                                .tokens = tokens,
+                                .heads = o.heads,
+                                .kv_heads = o.kv_heads,
+                                .streams = 1,
+                                .scale = 0.125F};
+      AttentionWork work(attention);
+#pragma omp parallel num_threads(o.threads)
+      work.attend(reinterpret_cast<std::byte*>(scratch.data()) + each * size(omp_get_thread_num(), 1));
+    }
+  });
+}
+
 bool wanted(const std::string& list, const char* name) {
   const auto between_commas = [](const std::string& text) { return std::string(1, ',').append(text).append(1, ','); };
   return list.empty() || between_commas(list).find(between_commas(name)) != std::string::npos;
@@ -201,6 +253,19 @@ void report(const Options& o) {
       std::fflush(stdout);
     }
   }
+  const double layer_elements = static_cast<double>(o.layers * o.cells * o.head_size * 2);  // keys and values of a head
+  const double bytes = layer_elements * static_cast<double>(o.kv_heads) * sizeof(uint16_t);
+  if (kernels.of[0].attend == nullptr || !wanted(o.formats, "attention")) return;
+  if (bytes > static_cast<double>(memory.bytes())) throw std::runtime_error("the caches do not fit in --megaweights");
+  const double peak = arithmetic(Packing::kF32, machine, o.threads, o.repetitions);
+  for (const int64_t tokens : {1, 2, 4, 8, 16, 32, 64}) {
+    const double multiplied = layer_elements * static_cast<double>(o.heads * tokens);
+    const double floor = std::max(bytes / bandwidth(memory, o.threads, 3), multiplied / peak);
+    const double time = attention_seconds(kernels, memory, o, tokens);
+    std::printf("| attention | %.0f | %d | %.2f | %.2f | %.0f%% | %.1f |\n", peak / 1e9, static_cast<int>(tokens),
+                floor * 1e3, time * 1e3, 100 * floor / time, bytes / time / 1e9);
+    std::fflush(stdout);
+  }
 }
 
 Options parse(int argc, char** argv) {
@@ -218,6 +283,16 @@ Options parse(int argc, char** argv) {
       o.repetitions = std::stoi(value);
     else if (name == "--huge-pages")
       o.huge_pages = std::stoi(value);
+    else if (name == "--cells")
+      o.cells = std::stoi(value) / kAttentionStep * kAttentionStep;
+    else if (name == "--heads")
+      o.heads = std::stoi(value);
+    else if (name == "--kv-heads")
+      o.kv_heads = std::stoi(value);
+    else if (name == "--head-size")
+      o.head_size = std::stoi(value) / kAttentionStep * kAttentionStep;
+    else if (name == "--layers")
+      o.layers = std::stoi(value);
     else if (name == "--formats")
       o.formats = value;
     else

@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels.h"
-
 namespace gsd::narrow {
 namespace {
 
@@ -13,6 +11,7 @@ constexpr int32_t kMinWidth = 0;   // by format
 constexpr int32_t kAttention = 2;  // libllama asks about one token when it decides whether flash attention is supported
 // Handing a product over costs about a microsecond; a matrix smaller than this takes ggml about as long at any width.
 constexpr int64_t kMinMatrixBytes = 64 << 10;
+constexpr int32_t kMaxWidth = 512;  // libllama's batch; prompts gain as much as trees
 // One column is the least work to hand over, and ggml's own way of doing it is a good one: four times that size.
 constexpr int64_t kOneColumnFactor = 4;
 
@@ -33,7 +32,7 @@ bool valid(const gsd_narrow_params& p) {
 }  // namespace
 
 Config::Config()
-    : min_width_(kMinWidth), max_width_(kMaxColumns), min_matrix_bytes_(kMinMatrixBytes), attention_(kAttention) {
+    : min_width_(kMinWidth), max_width_(kMaxWidth), min_matrix_bytes_(kMinMatrixBytes), attention_(kAttention) {
   gsd_narrow_params p{};
   p.size = sizeof p;
   get(&p);
@@ -47,7 +46,7 @@ Config::Config()
   if (!valid(p)) {
     p.attention = kAttention;
     p.min_width = kMinWidth;
-    p.max_width = kMaxColumns;
+    p.max_width = kMaxWidth;
     p.min_matrix_bytes = kMinMatrixBytes;
   }
   set(&p);

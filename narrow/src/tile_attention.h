@@ -82,14 +82,19 @@ GSD_INLINE void find_live(const AttentionArgs& a, Slab& slab) {
   }
 }
 
-// scores [column][kAttentionSlab] of the tiles that any query sees
-GSD_INLINE void score(const AttentionArgs& a, const Slab& slab, const std::byte* packed, float* scores) {
+// scores [column][kAttentionSlab] of the tiles that any query sees. Their values are streamed in meanwhile.
+GSD_INLINE void score(const AttentionArgs& a, const Slab& slab, size_t value_bytes, const std::byte* packed,
+                      float* scores) {
   const size_t key_bytes = a.k_stride * kAttentionStep;
   for (int t = 0; t < slab.tiles; ++t) {
     if (!slab.any(t, a.columns)) continue;
     const int64_t cell = slab.first + t * kAttentionStep;
     const uint8_t* keys = a.k + static_cast<size_t>(cell) * a.k_stride;
     const bool more = cell + 2 * kAttentionStep <= a.cells;
+    const uint8_t* values = a.v + static_cast<size_t>(cell) * a.v_stride;
+    for (int i = 0; i < kAttentionStep; ++i, values += a.v_stride) {
+      for (size_t at = 0; at < value_bytes; at += kBlockBytes) prefetch_second_level(values + at);
+    }
     a.scores->tile({.weights = keys,
                     .row_stride = a.k_stride,
                     .k = a.k_size,
@@ -221,9 +226,9 @@ void attend(const AttentionArgs& a) {
   std::byte* packed = a.scratch;
   auto* scores = reinterpret_cast<float*>(packed + static_cast<size_t>(blocks * a.columns) * kBlockBytes);
   float* sums = scores + kAttentionColumns * kAttentionSlab;  // [column][v_size]
-  for (int c = 0; c < a.columns; ++c)
-    gsd::narrow::pack(packing, a.queries[c].q, a.k_size, 0, blocks, packed + static_cast<size_t>(c) * kBlockBytes,
-                      static_cast<size_t>(a.columns) * kBlockBytes);
+  const float* queries[kAttentionColumns];
+  for (int c = 0; c < a.columns; ++c) queries[c] = a.queries[c].q;
+  gsd::narrow::pack(packing, queries, a.columns, a.k_size, 0, blocks, packed);
   std::memset(sums, 0, static_cast<size_t>(a.columns * a.v_size) * sizeof(float));
   Softmax state[kAttentionColumns];
   Slab slab{};
@@ -231,7 +236,7 @@ void attend(const AttentionArgs& a) {
     const int64_t left = a.cells - slab.first;
     slab.tiles = static_cast<int>((left < kAttentionSlab ? left : kAttentionSlab) / kAttentionStep);
     find_live(a, slab);
-    score(a, slab, packed, scores);
+    score(a, slab, static_cast<size_t>(a.v_size / kRows) * kRegisterBytes<Tile>, packed, scores);
     for (int c = 0; c < a.columns; ++c)
       soften(a.queries[c], slab, slab.live[c], a.scale, a.v_size, scores + c * kAttentionSlab, state[c],
              sums + c * a.v_size);

@@ -5,7 +5,7 @@
 namespace gsd::narrow {
 namespace {
 
-constexpr int64_t kPackBlocks = 64;  // packed in one go by one thread
+constexpr int64_t kPackBlocks = 8;  // of a row, packed in one go by one thread
 
 }  // namespace
 
@@ -34,15 +34,17 @@ int64_t Work::tiles(const Product& product) const {
 }
 
 void Work::pack(int thread, int present) {
+  const int64_t group_columns = pack_columns(packing_);
+  const int64_t groups = (job_.columns + group_columns - 1) / group_columns;
   const int64_t pieces = (blocks_ + kPackBlocks - 1) / kPackBlocks;
-  for (int64_t unit = thread; unit < pieces * job_.columns; unit += present) {
-    const int64_t column = unit / pieces;
+  for (int64_t unit = thread; unit < groups * pieces; unit += present) {
+    const int64_t column = unit / pieces * group_columns;
     const int64_t first = unit % pieces * kPackBlocks;
-    const int64_t group = column - column % pack_columns(packing_);
-    const auto width = static_cast<size_t>(std::min<int64_t>(job_.columns - group, pack_columns(packing_)));
-    std::byte* out = job_.packed + static_cast<size_t>(group * blocks_ + column - group) * kBlockBytes;
-    narrow::pack(packing_, job_.x + column * job_.x_stride, job_.k, first, std::min(first + kPackBlocks, blocks_), out,
-                 width * kBlockBytes);
+    const auto columns = static_cast<int>(std::min(job_.columns - column, group_columns));
+    const float* x[kMaxColumns];
+    for (int c = 0; c < columns; ++c) x[c] = job_.x + (column + c) * job_.x_stride;
+    narrow::pack(packing_, x, columns, job_.k, first, std::min(first + kPackBlocks, blocks_),
+                 job_.packed + static_cast<size_t>(column * blocks_) * kBlockBytes);
   }
 }
 

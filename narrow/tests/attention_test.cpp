@@ -339,6 +339,65 @@ TEST_P(AttentionOf, BitsDoNotDependOnTheBatch) {
   }
 }
 
+// The same problem as an operation of ggml on a device.
+std::vector<float> on_device(const Problem& p, ggml_backend_dev_t device) {
+  const ggml_context_ptr context = make_context();
+  const Shape& s = p.s;
+  const auto tensor = [&](ggml_type type, int64_t size, int64_t rows, int64_t heads) {
+    return ggml_new_tensor_4d(context.get(), type, size, heads, rows, s.streams);
+  };
+  ggml_tensor* q = tensor(GGML_TYPE_F32, s.k_size, s.tokens, s.heads);
+  ggml_tensor* k = tensor(p.k.type, s.k_size, s.cells, s.kv_heads);
+  ggml_tensor* v = tensor(p.v.type, s.v_size, s.cells, s.kv_heads);
+  ggml_tensor* mask = ggml_new_tensor_4d(context.get(), GGML_TYPE_F16, s.cells, s.tokens, 1, s.streams);
+  const auto heads_apart = [&](ggml_tensor* t) { return ggml_permute(context.get(), t, 0, 2, 1, 3); };
+  ggml_tensor* out =
+      ggml_flash_attn_ext(context.get(), heads_apart(q), heads_apart(k), heads_apart(v), mask, p.scale, 0, 0);
+  EXPECT_TRUE(ggml_backend_dev_supports_op(device, out));
+  ggml_cgraph* graph = ggml_new_graph(context.get());
+  ggml_build_forward_expand(graph, out);
+  const ggml_backend_ptr backend(ggml_backend_dev_init(device, nullptr));
+  const ggml_backend_buffer_ptr buffer(
+      ggml_backend_alloc_ctx_tensors_from_buft(context.get(), ggml_backend_cpu_buffer_type()));
+  ggml_backend_tensor_set(q, p.q.data(), 0, ggml_nbytes(q));
+  ggml_backend_tensor_set(k, p.k.data(), 0, ggml_nbytes(k));
+  ggml_backend_tensor_set(v, p.v.data(), 0, ggml_nbytes(v));
+  ggml_backend_tensor_set(mask, p.mask.data(), 0, ggml_nbytes(mask));
+  EXPECT_EQ(ggml_backend_graph_compute(backend.get(), graph), GGML_STATUS_SUCCESS);
+  std::vector<float> result(static_cast<size_t>(ggml_nelements(out)));
+  ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
+  return result;
+}
+
+double relative_error(const Problem& p, const std::vector<float>& out) {
+  double error = 0;
+  double size = 0;
+  for (size_t row = 0; row < out.size() / static_cast<size_t>(p.s.v_size); ++row) {
+    const auto at = static_cast<int64_t>(row);
+    const Problem::Expected e =
+        p.expect(at / (p.s.heads * p.s.tokens), at / p.s.heads % p.s.tokens, at % p.s.heads, 1e-6);
+    for (size_t d = 0; d < e.value.size(); ++d) {
+      error += std::pow(out[row * e.value.size() + d] - e.value[d], 2);
+      size += e.value[d] * e.value[d];
+    }
+  }
+  return std::sqrt(error / size);
+}
+
+TEST(AttentionAccuracy, NoWorseThanGgml) {
+  if (devices().cpu == nullptr || devices().gsd == nullptr) GTEST_SKIP() << "no AVX2, or no CPU backend of ggml";
+  std::mt19937 random(5);
+  for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32}) {
+    for (const int64_t cells : {256, 2048}) {
+      const Problem p({.cells = cells, .tokens = 8, .heads = 4, .kv_heads = 2, .streams = 2}, type, type, random);
+      const double ours = relative_error(p, on_device(p, devices().gsd));
+      const double stock = relative_error(p, on_device(p, devices().cpu));
+      std::printf("%-4s %4d cells: ours %.3g, ggml %.3g\n", ggml_type_name(type), static_cast<int>(cells), ours, stock);
+      EXPECT_LE(ours, stock * 1.02 + 1e-7) << ggml_type_name(type) << ", " << cells << " cells";
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(, AttentionOf, testing::ValuesIn(instruction_sets()),
                          [](const auto& param) { return std::string(param.param.name); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(AttentionOf);

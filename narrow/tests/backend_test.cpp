@@ -61,12 +61,12 @@ class Plugin : public testing::Test {
   gsd_narrow_params before_{};  // what the tests start from
 };
 
-TEST_F(Plugin, TakesTheEightFormatsAtTwoToSixtyFourColumns) {
+TEST_F(Plugin, TakesTheEightFormatsFromTwoColumnsOn) {
   for (const FormatInfo& info : kAllFormats) {
     EXPECT_TRUE(takes(info.type, 512, 64, 2)) << info.name;
-    EXPECT_TRUE(takes(info.type, 512, 64, 64)) << info.name;
+    EXPECT_TRUE(takes(info.type, 512, 64, 512)) << info.name;
     EXPECT_FALSE(takes(info.type, 512, 64, 1)) << info.name;
-    EXPECT_FALSE(takes(info.type, 512, 64, 65)) << info.name;
+    EXPECT_FALSE(takes(info.type, 512, 64, 513)) << info.name;
   }
   EXPECT_FALSE(takes(GGML_TYPE_Q4_1, 512, 64, 8));
   EXPECT_FALSE(takes(GGML_TYPE_IQ4_NL, 512, 64, 8));
@@ -82,6 +82,55 @@ TEST_F(Plugin, LeavesOtherShapesAndOperationsToGgml) {
   EXPECT_FALSE(supported(ggml_add(context.get(), x, x)));
   EXPECT_FALSE(supported(ggml_mul_mat(context.get(), ggml_silu(context.get(), x), x)));
   EXPECT_TRUE(supported(ggml_reshape_2d(context.get(), x, 8, 64)));
+}
+
+// An attention operation without data, to be asked about.
+struct AttentionNode {
+  ggml_context_ptr context = make_context();
+  ggml_type k_type = GGML_TYPE_F16, v_type = GGML_TYPE_F16;
+  int64_t size = 64, cells = 256, tokens = 4, heads = 8, kv_heads = 2;
+  float bias = 0, cap = 0;
+  bool mask = true, sinks = false;
+
+  ggml_tensor* make() const {
+    const auto cache = [&](ggml_type type) { return ggml_new_tensor_3d(context.get(), type, size, cells, kv_heads); };
+    ggml_tensor* q = ggml_new_tensor_3d(context.get(), GGML_TYPE_F32, size, tokens, heads);
+    ggml_tensor* m = mask ? ggml_new_tensor_2d(context.get(), GGML_TYPE_F16, cells, tokens) : nullptr;
+    ggml_tensor* node = ggml_flash_attn_ext(context.get(), q, cache(k_type), cache(v_type), m, 0.125F, bias, cap);
+    if (sinks) ggml_flash_attn_ext_add_sinks(node, ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, heads));
+    return node;
+  }
+  bool taken() const { return ggml_backend_dev_supports_op(devices().gsd, make()); }
+};
+
+TEST_F(Plugin, TakesAttentionOverFloatingPointCaches) {
+  EXPECT_TRUE(AttentionNode().taken());
+  EXPECT_TRUE((AttentionNode{.k_type = GGML_TYPE_F32, .v_type = GGML_TYPE_BF16}.taken()));
+  EXPECT_TRUE((AttentionNode{.size = 80, .cells = 16, .tokens = 512}.taken()));
+  EXPECT_FALSE(AttentionNode{.tokens = 1}.taken()) << "libllama asks this to see if flash attention is supported";
+  EXPECT_FALSE(AttentionNode{.tokens = 513}.taken());
+  EXPECT_FALSE(AttentionNode{.k_type = GGML_TYPE_Q8_0}.taken());
+  EXPECT_FALSE(AttentionNode{.v_type = GGML_TYPE_Q8_0}.taken());
+  EXPECT_FALSE(AttentionNode{.size = 72}.taken());
+  EXPECT_FALSE(AttentionNode{.cells = 250}.taken());
+  EXPECT_FALSE(AttentionNode{.bias = 8}.taken());
+  EXPECT_FALSE(AttentionNode{.cap = 30}.taken());
+  EXPECT_FALSE(AttentionNode{.mask = false}.taken());
+  EXPECT_FALSE(AttentionNode{.sinks = true}.taken());
+}
+
+TEST_F(Plugin, ExactModeCountsTheAttentionItLeaves) {
+  const uint64_t before = stats().attentions_declined;
+  EXPECT_FALSE(AttentionNode{.size = 72}.taken());
+  EXPECT_EQ(stats().attentions_declined, before) << "not in exact mode";
+  gsd_narrow_params p = before_;
+  p.exact = 1;
+  ASSERT_EQ(configure(p), 0);
+  EXPECT_TRUE(AttentionNode{.tokens = 1}.taken());
+  EXPECT_FALSE(AttentionNode{.tokens = 513}.taken());
+  EXPECT_EQ(stats().attentions_declined, before);
+  EXPECT_FALSE(AttentionNode{.size = 72}.taken());
+  EXPECT_EQ(stats().attentions_declined, before + 1);
 }
 
 TEST_F(Plugin, UsesHostMemoryOnly) {

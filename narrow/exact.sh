@@ -45,10 +45,11 @@ rows=0 different=0
 for format in F32 F16 BF16 Q8_0 Q4_0 Q4_K_M Q5_K_M Q6_K; do
   file=$(realpath "$models")/exact-$format.gguf
   quantize "$model" "$file" "$format" > /dev/null 2>&1 || { echo "exact.sh: cannot quantise $model to $format" >&2; exit 2; }
-  for prefix in 30 300; do
-    echo "== $format, prefix of $prefix tokens"
+  for run in 30 300 "300 --flash-attention"; do
+    echo "== $format, prefix of $run tokens" | sed 's/ --\(.*\) tokens/ tokens, \1/'
+    # shellcheck disable=SC2086
     output=$("$exact" "$file" --plugin "$plugin" ${backends:+--backends "$backends"} --tokens "$tokens" \
-      --prefix "$prefix" --widths 2,3,5,8,16,33,64 --threads "$threads") || [ $? -eq 1 ]
+      --widths 2,3,5,8,16,33,64 --threads "$threads" --prefix $run) || [ $? -eq 1 ]
     echo "$output"
     rows=$((rows + $(echo "$output" | awk '{ n += $7 } END { print n + 0 }')))
     different=$((different + $(echo "$output" | awk '{ n += $5 } END { print n + 0 }')))

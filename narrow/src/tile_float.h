@@ -15,7 +15,6 @@ namespace {
 
 constexpr int kTileRows = 16;
 constexpr int kGroupColumns = kRows / 2;  // multiplied together: 8 with AVX-512, 4 with AVX2's 16 registers
-constexpr int64_t kChunkBlocks = 48;      // at most; 24 KB of activations for eight columns
 constexpr int kBlockParts = static_cast<int>(kBlockBytes / sizeof(Floats));  // registers of a packed block
 
 // A format: the bytes of a row that belong to a packed block, how the weights of a register are loaded, and what they
@@ -23,24 +22,30 @@ constexpr int kBlockParts = static_cast<int>(kBlockBytes / sizeof(Floats));  // 
 struct TileF32 {
   static constexpr size_t kBytes = 64;
   static constexpr auto kPacking = gsd::narrow::Packing::kF32;
+  // Of a chunk, at most. Short, as each lane is added up one by one within a chunk, and ggml's four sums a row round less
+  // than one.
+  static constexpr int64_t kChunkBlocks = 12;
   static GSD_INLINE Floats load(const uint8_t* p) { return load_floats(p); }
   static GSD_INLINE Floats step(Floats s, Floats w, Floats x) { return fma(w, x, s); }
 };
 
 struct TileF16 : TileF32 {
   static constexpr size_t kBytes = 32;
+  static constexpr int64_t kChunkBlocks = 48;  // 24 KB of activations for eight columns
   static GSD_INLINE Floats load(const uint8_t* p) { return load_f16(p); }
 };
 
 // BF16 on machines without an instruction for it: the weights widened, the activations not rounded.
 struct TileBF16Widened : TileF32 {
   static constexpr size_t kBytes = 32;
+  static constexpr int64_t kChunkBlocks = 48;
   static GSD_INLINE Floats load(const uint8_t* p) { return load_bf16(p); }
 };
 
 #if defined(__AVX512BF16__)
 struct TileBF16 : TileF32 {
   static constexpr auto kPacking = gsd::narrow::Packing::kBF16;
+  static constexpr int64_t kChunkBlocks = 48;
   static GSD_INLINE Floats step(Floats s, Floats w, Floats x) { return dot_bf16(s, w, x); }
 };
 #endif
@@ -148,7 +153,7 @@ __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
   const bool whole_tile_follows = t.row_stride > 0 && t.next_bytes >= kTileRows * t.row_stride;
   const uint8_t* next_tile = whole_tile_follows ? t.next : t.weights;
   // Chunks as equal as can be, because each streams in as much as it reads.
-  const int64_t chunks = (blocks + kChunkBlocks - 1) / kChunkBlocks;
+  const int64_t chunks = (blocks + Tile::kChunkBlocks - 1) / Tile::kChunkBlocks;
   for (int64_t i = 0, begin = 0; i < chunks; ++i) {
     const int64_t end = blocks * (i + 1) / chunks;
     const uint8_t* weights = t.weights + static_cast<size_t>(begin) * Tile::kBytes;

@@ -214,7 +214,7 @@ double attention_seconds(const KernelTable& kernels, const Memory& memory, const
                                 .kv_heads = o.kv_heads,
                                 .streams = 1,
                                 .scale = 0.125F};
-      AttentionWork work(attention);
+      AttentionWork work(attention, o.threads);
 #pragma omp parallel num_threads(o.threads)
       work.attend(reinterpret_cast<std::byte*>(scratch.data()) + each * size(omp_get_thread_num(), 1));
     }

@@ -3,21 +3,35 @@
 #include <algorithm>
 
 namespace gsd::narrow {
+namespace {
 
-AttentionWork::AttentionWork(const Attention& attention)
+constexpr int kRuns = 4;  // taken by each thread, if they are equally fast
+
+}  // namespace
+
+AttentionWork::AttentionWork(const Attention& attention, int threads)
     : a_(attention),
       queries_(attention.tokens * (attention.heads / attention.kv_heads)),
-      groups_((queries_ + kAttentionColumns - 1) / kAttentionColumns) {}
+      groups_((queries_ + kAttentionColumns - 1) / kAttentionColumns),
+      units_(attention.streams * attention.kv_heads * groups_),
+      run_(std::max<int64_t>(1, units_ / (int64_t{threads} * kRuns))) {}
 
 void AttentionWork::attend(std::byte* scratch) {
-  const int64_t units = a_.streams * a_.kv_heads * groups_;
-  for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < units;) attend_group(unit, scratch);
+  for (int64_t first; (first = next_.fetch_add(run_, std::memory_order_relaxed)) < units_;) {
+    const int64_t end = std::min(first + run_, units_);
+    for (int64_t unit = first; unit < end; ++unit) attend_group(unit, unit + 1 < end, scratch);
+  }
 }
 
-void AttentionWork::attend_group(int64_t unit, std::byte* scratch) const {
+void AttentionWork::attend_group(int64_t unit, bool more, std::byte* scratch) const {
   const int64_t group = unit % groups_;
   const auto kv_head = static_cast<size_t>(unit / groups_ % a_.kv_heads);
   const auto stream = static_cast<size_t>(unit / groups_ / a_.kv_heads);
+  // Of the unit's head, and of the next one's, which is streamed in meanwhile.
+  const auto vectors = [&](int64_t of, const uint8_t* all, size_t stream_bytes, size_t head_bytes) {
+    return all + static_cast<size_t>(of / groups_ / a_.kv_heads) * stream_bytes +
+           static_cast<size_t>(of / groups_ % a_.kv_heads) * head_bytes;
+  };
   const int64_t sharing = a_.heads / a_.kv_heads;  // heads that read the same keys
   Query queries[kAttentionColumns];
   const int columns = static_cast<int>(std::min<int64_t>(kAttentionColumns, queries_ - group * kAttentionColumns));
@@ -32,8 +46,8 @@ void AttentionWork::attend_group(int64_t unit, std::byte* scratch) const {
                   a_.out + row * static_cast<size_t>(a_.v_size)};
   }
   a_.values->attend({.scores = a_.keys,
-                     .k = a_.k + stream * a_.k_stream + kv_head * a_.k_head,
-                     .v = a_.v + stream * a_.v_stream + kv_head * a_.v_head,
+                     .k = vectors(unit, a_.k, a_.k_stream, a_.k_head),
+                     .v = vectors(unit, a_.v, a_.v_stream, a_.v_head),
                      .k_stride = a_.k_cell,
                      .v_stride = a_.v_cell,
                      .k_size = a_.k_size,
@@ -42,6 +56,8 @@ void AttentionWork::attend_group(int64_t unit, std::byte* scratch) const {
                      .queries = queries,
                      .columns = columns,
                      .scale = a_.scale,
+                     .next_k = more ? vectors(unit + 1, a_.k, a_.k_stream, a_.k_head) : nullptr,
+                     .next_v = more ? vectors(unit + 1, a_.v, a_.v_stream, a_.v_head) : nullptr,
                      .scratch = scratch});
 }
 

@@ -32,21 +32,24 @@ struct Attention {
   float scale;
 };
 
-// How attention is shared among threads: each calls attend() with scratch memory of its own.
+// How attention is shared among threads: each calls attend() with scratch memory of its own. A thread takes several
+// neighbouring heads at a time, whose vectors lie side by side in memory.
 class AttentionWork {
  public:
-  // Keeps a reference to `attention`, which must outlive it.
-  explicit AttentionWork(const Attention& attention);
+  // Keeps a reference to `attention`, which must outlive it. REQUIRES: threads >= 1, those expected
+  AttentionWork(const Attention& attention, int threads);
 
   // Returns when nothing is left to take. scratch: attention_scratch() bytes, aligned to kBlockBytes
   void attend(std::byte* scratch);
 
  private:
-  void attend_group(int64_t unit, std::byte* scratch) const;
+  void attend_group(int64_t unit, bool more, std::byte* scratch) const;
 
   const Attention& a_;
   int64_t queries_;  // that read the same keys: tokens * heads / kv_heads
   int64_t groups_;   // of at most kAttentionColumns of them
+  int64_t units_;    // groups of all heads and streams
+  int64_t run_;      // units taken at a time
   std::atomic<int64_t> next_{0};
 };
 

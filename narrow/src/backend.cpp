@@ -265,7 +265,7 @@ class Backend {
   }
 
   void attend(const Attention& attention) {
-    AttentionWork work(attention);
+    AttentionWork work(attention, threads_);
     const size_t each =
         (attention_scratch(attention.k_size, attention.v_size) + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
     std::byte* scratch = scratch_.reserve(each * static_cast<size_t>(threads_));

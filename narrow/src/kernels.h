@@ -73,7 +73,8 @@ struct AttentionArgs {
   const Query* queries;
   int columns;  // queries, 1..kAttentionColumns
   float scale;
-  std::byte* scratch;  // attention_scratch(k_size, v_size) bytes, aligned to kBlockBytes
+  const uint8_t *next_k, *next_v;  // laid out like k and v, and needed next; null: nothing
+  std::byte* scratch;              // attention_scratch(k_size, v_size) bytes, aligned to kBlockBytes
 };
 inline constexpr int kAttentionStep = 16;
 inline constexpr int kAttentionColumns = 8;

@@ -19,6 +19,7 @@ using gsd::narrow::Query;
 constexpr int kSlabTiles = kAttentionSlab / kAttentionStep;
 constexpr int kMixRegisters = 4;                    // of a value vector, added up together
 constexpr int kMixColumns = kRows / kMixRegisters;  // queries that share them: half the registers are sums
+constexpr int64_t kNextCells = 32;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr uint32_t kAllCells = (1U << kAttentionStep) - 1;
 
@@ -82,6 +83,12 @@ GSD_INLINE void find_live(const AttentionArgs& a, Slab& slab) {
   }
 }
 
+GSD_INLINE void prefetch_cells(const uint8_t* p, size_t stride, int64_t cells, size_t bytes) {
+  for (int64_t i = 0; i < cells; ++i, p += stride) {
+    for (size_t at = 0; at < bytes; at += kBlockBytes) prefetch_second_level(p + at);
+  }
+}
+
 // scores [column][kAttentionSlab] of the tiles that any query sees. Their values are streamed in meanwhile.
 GSD_INLINE void score(const AttentionArgs& a, const Slab& slab, size_t value_bytes, const std::byte* packed,
                       float* scores) {
@@ -91,10 +98,7 @@ GSD_INLINE void score(const AttentionArgs& a, const Slab& slab, size_t value_byt
     const int64_t cell = slab.first + t * kAttentionStep;
     const uint8_t* keys = a.k + static_cast<size_t>(cell) * a.k_stride;
     const bool more = cell + 2 * kAttentionStep <= a.cells;
-    const uint8_t* values = a.v + static_cast<size_t>(cell) * a.v_stride;
-    for (int i = 0; i < kAttentionStep; ++i, values += a.v_stride) {
-      for (size_t at = 0; at < value_bytes; at += kBlockBytes) prefetch_second_level(values + at);
-    }
+    prefetch_cells(a.v + static_cast<size_t>(cell) * a.v_stride, a.v_stride, kAttentionStep, value_bytes);
     a.scores->tile({.weights = keys,
                     .row_stride = a.k_stride,
                     .k = a.k_size,
@@ -230,13 +234,19 @@ void attend(const AttentionArgs& a) {
   for (int c = 0; c < a.columns; ++c) queries[c] = a.queries[c].q;
   gsd::narrow::pack(packing, queries, a.columns, a.k_size, 0, blocks, packed);
   std::memset(sums, 0, static_cast<size_t>(a.columns * a.v_size) * sizeof(float));
+  const size_t value_bytes = static_cast<size_t>(a.v_size / kRows) * kRegisterBytes<Tile>;
+  if (a.next_k != nullptr) {  // what the next head starts with; it goes on by itself
+    const int64_t cells = a.cells < kNextCells ? a.cells : kNextCells;
+    prefetch_cells(a.next_k, a.k_stride, cells, static_cast<size_t>(a.k_size) * sizeof(uint16_t));
+    prefetch_cells(a.next_v, a.v_stride, cells, value_bytes);
+  }
   Softmax state[kAttentionColumns];
   Slab slab{};
   for (slab.first = 0; slab.first < a.cells; slab.first += kAttentionSlab) {
     const int64_t left = a.cells - slab.first;
     slab.tiles = static_cast<int>((left < kAttentionSlab ? left : kAttentionSlab) / kAttentionStep);
     find_live(a, slab);
-    score(a, slab, static_cast<size_t>(a.v_size / kRows) * kRegisterBytes<Tile>, packed, scores);
+    score(a, slab, value_bytes, packed, scores);
     for (int c = 0; c < a.columns; ++c)
       soften(a.queries[c], slab, slab.live[c], a.scale, a.v_size, scores + c * kAttentionSlab, state[c],
              sums + c * a.v_size);

@@ -22,8 +22,8 @@ constexpr int kBlockParts = static_cast<int>(kBlockBytes / sizeof(Floats));  // 
 struct TileF32 {
   static constexpr size_t kBytes = 64;
   static constexpr auto kPacking = gsd::narrow::Packing::kF32;
-  // Of a chunk, at most. Short, as each lane is added up one by one within a chunk, and ggml's four sums a row round less
-  // than one.
+  // Of a chunk, at most. Short, as each lane is added up one by one within a chunk, and ggml's four sums a row round
+  // less than one.
   static constexpr int64_t kChunkBlocks = 12;
   static GSD_INLINE Floats load(const uint8_t* p) { return load_floats(p); }
   static GSD_INLINE Floats step(Floats s, Floats w, Floats x) { return fma(w, x, s); }

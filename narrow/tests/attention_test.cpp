@@ -91,7 +91,7 @@ struct Problem {
   std::vector<float> run(const KernelTable& table, int threads = 1) const {
     std::vector<float> out(index(s.streams * s.tokens * s.heads, s.v_size), -777.0F);
     const Attention a = attention(table, out.data());
-    AttentionWork work(a);
+    AttentionWork work(a, threads);
     std::vector<std::thread> pool;
     for (int t = 0; t < threads; ++t) {
       pool.emplace_back([&] {

@@ -38,6 +38,8 @@ struct gsd_narrow_params {
                              * to max_width; 0: left to ggml. Flash attention must be on; libllama's automatic choice
                              * takes it for unsupported if this is 1. If exact, not 0 means every number.
                              * GSD_NARROW_ATTENTION, 2 by default */
+  int32_t rows;             /* 1: operations between products (additions, norms, gates, rotations, writing to the cache)
+                             * are taken too where that saves handing over. GSD_NARROW_ROWS */
 };
 
 struct gsd_narrow_stats {
@@ -45,11 +47,12 @@ struct gsd_narrow_stats {
   uint32_t available;       /* 0: this machine has no instruction set that the backend knows */
   char instruction_set[32]; /* for example "avx512+vnni+bf16" */
   uint64_t products;        /* matrix products computed since the process started */
-  uint64_t regions;         /* parallel regions they took; products of the same activations share one */
+  uint64_t conversions;     /* of activations, for them; products of the same activations share one */
   uint64_t attentions;      /* attention operations computed */
   uint64_t attentions_declined; /* while exact: how often a scheduler was told that an attention operation of at most
                                  * max_width tokens is not supported. Above zero, bits depend on the batch unless
                                  * flash attention is off */
+  uint64_t row_operations;  /* operations between products that were computed */
 };
 
 /* All three return 0, or -1 if a pointer is null, size is not that of a known version, or a value is out of range;

@@ -43,6 +43,7 @@ Config::Config()
   p.min_matrix_bytes = environment("GSD_NARROW_MIN_MATRIX_BYTES", p.min_matrix_bytes);
   p.huge_pages = environment("GSD_NARROW_HUGE_PAGES", p.huge_pages) != 0 ? 1 : 0;
   p.attention = static_cast<int32_t>(environment("GSD_NARROW_ATTENTION", p.attention));
+  p.rows = environment("GSD_NARROW_ROWS", p.rows) != 0 ? 1 : 0;
   if (!valid(p)) {
     p.attention = kAttention;
     p.min_width = kMinWidth;
@@ -61,6 +62,7 @@ int Config::set(const gsd_narrow_params* params) {
   min_matrix_bytes_ = params->min_matrix_bytes;
   huge_pages_ = params->huge_pages != 0;
   attention_ = params->attention;
+  rows_ = params->rows != 0;
   return 0;
 }
 
@@ -73,6 +75,7 @@ int Config::get(gsd_narrow_params* params) const {
   params->min_matrix_bytes = min_matrix_bytes_;
   params->huge_pages = huge_pages_ ? 1 : 0;
   params->attention = attention_;
+  params->rows = rows_ ? 1 : 0;
   return 0;
 }
 

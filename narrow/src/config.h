@@ -18,6 +18,7 @@ class Config {
 
   bool huge_pages() const { return huge_pages_; }
   bool exact() const { return exact_; }
+  bool takes_rows() const { return enabled_ && rows_; }
   // format_min_width: fewest columns at which our kernels win for the matrix's format on this machine.
   bool takes(int64_t columns, int64_t matrix_bytes, int32_t format_min_width) const;
   bool takes_attention(int64_t tokens) const;
@@ -30,6 +31,7 @@ class Config {
   std::atomic<int64_t> min_matrix_bytes_;
   std::atomic<bool> huge_pages_{true};
   std::atomic<int32_t> attention_;
+  std::atomic<bool> rows_{true};
 };
 
 }  // namespace gsd::narrow

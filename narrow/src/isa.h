@@ -206,6 +206,25 @@ GSD_INLINE Floats fold_elements(Floats a, Floats b) {
 
 #endif
 
+// e^x for x <= 0, to about one unit in the last place; 0 below -87, where floats end. A NaN stays one.
+GSD_INLINE Floats exp_of_negative(Floats x) {
+  const Floats least = splat(-87.0F);
+  const Floats bounded = max_or_second(least, x);
+  const Ints n = to_ints(mul(bounded, splat(1.44269504F)));
+  // ln 2 in two parts, the first with so few bits that its product with n is exact
+  const Floats whole = to_floats(n);
+  const Floats r = fma(whole, splat(2.12194440e-4F), fma(whole, splat(-0.693359375F), bounded));
+  Floats p = splat(1.0F / 720);  // the exponential series, |r| <= ln 2 / 2
+  p = fma(p, r, splat(1.0F / 120));
+  p = fma(p, r, splat(1.0F / 24));
+  p = fma(p, r, splat(1.0F / 6));
+  p = fma(p, r, splat(0.5F));
+  p = fma(p, r, splat(1.0F));
+  p = fma(p, r, splat(1.0F));
+  const Floats power = as_floats(shift_left(add_ints(n, splat(127)), 23));
+  return zero_where_less(x, least, mul(p, power));
+}
+
 // Transposes dwords: element i of 128-bit lane l of out[d] is dword d of lane l of r[i].
 GSD_INLINE void transpose_lanes(const Ints r[4], Ints out[4]) {
   const Ints low01 = zip_low(r[0], r[1]);

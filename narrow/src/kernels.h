@@ -105,9 +105,10 @@ constexpr int64_t blocks(Packing packing, int64_t k) {
 }
 
 // Packs blocks first to last (exclusive) of `columns` columns of k floats, x[c]: block b of column c goes to
-// out + (b * columns + c) * kBlockBytes. Values past k are zero.
+// out + b * stride + c * kBlockBytes. Values past k are zero.
 // REQUIRES: AVX2, FMA; for kQ8 k is a multiple of 32.
-void pack(Packing packing, const float* const* x, int columns, int64_t k, int64_t first, int64_t last, std::byte* out);
+void pack(Packing packing, const float* const* x, int columns, int64_t k, int64_t first, int64_t last, std::byte* out,
+          size_t stride);
 
 // Each is defined in a translation unit compiled for its instruction set; call only where the machine has it.
 KernelTable kernels_avx2();        // AVX2, FMA, F16C: every format

@@ -76,22 +76,23 @@ void pack_q8(const float* x, PackedQ8* out) {
 
 // Written in the order of memory, which other threads have just read: a line given up by them comes at the speed of a
 // stream, one in every few pages does not.
-void pack(Packing packing, const float* const* x, int columns, int64_t k, int64_t first, int64_t last, std::byte* out) {
+void pack(Packing packing, const float* const* x, int columns, int64_t k, int64_t first, int64_t last, std::byte* out,
+          size_t stride) {
   const int64_t step = block_weights(packing);
-  out += static_cast<size_t>(first * columns) * kBlockBytes;
   for (int64_t b = first; b < last; ++b) {
     const int64_t n = k - b * step < step ? k - b * step : step;
-    for (int c = 0; c < columns; ++c, out += kBlockBytes) {
+    std::byte* to = out + static_cast<size_t>(b) * stride;
+    for (int c = 0; c < columns; ++c, to += kBlockBytes) {
       const float* from = x[c] + b * step;
       switch (packing) {
         case Packing::kF32:
-          n == 16 ? pack_f32(from, 16, out) : pack_f32(from, n, out);
+          n == 16 ? pack_f32(from, 16, to) : pack_f32(from, n, to);
           break;
         case Packing::kBF16:
-          n == 32 ? pack_bf16(from, 32, out) : pack_bf16(from, n, out);
+          n == 32 ? pack_bf16(from, 32, to) : pack_bf16(from, n, to);
           break;
         case Packing::kQ8:
-          pack_q8(from, reinterpret_cast<PackedQ8*>(out));
+          pack_q8(from, reinterpret_cast<PackedQ8*>(to));
           break;
       }
     }

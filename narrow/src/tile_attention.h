@@ -23,25 +23,6 @@ constexpr int64_t kNextCells = 32;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr uint32_t kAllCells = (1U << kAttentionStep) - 1;
 
-// e^x for x <= 0, to about one unit in the last place; 0 below -87, where floats end. A NaN stays one.
-GSD_INLINE Floats exp_of_negative(Floats x) {
-  const Floats least = splat(-87.0F);
-  const Floats bounded = max_or_second(least, x);
-  const Ints n = to_ints(mul(bounded, splat(1.44269504F)));
-  // ln 2 in two parts, the first with so few bits that its product with n is exact
-  const Floats whole = to_floats(n);
-  const Floats r = fma(whole, splat(2.12194440e-4F), fma(whole, splat(-0.693359375F), bounded));
-  Floats p = splat(1.0F / 720);  // the exponential series, |r| <= ln 2 / 2
-  p = fma(p, r, splat(1.0F / 120));
-  p = fma(p, r, splat(1.0F / 24));
-  p = fma(p, r, splat(1.0F / 6));
-  p = fma(p, r, splat(0.5F));
-  p = fma(p, r, splat(1.0F));
-  p = fma(p, r, splat(1.0F));
-  const Floats power = as_floats(shift_left(add_ints(n, splat(127)), 23));
-  return zero_where_less(x, least, mul(p, power));
-}
-
 template <class Tile>
 constexpr size_t kRegisterBytes = Tile::kBytes / kBlockParts;  // of values, before they are widened
 
@@ -232,7 +213,8 @@ void attend(const AttentionArgs& a) {
   float* sums = scores + kAttentionColumns * kAttentionSlab;  // [column][v_size]
   const float* queries[kAttentionColumns];
   for (int c = 0; c < a.columns; ++c) queries[c] = a.queries[c].q;
-  gsd::narrow::pack(packing, queries, a.columns, a.k_size, 0, blocks, packed);
+  gsd::narrow::pack(packing, queries, a.columns, a.k_size, 0, blocks, packed,
+                    static_cast<size_t>(a.columns) * kBlockBytes);
   std::memset(sums, 0, static_cast<size_t>(a.columns * a.v_size) * sizeof(float));
   const size_t value_bytes = static_cast<size_t>(a.v_size / kRows) * kRegisterBytes<Tile>;
   if (a.next_k != nullptr) {  // what the next head starts with; it goes on by itself

@@ -27,6 +27,11 @@ Work::Work(const Job& job, int threads)
   }
 }
 
+// Columns of the group that starts with column `first`.
+int Work::group_columns(int64_t first) const {
+  return static_cast<int>(std::min<int64_t>(job_.columns - first, pack_columns(packing_)));
+}
+
 // A matrix with fewer rows than a tile is done row by row, every row of the tile being that one.
 int64_t Work::tiles(const Product& product) const {
   const int64_t tile_rows = product.kernel.tile_rows;
@@ -34,18 +39,26 @@ int64_t Work::tiles(const Product& product) const {
 }
 
 void Work::pack(int thread, int present) {
-  const int64_t group_columns = pack_columns(packing_);
-  const int64_t groups = (job_.columns + group_columns - 1) / group_columns;
+  const int64_t groups = (job_.columns + pack_columns(packing_) - 1) / pack_columns(packing_);
   const int64_t pieces = (blocks_ + kPackBlocks - 1) / kPackBlocks;
   for (int64_t unit = thread; unit < groups * pieces; unit += present) {
-    const int64_t column = unit / pieces * group_columns;
+    const int64_t column = unit / pieces * pack_columns(packing_);
     const int64_t first = unit % pieces * kPackBlocks;
-    const auto columns = static_cast<int>(std::min(job_.columns - column, group_columns));
+    const int columns = group_columns(column);
     const float* x[kMaxColumns];
     for (int c = 0; c < columns; ++c) x[c] = job_.x + (column + c) * job_.x_stride;
     narrow::pack(packing_, x, columns, job_.k, first, std::min(first + kPackBlocks, blocks_),
-                 job_.packed + static_cast<size_t>(column * blocks_) * kBlockBytes);
+                 job_.packed + static_cast<size_t>(column * blocks_) * kBlockBytes,
+                 static_cast<size_t>(columns) * kBlockBytes);
   }
+}
+
+void Work::pack_column(int64_t column) {
+  const int64_t group = column - column % pack_columns(packing_);
+  const float* x = job_.x + column * job_.x_stride;
+  narrow::pack(packing_, &x, 1, job_.k, 0, blocks_,
+               job_.packed + static_cast<size_t>(group * blocks_ + column - group) * kBlockBytes,
+               static_cast<size_t>(group_columns(group)) * kBlockBytes);
 }
 
 void Work::multiply(int thread) {

@@ -44,6 +44,8 @@ class Work {
 
   // thread in [0, present): the threads really there, which may be fewer than asked for.
   void pack(int thread, int present);
+  // Instead of pack(): one column, by whoever has just computed it. Different columns by different threads.
+  void pack_column(int64_t column);
 
   // Returns when no tile is left to take.
   void multiply(int thread);
@@ -54,6 +56,7 @@ class Work {
     int64_t end = 0;
   };
 
+  int group_columns(int64_t first) const;
   int64_t tiles(const Product& product) const;
   void multiply_tile(int64_t tile, int64_t run_end);
   void multiply_slabs(const Product& product, int64_t row, int lanes, size_t next_bytes);

@@ -213,7 +213,7 @@ TEST_F(Plugin, SharesAGraphWithTheCpuWithoutCopies) {
   const std::vector<float> ours = layer.run({devices().gsd, devices().cpu}, input);
   const gsd_narrow_stats s1 = stats();
   EXPECT_EQ(s1.products - s0.products, 3U);
-  EXPECT_EQ(s1.regions - s0.regions, 2U) << "gate and up share one region";
+  EXPECT_EQ(s1.conversions - s0.conversions, 2U) << "gate and up share one";
   EXPECT_EQ(layer.out->src[1], inner) << "the scheduler put a copy between the devices";
   double error = 0;
   double size = 0;
@@ -222,6 +222,186 @@ TEST_F(Plugin, SharesAGraphWithTheCpuWithoutCopies) {
     size += stock[i] * stock[i];
   }
   EXPECT_LT(std::sqrt(error / size), 0.02);
+}
+
+// A transformer of a few layers as libllama builds it: rotary embedding, a cache that is written and read, gated
+// feed-forward layers. Its result is the last layer's activations.
+struct Transformer {
+  static constexpr int64_t kHead = 32, kHeads = 4, kKvHeads = 2, kWidth = kHead * kHeads, kInner = 320, kCells = 64;
+  static constexpr int kLayers = 3;
+
+  int64_t tokens;
+  ggml_context_ptr context = make_context();
+  ggml_context_ptr weights_context = make_context();
+  ggml_backend_buffer_ptr weights;
+  std::vector<ggml_tensor*> matrices, caches;
+  ggml_tensor *x, *positions, *index, *mask, *out;
+  ggml_cgraph* graph = ggml_new_graph(context.get());
+
+  explicit Transformer(int64_t n, int rope_mode = GGML_ROPE_TYPE_NORMAL) : tokens(n) {
+    ggml_context* c = context.get();
+    x = ggml_new_tensor_2d(c, GGML_TYPE_F32, kWidth, n);
+    positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, n);
+    index = ggml_new_tensor_1d(c, GGML_TYPE_I64, n);
+    mask = ggml_new_tensor_2d(c, GGML_TYPE_F16, kCells, n);
+    for (ggml_tensor* input : {x, positions, index, mask}) ggml_set_input(input);
+    ggml_tensor* current = x;
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const auto heads = [&](ggml_tensor* t, int64_t count) { return ggml_reshape_3d(c, t, kHead, count, n); };
+      const auto rope = [&](ggml_tensor* t) {
+        return ggml_rope_ext(c, t, positions, nullptr, kHead, rope_mode, 4096, 10000, 1, 0, 1, 32, 1);
+      };
+      const auto norm = [&](ggml_tensor* t) {
+        return ggml_mul(c, ggml_rms_norm(c, t, 1e-5F), weight(GGML_TYPE_F32, kWidth, 1));
+      };
+      ggml_tensor* input = norm(current);
+      ggml_tensor* q = rope(heads(ggml_mul_mat(c, weight(GGML_TYPE_Q8_0, kWidth, kWidth), input), kHeads));
+      ggml_build_forward_expand(graph, q);
+      ggml_tensor* v = ggml_mul_mat(c, weight(GGML_TYPE_Q8_0, kWidth, kHead * kKvHeads), input);
+      ggml_tensor* k = rope(heads(ggml_mul_mat(c, weight(GGML_TYPE_Q8_0, kWidth, kHead * kKvHeads), input), kKvHeads));
+      const auto store = [&](ggml_tensor* t) {
+        caches.push_back(ggml_new_tensor_2d(weights_context.get(), GGML_TYPE_F16, kHead * kKvHeads, kCells));
+        ggml_build_forward_expand(graph,
+                                  ggml_set_rows(c, caches.back(), ggml_reshape_2d(c, t, kHead * kKvHeads, n), index));
+        return ggml_permute(c, ggml_reshape_3d(c, caches.back(), kHead, kKvHeads, kCells), 0, 2, 1, 3);
+      };
+      ggml_tensor* keys = store(k);
+      ggml_tensor* values = store(v);
+      ggml_tensor* attended = ggml_flash_attn_ext(c, ggml_permute(c, q, 0, 2, 1, 3), keys, values, mask, 0.2F, 0, 0);
+      attended = ggml_reshape_2d(c, attended, kWidth, n);
+      current = ggml_add(c, ggml_mul_mat(c, weight(GGML_TYPE_Q8_0, kWidth, kWidth), attended), current);
+      input = norm(current);
+      ggml_tensor* gate = ggml_mul_mat(c, weight(GGML_TYPE_Q8_0, kWidth, kInner), input);
+      ggml_tensor* up = ggml_mul_mat(c, weight(GGML_TYPE_Q8_0, kWidth, kInner), input);
+      ggml_tensor* down = ggml_mul_mat(c, weight(GGML_TYPE_Q8_0, kInner, kWidth), ggml_swiglu_split(c, gate, up));
+      current = ggml_add(c, down, current);
+    }
+    out = current;
+    ggml_set_output(out);
+    ggml_build_forward_expand(graph, out);
+    weights.reset(ggml_backend_alloc_ctx_tensors_from_buft(weights_context.get(), ggml_backend_cpu_buffer_type()));
+    ggml_backend_buffer_set_usage(weights.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    std::mt19937 random(9);
+    for (ggml_tensor* t : matrices) {
+      const Matrix m = make_matrix(t->type, normal(random, t->ne[0] * t->ne[1], 0.08F), t->ne[0]);
+      ggml_backend_tensor_set(t, m.data(), 0, ggml_nbytes(t));
+    }
+    for (ggml_tensor* t : caches) {
+      const Matrix m = make_matrix(t->type, normal(random, t->ne[0] * t->ne[1]), t->ne[0]);
+      ggml_backend_tensor_set(t, m.data(), 0, ggml_nbytes(t));
+    }
+  }
+
+  ggml_tensor* weight(ggml_type type, int64_t k, int64_t rows) {
+    matrices.push_back(ggml_new_tensor_2d(weights_context.get(), type, k, rows));
+    return matrices.back();
+  }
+
+  // The cells before those of the tokens are another text's; each token sees them, and the tokens before it.
+  std::vector<float> run(const std::vector<ggml_backend_dev_t>& on, int threads) {
+    std::vector<ggml_backend_ptr> owned;
+    std::vector<ggml_backend_t> backends;
+    for (ggml_backend_dev_t device : on) {
+      owned.emplace_back(ggml_backend_dev_init(device, nullptr));
+      backends.push_back(owned.back().get());
+      const auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
+          ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"));
+      set_threads(backends.back(), threads);
+    }
+    const ggml_backend_sched_ptr scheduler(ggml_backend_sched_new(
+        backends.data(), nullptr, static_cast<int>(backends.size()), GGML_DEFAULT_GRAPH_SIZE, false, true));
+    EXPECT_TRUE(ggml_backend_sched_alloc_graph(scheduler.get(), graph));
+    std::mt19937 random(10);
+    const std::vector<float> input = normal(random, kWidth * tokens);
+    std::vector<int32_t> position;
+    std::vector<int64_t> cell;
+    std::vector<uint16_t> seen;
+    for (int64_t t = 0; t < tokens; ++t) {
+      position.push_back(static_cast<int32_t>(20 + t));
+      cell.push_back(kCells - 1 - t);  // backwards, as after rejected tokens
+      for (int64_t i = 0; i < kCells; ++i)
+        seen.push_back(ggml_fp32_to_fp16(i < 20 || i >= kCells - 1 - t ? 0.0F : -INFINITY));
+    }
+    ggml_backend_tensor_set(x, input.data(), 0, ggml_nbytes(x));
+    ggml_backend_tensor_set(positions, position.data(), 0, ggml_nbytes(positions));
+    ggml_backend_tensor_set(index, cell.data(), 0, ggml_nbytes(index));
+    ggml_backend_tensor_set(mask, seen.data(), 0, ggml_nbytes(mask));
+    splits = ggml_backend_sched_get_n_splits(scheduler.get());
+    EXPECT_EQ(ggml_backend_sched_graph_compute(scheduler.get(), graph), GGML_STATUS_SUCCESS);
+    std::vector<float> result(static_cast<size_t>(ggml_nelements(out)));
+    ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
+    return result;
+  }
+
+  int splits = 0;
+};
+
+double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0;
+  double size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(error / size);
+}
+
+TEST_F(Plugin, ComputesATransformerInOnePiece) {
+  gsd_narrow_params p = before_;
+  p.min_width = 1;
+  p.attention = 1;
+  for (const int mode : {GGML_ROPE_TYPE_NORMAL, GGML_ROPE_TYPE_NEOX}) {
+    for (const int64_t tokens : {1, 2, 7, 30}) {
+      p.rows = 1;
+      ASSERT_EQ(configure(p), 0);
+      const gsd_narrow_stats s0 = stats();
+      Transformer whole(tokens, mode);
+      const std::vector<float> ours = whole.run({devices().gsd, devices().cpu}, 2);
+      const gsd_narrow_stats s1 = stats();
+      EXPECT_EQ(s1.products - s0.products, 21U);
+      EXPECT_EQ(s1.conversions - s0.conversions, 12U) << "q, k and v share one, gate and up too";
+      EXPECT_EQ(s1.attentions - s0.attentions, 3U);
+      EXPECT_EQ(s1.row_operations - s0.row_operations, 31U) << "all but the first layer's norm and its weights";
+      EXPECT_LE(whole.splits, 2);
+      const std::vector<float> stock = Transformer(tokens, mode).run({devices().cpu}, 2);
+      EXPECT_LT(relative_difference(ours, stock), 0.01) << tokens << " tokens";
+      p.rows = 0;
+      ASSERT_EQ(configure(p), 0);
+      const std::vector<float> products_only = Transformer(tokens, mode).run({devices().gsd, devices().cpu}, 2);
+      EXPECT_EQ(stats().row_operations, s1.row_operations);
+      EXPECT_LT(relative_difference(ours, products_only), 2e-3) << tokens << " tokens";
+    }
+  }
+}
+
+// Steps that share memory, or wait for each other too little, would show here.
+TEST_F(Plugin, ThreadsAndTokensBesideItDoNotChangeATokensBits) {
+  gsd_narrow_params p = before_;
+  p.min_width = 1;
+  p.attention = 1;
+  ASSERT_EQ(configure(p), 0);
+  const std::vector<float> all = Transformer(30).run({devices().gsd, devices().cpu}, 1);
+  for (const int threads : {2, 3, 8}) {
+    for (int i = 0; i < 5; ++i)
+      ASSERT_EQ(Transformer(30).run({devices().gsd, devices().cpu}, threads), all) << threads << " threads";
+  }
+  for (const int64_t tokens : {1, 5, 17}) {
+    const std::vector<float> some = Transformer(tokens).run({devices().gsd, devices().cpu}, 2);
+    EXPECT_EQ(std::memcmp(some.data(), all.data(), some.size() * sizeof(float)), 0) << tokens << " tokens";
+  }
+}
+
+TEST_F(Plugin, ExactModeLeavesNormsGatesAndRotationsToGgml) {
+  gsd_narrow_params p = before_;
+  p.exact = 1;
+  ASSERT_EQ(configure(p), 0);
+  const gsd_narrow_stats s0 = stats();
+  const std::vector<float> all = Transformer(30).run({devices().gsd, devices().cpu}, 2);
+  EXPECT_EQ(stats().row_operations - s0.row_operations, 9U) << "additions, and writing values to the cache";
+  for (const int64_t tokens : {1, 5, 17}) {
+    const std::vector<float> some = Transformer(tokens).run({devices().gsd, devices().cpu}, 2);
+    EXPECT_EQ(std::memcmp(some.data(), all.data(), some.size() * sizeof(float)), 0) << tokens << " tokens";
+  }
 }
 
 // Kilobytes of the mapping that holds `p` which lie in huge pages.

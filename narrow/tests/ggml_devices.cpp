@@ -21,7 +21,8 @@ const Devices& devices() {
 }
 
 ggml_context_ptr make_context() {
-  return ggml_context_ptr(ggml_init({ggml_tensor_overhead() * 64 + ggml_graph_overhead(), nullptr, /*no_alloc=*/true}));
+  return ggml_context_ptr(
+      ggml_init({ggml_tensor_overhead() * 256 + ggml_graph_overhead(), nullptr, /*no_alloc=*/true}));
 }
 
 }  // namespace gsd::narrow::test

@@ -16,6 +16,6 @@ struct Devices {
 // Loads both once.
 const Devices& devices();
 
-ggml_context_ptr make_context();  // for a few dozen tensors without data
+ggml_context_ptr make_context();  // for up to 256 tensors without data
 
 }  // namespace gsd::narrow::test

@@ -1,0 +1,22 @@
+// Which of ggml's operations this backend takes, and what they are in the terms of the kernels.
+#pragma once
+
+#include <ggml.h>
+
+#include "attention.h"
+#include "work.h"
+
+namespace gsd::narrow {
+
+// MUL_MAT by weights, FLASH_ATTN_EXT, and, between those, operations on rows of activations (is_row_operation).
+bool supports(const ggml_tensor& node);
+
+// ADD, MUL, RMS_NORM, GLU, ROPE and SET_ROWS: row r of the result depends on row r of the sources alone, where a row
+// is a token.
+bool is_row_operation(const ggml_tensor& node);
+
+// REQUIRES: supports(node), for an operation of the kind
+Product product_of(const ggml_tensor& node);
+Attention attention_of(const ggml_tensor& node);
+
+}  // namespace gsd::narrow

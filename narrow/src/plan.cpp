@@ -1,0 +1,346 @@
+#include "plan.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <optional>
+
+#include "operations.h"
+#include "plugin.h"
+
+namespace gsd::narrow {
+namespace {
+
+bool disjoint(const ggml_tensor& a, const ggml_tensor& b) {
+  const auto* a_begin = static_cast<const uint8_t*>(a.data);
+  const auto* b_begin = static_cast<const uint8_t*>(b.data);
+  return a_begin + ggml_nbytes(&a) <= b_begin || b_begin + ggml_nbytes(&b) <= a_begin;
+}
+
+// Rows of a tensor of activations, one a token: the last dimension that is used.
+struct RowsOf {
+  uint8_t* data;
+  size_t stride;
+
+  explicit RowsOf(const ggml_tensor& t, bool heads = false)
+      : data(static_cast<uint8_t*>(t.data)), stride(heads ? t.nb[2] : t.nb[1]) {}
+  float* row(int64_t r) const { return reinterpret_cast<float*>(data + static_cast<size_t>(r) * stride); }
+};
+
+bool has_heads(const ggml_tensor& node) { return node.op == GGML_OP_ROPE; }
+int64_t rows_of(const ggml_tensor& node) {
+  return node.op == GGML_OP_SET_ROWS ? node.src[0]->ne[1] : has_heads(node) ? node.ne[2] : node.ne[1];
+}
+
+// The bytes from row to row if the tensor is cut into so many; 0 if it is not.
+size_t row_stride(const ggml_tensor& t, int64_t rows) {
+  if (t.ne[2] == rows && t.ne[3] == 1 && t.ne[1] > 1 && rows > 1) return t.nb[2];
+  return t.ne[1] == rows && ggml_nrows(&t) == rows ? t.nb[1] : 0;
+}
+
+// Row r of one is apart from every other row of the other.
+bool row_by_row(const ggml_tensor& a, const ggml_tensor& b, int64_t rows) {
+  if (disjoint(a, b)) return true;
+  const size_t stride = row_stride(a, rows);
+  return stride != 0 && stride == row_stride(b, rows) && a.data == b.data;
+}
+
+template <class F>
+bool all_sources(const ggml_tensor& node, F&& f) {
+  for (const ggml_tensor* source : node.src) {
+    if (source != nullptr && !f(*source)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual size_t scratch_bytes(int) const { return 0; }
+  virtual void prepare(std::byte*, int) {}
+  virtual void run(int thread, int present) = 0;
+
+  std::vector<const ggml_tensor*> nodes;
+};
+
+namespace {
+
+enum class PackedBy : uint8_t {
+  kStep,     // itself
+  kRows,     // the step before it, each column as soon as it is computed
+  kProduct,  // an earlier product of the same activations, and nothing was packed since
+};
+
+class ProductStep : public Step {
+ public:
+  explicit ProductStep(const ggml_tensor& activations) : x_(activations) {}
+
+  bool takes(const ggml_tensor& node, const Product& product) const {
+    return node.src[1] == &x_ && product.kernel.packing == products_.front().kernel.packing;
+  }
+  void add(const ggml_tensor& node, const Product& product) {
+    nodes.push_back(&node);
+    products_.push_back(product);
+  }
+  const ggml_tensor& x() const { return x_; }
+  Packing packing() const { return products_.front().kernel.packing; }
+  void packed_by(PackedBy by) { packed_by_ = by; }
+  void pack_column(int64_t column) { work_->pack_column(column); }
+
+  size_t scratch_bytes(int) const override { return packed_bytes(packing(), x_.ne[0], x_.ne[1]); }
+  void prepare(std::byte* scratch, int threads) override {
+    job_.emplace(Job{products_, static_cast<const float*>(x_.data), static_cast<int64_t>(x_.nb[1] / sizeof(float)),
+                     x_.ne[0], x_.ne[1], scratch});
+    work_.emplace(*job_, threads);
+    plugin().products.fetch_add(products_.size(), std::memory_order_relaxed);
+    if (packed_by_ != PackedBy::kProduct) plugin().conversions.fetch_add(1, std::memory_order_relaxed);
+  }
+  void run(int thread, int present) override {
+    if (packed_by_ == PackedBy::kStep) {
+      work_->pack(thread, present);
+#pragma omp barrier
+    }
+    work_->multiply(thread);
+  }
+
+ private:
+  const ggml_tensor& x_;
+  std::vector<Product> products_;
+  std::optional<Job> job_;
+  std::optional<Work> work_;
+  PackedBy packed_by_ = PackedBy::kStep;
+};
+
+class AttentionStep : public Step {
+ public:
+  explicit AttentionStep(const ggml_tensor& node) : attention_(attention_of(node)) { nodes.push_back(&node); }
+
+  size_t scratch_bytes(int threads) const override { return each() * static_cast<size_t>(threads); }
+  void prepare(std::byte* scratch, int threads) override {
+    scratch_ = scratch;
+    work_.emplace(attention_, threads);
+    plugin().attentions.fetch_add(1, std::memory_order_relaxed);
+  }
+  void run(int thread, int) override { work_->attend(scratch_ + each() * static_cast<size_t>(thread)); }
+
+ private:
+  size_t each() const {
+    const size_t bytes = attention_scratch(attention_.k_size, attention_.v_size);
+    return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  }
+
+  Attention attention_;
+  std::optional<AttentionWork> work_;
+  std::byte* scratch_ = nullptr;
+};
+
+class RowStep : public Step {
+ public:
+  explicit RowStep(int64_t rows) : rows_(rows) {}
+
+  // Whether a thread can do all of a row before others have done theirs.
+  bool takes(const ggml_tensor& node) const {
+    if (rows_of(node) != rows_) return false;
+    if (rows_ == 1) return true;
+    for (const ggml_tensor* before : nodes) {
+      const auto apart = [&](const ggml_tensor& t) { return row_by_row(node, t, rows_); };
+      const auto reads_apart = [&](const ggml_tensor& t) { return row_by_row(t, *before, rows_); };
+      if (!apart(*before) || !all_sources(*before, apart) || !all_sources(node, reads_apart)) return false;
+    }
+    return true;
+  }
+  // Whether the rows of x are those that the step has computed.
+  bool computes(const ggml_tensor& x) const {
+    return x.ne[1] == rows_ && std::any_of(nodes.begin(), nodes.end(), [&](const ggml_tensor* node) {
+             return node == &x && row_stride(x, rows_) != 0;
+           });
+  }
+  void add(const ggml_tensor& node, std::function<void(int64_t)> operation) {
+    if (nodes.empty() || nodes.back() != &node) nodes.push_back(&node);
+    operations_.push_back(std::move(operation));
+  }
+  void pack(ProductStep& product) { packed_ = &product; }
+
+  void prepare(std::byte*, int) override { plugin().row_operations.fetch_add(nodes.size(), std::memory_order_relaxed); }
+  void run(int thread, int present) override {
+    for (int64_t row = thread; row < rows_; row += present) {
+      for (const auto& operation : operations_) operation(row);
+      if (packed_ != nullptr) packed_->pack_column(row);
+    }
+  }
+
+ private:
+  int64_t rows_;
+  std::vector<std::function<void(int64_t)>> operations_;
+  ProductStep* packed_ = nullptr;
+};
+
+std::function<void(int64_t)> two_sources(const ggml_tensor& node,
+                                         void (*f)(const float*, const float*, float*, int64_t)) {
+  const RowsOf a(*node.src[0]);
+  const RowsOf b(*node.src[1]);
+  const RowsOf out(node);
+  const int64_t n = node.ne[0];
+  const bool one = node.src[1]->ne[1] == 1;
+  return [=](int64_t r) { f(a.row(r), b.row(one ? 0 : r), out.row(r), n); };
+}
+
+std::function<void(int64_t)> norm(const ggml_tensor& node) {
+  const RowsOf x(*node.src[0]);
+  const RowsOf out(node);
+  const int64_t n = node.ne[0];
+  float epsilon;
+  std::memcpy(&epsilon, node.op_params, sizeof epsilon);
+  return [=](int64_t r) { rms_norm_row(x.row(r), epsilon, out.row(r), n); };
+}
+
+std::function<void(int64_t)> rotate(const ggml_tensor& node, const RotationTable& table) {
+  const RowsOf x(*node.src[0], true);
+  const RowsOf out(node, true);
+  const size_t x_head = node.src[0]->nb[1];
+  const size_t out_head = node.nb[1];
+  const int64_t heads = node.ne[1];
+  const int64_t n = node.ne[0];
+  return [=, &table](int64_t r) {
+    const float* angles = table.values.data() + r * 2 * table.rotation.dims;
+    for (int64_t h = 0; h < heads; ++h) {
+      const auto head = static_cast<size_t>(h);
+      rotate_row(table.rotation, angles, x.row(r) + head * x_head / sizeof(float),
+                 out.row(r) + head * out_head / sizeof(float), n);
+    }
+  };
+}
+
+// Indices are libllama's and in range; what is not is left out, as nothing may be written there.
+std::function<void(int64_t)> store(const ggml_tensor& node) {
+  const RowsOf x(*node.src[0]);
+  const RowsOf out(node);
+  const auto* index = static_cast<const int64_t*>(node.src[1]->data);
+  const int64_t n = node.ne[0];
+  const int64_t limit = node.ne[1];
+  const bool half = node.type == GGML_TYPE_F16;
+  return [=](int64_t r) {
+    if (index[r] < 0 || index[r] >= limit) return;
+    if (half)
+      half_row(x.row(r), reinterpret_cast<uint16_t*>(out.row(index[r])), n);
+    else
+      std::memcpy(out.row(index[r]), x.row(r), static_cast<size_t>(n) * sizeof(float));
+  };
+}
+
+bool is_work(const ggml_tensor& node) {
+  const bool known = node.op == GGML_OP_MUL_MAT || node.op == GGML_OP_FLASH_ATTN_EXT || is_row_operation(node);
+  return known && (node.flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_is_empty(&node);
+}
+
+}  // namespace
+
+Plan::Plan(ggml_cgraph* graph, int threads, Scratch& scratch) {
+  for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
+    const ggml_tensor& node = *ggml_graph_node(graph, i);
+    if (is_work(node)) add(node);  // the others are views
+  }
+  size_t bytes = 0;
+  for (const auto& step : steps_) bytes = std::max(bytes, step->scratch_bytes(threads));
+  std::byte* memory = scratch.reserve(bytes);
+  for (const auto& step : steps_) step->prepare(memory, threads);
+}
+
+Plan::~Plan() = default;
+
+void Plan::run() {
+  const int thread = omp_get_thread_num();
+  const int present = omp_get_num_threads();
+  for (const auto& step : steps_) {
+    step->run(thread, present);
+#pragma omp barrier
+  }
+}
+
+void Plan::add(const ggml_tensor& node) {
+  if (is_row_operation(node)) {
+    add_rows(node);
+  } else if (node.op == GGML_OP_FLASH_ATTN_EXT) {
+    steps_.push_back(std::make_unique<AttentionStep>(node));
+  } else {
+    add_product(node);
+  }
+}
+
+void Plan::add_product(const ggml_tensor& node) {
+  const Product product = product_of(node);
+  auto* last = steps_.empty() ? nullptr : steps_.back().get();
+  if (auto* before = dynamic_cast<ProductStep*>(last); before != nullptr && before->takes(node, product))
+    return before->add(node, product);
+  auto step = std::make_unique<ProductStep>(*node.src[1]);
+  step->add(node, product);
+  // Steps on rows leave the memory for packed activations alone. (libllama puts the rotation of q between the products
+  // of one set of activations that make q, and k and v.)
+  const auto user = std::find_if(steps_.rbegin(), steps_.rend(),
+                                 [](const auto& s) { return dynamic_cast<RowStep*>(s.get()) == nullptr; });
+  auto* shared = user == steps_.rend() ? nullptr : dynamic_cast<ProductStep*>(user->get());
+  auto* rows = dynamic_cast<RowStep*>(last);
+  if (shared != nullptr && shared->takes(node, product)) {
+    step->packed_by(PackedBy::kProduct);
+  } else if (rows != nullptr && rows->computes(step->x())) {
+    rows->pack(*step);
+    step->packed_by(PackedBy::kRows);
+  }
+  steps_.push_back(std::move(step));
+}
+
+void Plan::add_rows(const ggml_tensor& node) {
+  auto* step = steps_.empty() ? nullptr : dynamic_cast<RowStep*>(steps_.back().get());
+  if (step == nullptr || !step->takes(node)) {
+    steps_.push_back(std::make_unique<RowStep>(rows_of(node)));
+    step = static_cast<RowStep*>(steps_.back().get());
+  }
+  switch (node.op) {
+    case GGML_OP_ADD:
+      return step->add(node, two_sources(node, add_row));
+    case GGML_OP_MUL:
+      return step->add(node, two_sources(node, multiply_row));
+    case GGML_OP_GLU:
+      return step->add(node, two_sources(node, swiglu_row));
+    case GGML_OP_RMS_NORM:
+      return step->add(node, norm(node));
+    case GGML_OP_SET_ROWS:
+      return step->add(node, store(node));
+    default:
+      break;
+  }
+  bool fresh = false;
+  RotationTable& table = rotation_of(node, fresh);
+  if (fresh) {
+    const auto* positions = static_cast<const int32_t*>(node.src[1]->data);
+    step->add(node, [&table, positions](int64_t r) {
+      fill_rotation(table.rotation, positions[r], table.values.data() + r * 2 * table.rotation.dims);
+    });
+  }
+  step->add(node, rotate(node, table));
+}
+
+RotationTable& Plan::rotation_of(const ggml_tensor& node, bool& fresh) {
+  for (RotationTable& table : rotations_) {
+    if (table.node->src[1] == node.src[1] && table.node->src[2] == node.src[2] &&
+        std::memcmp(table.node->op_params, node.op_params, sizeof node.op_params) == 0)
+      return table;
+  }
+  fresh = true;
+  float numbers[4];  // base, scale, correction, magnitude
+  std::memcpy(numbers, node.op_params + 5, sizeof numbers);
+  const Rotation rotation{.dims = node.op_params[1],
+                          .halves = node.op_params[2] == GGML_ROPE_TYPE_NEOX,
+                          .base = numbers[0],
+                          .scale = numbers[1],
+                          .magnitude = numbers[3],
+                          .factors = node.src[2] == nullptr ? nullptr : static_cast<const float*>(node.src[2]->data)};
+  rotations_.push_back({&node, rotation, std::vector<float>(static_cast<size_t>(node.ne[2] * 2 * rotation.dims))});
+  return rotations_.back();
+}
+
+}  // namespace gsd::narrow

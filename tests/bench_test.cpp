@@ -307,7 +307,7 @@ TEST(Peers, ACommandHoldsTheSettingAndOurBackendTurnsRepackingOff) {
                                             "-f", "f", "--temp", "0.5", "--top-k", "7"}));
   EXPECT_THAT(plain, Not(testing::Contains("--no-repack")));
   o.plugin = "x.so";
-  EXPECT_THAT(peer_command(peer, {2, 1}, o, "f", 0), testing::IsSupersetOf({"--no-repack", "--load-mode"}));
+  EXPECT_THAT(peer_command(peer, {2, 1}, o, "f", 0), testing::IsSupersetOf({"--no-repack", "--load-mode", "-fa"}));
   EXPECT_EQ(peer.setting({2, 1}), "n-max=4 p-min=0.2");
 }
 

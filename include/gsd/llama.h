@@ -19,7 +19,7 @@ namespace gsd {
 
 struct NarrowOptions {
   bool enabled = true;
-  bool exact = false;  // take everything of up to 64 tokens, so that the bits of a token do not depend on the others
+  bool exact = false;  // take every product of up to 512 tokens, so that the bits of a token do not depend on the others
   bool gpu = false;    // some layers are on a GPU: attention of single tokens stays with ggml
 };
 // Sets up our backend for narrow matrix products and attention on CPUs, for the whole process. Call before models are

@@ -50,8 +50,8 @@ struct gsd_narrow_stats {
   uint64_t conversions;     /* of activations, for them; products of the same activations share one */
   uint64_t attentions;      /* attention operations computed */
   uint64_t attentions_declined; /* while exact: how often a scheduler was told that an attention operation of at most
-                                 * max_width tokens is not supported. Above zero, bits depend on the batch unless
-                                 * flash attention is off */
+                                 * max_width tokens is not supported, in any context. If making one raises it, its bits
+                                 * depend on the batch unless flash attention is off */
   uint64_t row_operations;  /* operations between products that were computed */
 };
 

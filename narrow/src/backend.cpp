@@ -8,13 +8,10 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
-#include <optional>
 #include <string>
 #include <vector>
 

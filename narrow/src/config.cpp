@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 namespace gsd::narrow {
 namespace {
@@ -11,17 +12,19 @@ constexpr int32_t kMinWidth = 0;   // by format
 constexpr int32_t kAttention = 2;  // libllama asks about one token when it decides whether flash attention is supported
 // Handing a product over costs about a microsecond; a matrix smaller than this takes ggml about as long at any width.
 constexpr int64_t kMinMatrixBytes = 64 << 10;
+constexpr int64_t kWidest = std::numeric_limits<int32_t>::max();
 constexpr int32_t kMaxWidth = 512;  // libllama's batch; prompts gain as much as trees
 // One column is the least work to hand over, and ggml's own way of doing it is a good one: four times that size.
 constexpr int64_t kOneColumnFactor = 4;
 
-int64_t environment(const char* name, int64_t fallback) {
+int64_t environment(const char* name, int64_t fallback, int64_t least = 0,
+                    int64_t most = std::numeric_limits<int64_t>::max()) {
   const char* text = std::getenv(name);
   if (text == nullptr) return fallback;
   int64_t value = 0;
   const char* end = text + std::strlen(text);
   const auto [stop, error] = std::from_chars(text, end, value);
-  return error == std::errc() && stop == end && stop != text ? value : fallback;
+  return error == std::errc() && stop == end && stop != text && value >= least && value <= most ? value : fallback;
 }
 
 bool valid(const gsd_narrow_params& p) {
@@ -38,18 +41,12 @@ Config::Config()
   get(&p);
   p.enabled = environment("GSD_NARROW", p.enabled) != 0 ? 1 : 0;
   p.exact = environment("GSD_NARROW_EXACT", p.exact) != 0 ? 1 : 0;
-  p.min_width = static_cast<int32_t>(environment("GSD_NARROW_MIN_WIDTH", p.min_width));
-  p.max_width = static_cast<int32_t>(environment("GSD_NARROW_MAX_WIDTH", p.max_width));
+  p.max_width = static_cast<int32_t>(environment("GSD_NARROW_MAX_WIDTH", p.max_width, 1, kWidest));
+  p.min_width = static_cast<int32_t>(environment("GSD_NARROW_MIN_WIDTH", p.min_width, 0, p.max_width));
   p.min_matrix_bytes = environment("GSD_NARROW_MIN_MATRIX_BYTES", p.min_matrix_bytes);
   p.huge_pages = environment("GSD_NARROW_HUGE_PAGES", p.huge_pages) != 0 ? 1 : 0;
-  p.attention = static_cast<int32_t>(environment("GSD_NARROW_ATTENTION", p.attention));
+  p.attention = static_cast<int32_t>(environment("GSD_NARROW_ATTENTION", p.attention, 0, kWidest));
   p.rows = environment("GSD_NARROW_ROWS", p.rows) != 0 ? 1 : 0;
-  if (!valid(p)) {
-    p.attention = kAttention;
-    p.min_width = kMinWidth;
-    p.max_width = kMaxWidth;
-    p.min_matrix_bytes = kMinMatrixBytes;
-  }
   set(&p);
 }
 

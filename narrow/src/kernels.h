@@ -62,7 +62,7 @@ struct Query {
 };
 
 // Queries that read the same keys and values: out = sum over cells of softmax(scale * q . k + mask) * v. A cell that is
-// left out is not read for that query, whatever it holds. A query without any cell gets zeros.
+// left out has no effect on that query, whatever it holds. A query without any cell gets zeros.
 struct AttentionArgs {
   const struct Kernel* scores;  // of the keys' format
   const uint8_t* k;             // of cell 0

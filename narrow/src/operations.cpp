@@ -125,8 +125,9 @@ bool can_store(const ggml_tensor& node) {
   const ggml_tensor& x = *node.src[0];
   const ggml_tensor& index = *node.src[1];
   return (node.type == GGML_TYPE_F16 || node.type == GGML_TYPE_F32) && node.nb[0] == ggml_type_size(node.type) &&
-         is_matrix(node) && is_rows(x) && x.ne[0] == node.ne[0] && index.type == GGML_TYPE_I64 &&
-         index.ne[0] == x.ne[1] && is_matrix(index) && index.ne[1] == 1 && index.nb[0] == sizeof(int64_t);
+         is_matrix(node) && is_rows(x) && x.ne[0] == node.ne[0] && x.ne[0] >= kAttentionStep &&
+         index.type == GGML_TYPE_I64 && index.ne[0] == x.ne[1] && is_matrix(index) && index.ne[1] == 1 &&
+         index.nb[0] == sizeof(int64_t);
 }
 
 bool can_do_rows(const ggml_tensor& node) {

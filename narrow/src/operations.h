@@ -11,8 +11,7 @@ namespace gsd::narrow {
 // MUL_MAT by weights, FLASH_ATTN_EXT, and, between those, operations on rows of activations (is_row_operation).
 bool supports(const ggml_tensor& node);
 
-// ADD, MUL, RMS_NORM, GLU, ROPE and SET_ROWS: row r of the result depends on row r of the sources alone, where a row
-// is a token.
+// ADD, MUL, RMS_NORM, GLU, ROPE and SET_ROWS: done a row of activations, mostly a token, at a time.
 bool is_row_operation(const ggml_tensor& node);
 
 // REQUIRES: supports(node), for an operation of the kind

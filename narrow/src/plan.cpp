@@ -40,9 +40,10 @@ size_t row_stride(const ggml_tensor& t, int64_t rows) {
   return t.ne[1] == rows && ggml_nrows(&t) == rows ? t.nb[1] : 0;
 }
 
-// Row r of one is apart from every other row of the other.
+// Row r of one is apart from every other row of the other. What SET_ROWS writes has an order of its own.
 bool row_by_row(const ggml_tensor& a, const ggml_tensor& b, int64_t rows) {
   if (disjoint(a, b)) return true;
+  if (a.op == GGML_OP_SET_ROWS || b.op == GGML_OP_SET_ROWS) return false;
   const size_t stride = row_stride(a, rows);
   return stride != 0 && stride == row_stride(b, rows) && a.data == b.data;
 }
@@ -63,8 +64,6 @@ class Step {
   virtual size_t scratch_bytes(int) const { return 0; }
   virtual void prepare(std::byte*, int) {}
   virtual void run(int thread, int present) = 0;
-
-  std::vector<const ggml_tensor*> nodes;
 };
 
 namespace {
@@ -82,10 +81,7 @@ class ProductStep : public Step {
   bool takes(const ggml_tensor& node, const Product& product) const {
     return node.src[1] == &x_ && product.kernel.packing == products_.front().kernel.packing;
   }
-  void add(const ggml_tensor& node, const Product& product) {
-    nodes.push_back(&node);
-    products_.push_back(product);
-  }
+  void add(const Product& product) { products_.push_back(product); }
   const ggml_tensor& x() const { return x_; }
   Packing packing() const { return products_.front().kernel.packing; }
   void packed_by(PackedBy by) { packed_by_ = by; }
@@ -117,7 +113,7 @@ class ProductStep : public Step {
 
 class AttentionStep : public Step {
  public:
-  explicit AttentionStep(const ggml_tensor& node) : attention_(attention_of(node)) { nodes.push_back(&node); }
+  explicit AttentionStep(const ggml_tensor& node) : attention_(attention_of(node)) {}
 
   size_t scratch_bytes(int threads) const override { return each() * static_cast<size_t>(threads); }
   void prepare(std::byte* scratch, int threads) override {
@@ -146,7 +142,7 @@ class RowStep : public Step {
   bool takes(const ggml_tensor& node) const {
     if (rows_of(node) != rows_) return false;
     if (rows_ == 1) return true;
-    for (const ggml_tensor* before : nodes) {
+    for (const ggml_tensor* before : nodes_) {
       const auto apart = [&](const ggml_tensor& t) { return row_by_row(node, t, rows_); };
       const auto reads_apart = [&](const ggml_tensor& t) { return row_by_row(t, *before, rows_); };
       if (!apart(*before) || !all_sources(*before, apart) || !all_sources(node, reads_apart)) return false;
@@ -155,17 +151,18 @@ class RowStep : public Step {
   }
   // Whether the rows of x are those that the step has computed.
   bool computes(const ggml_tensor& x) const {
-    return x.ne[1] == rows_ && std::any_of(nodes.begin(), nodes.end(), [&](const ggml_tensor* node) {
-             return node == &x && row_stride(x, rows_) != 0;
-           });
+    return x.op != GGML_OP_SET_ROWS && row_stride(x, rows_) != 0 &&
+           std::find(nodes_.begin(), nodes_.end(), &x) != nodes_.end();
   }
   void add(const ggml_tensor& node, std::function<void(int64_t)> operation) {
-    if (nodes.empty() || nodes.back() != &node) nodes.push_back(&node);
+    if (nodes_.empty() || nodes_.back() != &node) nodes_.push_back(&node);
     operations_.push_back(std::move(operation));
   }
   void pack(ProductStep& product) { packed_ = &product; }
 
-  void prepare(std::byte*, int) override { plugin().row_operations.fetch_add(nodes.size(), std::memory_order_relaxed); }
+  void prepare(std::byte*, int) override {
+    plugin().row_operations.fetch_add(nodes_.size(), std::memory_order_relaxed);
+  }
   void run(int thread, int present) override {
     for (int64_t row = thread; row < rows_; row += present) {
       for (const auto& operation : operations_) operation(row);
@@ -175,6 +172,7 @@ class RowStep : public Step {
 
  private:
   int64_t rows_;
+  std::vector<const ggml_tensor*> nodes_;
   std::vector<std::function<void(int64_t)>> operations_;
   ProductStep* packed_ = nullptr;
 };
@@ -275,9 +273,9 @@ void Plan::add_product(const ggml_tensor& node) {
   const Product product = product_of(node);
   auto* last = steps_.empty() ? nullptr : steps_.back().get();
   if (auto* before = dynamic_cast<ProductStep*>(last); before != nullptr && before->takes(node, product))
-    return before->add(node, product);
+    return before->add(product);
   auto step = std::make_unique<ProductStep>(*node.src[1]);
-  step->add(node, product);
+  step->add(product);
   // Steps on rows leave the memory for packed activations alone. (libllama puts the rotation of q between the products
   // of one set of activations that make q, and k and v.)
   const auto user = std::find_if(steps_.rbegin(), steps_.rend(),

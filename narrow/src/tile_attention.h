@@ -21,7 +21,6 @@ constexpr int kMixRegisters = 4;                    // of a value vector, added 
 constexpr int kMixColumns = kRows / kMixRegisters;  // queries that share them: half the registers are sums
 constexpr int64_t kNextCells = 32;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr uint32_t kAllCells = (1U << kAttentionStep) - 1;
 
 template <class Tile>
 constexpr size_t kRegisterBytes = Tile::kBytes / kBlockParts;  // of values, before they are widened

@@ -272,7 +272,7 @@ TEST_P(AttentionOf, NothingToSeeIsZero) {
   check(p);
 }
 
-// What is left out is never read: another session's cells, or memory that was never written.
+// What is left out has no effect: another session's cells, or memory that was never written.
 TEST_P(AttentionOf, CellsLeftOutMayHoldAnything) {
   for (const float bad : {kNan, kInfinity, -kInfinity}) {
     Problem p({.cells = 272, .tokens = 6}, GGML_TYPE_F32, GGML_TYPE_F32, random_);

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <string>
 
 #include "ggml_devices.h"
@@ -402,6 +403,140 @@ TEST_F(Plugin, ExactModeLeavesNormsGatesAndRotationsToGgml) {
     const std::vector<float> some = Transformer(tokens).run({devices().gsd, devices().cpu}, 2);
     EXPECT_EQ(std::memcmp(some.data(), all.data(), some.size() * sizeof(float)), 0) << tokens << " tokens";
   }
+}
+
+// One or more operations behind a product of 128 rows and 6 tokens, on both devices and on ggml's alone.
+class RowOperations : public Plugin {
+ protected:
+  static constexpr int64_t kWidth = 128, kTokens = 6;
+
+  struct Graph {
+    ggml_context_ptr context = make_context();
+    std::vector<std::pair<ggml_tensor*, std::vector<uint8_t>>> inputs;
+    ggml_tensor* product = nullptr;
+    ggml_tensor* out = nullptr;
+
+    ggml_context* c() const { return context.get(); }
+    template <class T>
+    ggml_tensor* input(ggml_type type, std::vector<int64_t> sizes, const std::vector<T>& values) {
+      ggml_tensor* t = ggml_new_tensor(c(), type, static_cast<int>(sizes.size()), sizes.data());
+      ggml_set_input(t);
+      std::vector<uint8_t> bytes(ggml_nbytes(t));
+      std::memcpy(bytes.data(), values.data(), std::min(bytes.size(), values.size() * sizeof(T)));
+      inputs.emplace_back(t, bytes);
+      return t;
+    }
+    ggml_tensor* heads() { return ggml_reshape_3d(c(), product, 32, kWidth / 32, kTokens); }
+    ggml_tensor* positions() { return input<int32_t>(GGML_TYPE_I32, {kTokens}, {0, 1, 2, 40, 41, 1000}); }
+    ggml_tensor* rope(ggml_tensor* x, int mode, int dims, ggml_tensor* factors = nullptr, float base = 10000,
+                      float yarn = 0) {
+      return ggml_rope_ext(c(), x, positions(), factors, dims, mode, 4096, base, 0.5F, yarn, 1.1F, 32, 1);
+    }
+  };
+  using Build = std::function<ggml_tensor*(Graph&)>;
+
+  static void make(Graph& g, const Build& build, float size) {
+    std::mt19937 random(12);
+    const Matrix w = make_matrix(GGML_TYPE_Q8_0, normal(random, kWidth * kWidth, size), kWidth);
+    ggml_tensor* weights = g.input(GGML_TYPE_Q8_0, {kWidth, kWidth}, w.bytes);
+    ggml_tensor* x = g.input(GGML_TYPE_F32, {kWidth, kTokens}, normal(random, kWidth * kTokens));
+    g.product = ggml_mul_mat(g.c(), weights, x);
+    g.out = build(g);
+    ggml_set_output(g.out);
+  }
+
+  static std::vector<float> run(const Build& build, float size, std::vector<ggml_backend_dev_t> on) {
+    Graph g;
+    make(g, build, size);
+    ggml_cgraph* graph = ggml_new_graph(g.c());
+    ggml_build_forward_expand(graph, g.out);
+    std::vector<ggml_backend_ptr> owned;
+    std::vector<ggml_backend_t> backends;
+    for (ggml_backend_dev_t device : on) {
+      owned.emplace_back(ggml_backend_dev_init(device, nullptr));
+      backends.push_back(owned.back().get());
+    }
+    const ggml_backend_sched_ptr scheduler(ggml_backend_sched_new(
+        backends.data(), nullptr, static_cast<int>(backends.size()), GGML_DEFAULT_GRAPH_SIZE, false, true));
+    EXPECT_TRUE(ggml_backend_sched_alloc_graph(scheduler.get(), graph));
+    for (const auto& [tensor, bytes] : g.inputs) ggml_backend_tensor_set(tensor, bytes.data(), 0, bytes.size());
+    EXPECT_EQ(ggml_backend_sched_graph_compute(scheduler.get(), graph), GGML_STATUS_SUCCESS);
+    std::vector<float> result(ggml_nbytes(g.out) / sizeof(float));
+    ggml_backend_tensor_get(g.out, result.data(), 0, result.size() * sizeof(float));
+    return result;
+  }
+
+  static bool taken(const Build& build) {
+    Graph g;
+    make(g, build, 1);
+    return ggml_backend_dev_supports_op(devices().gsd, g.out);
+  }
+
+  void expect_same(const char* what, const Build& build, uint64_t operations, float size = 0.1F) {
+    EXPECT_TRUE(taken(build)) << what;
+    const uint64_t before = stats().row_operations;
+    const std::vector<float> ours = run(build, size, {devices().gsd, devices().cpu});
+    EXPECT_EQ(stats().row_operations - before, operations) << what;
+    EXPECT_LT(relative_difference(ours, run(build, size, {devices().cpu})), 0.01) << what;
+  }
+};
+
+TEST_F(RowOperations, AreThoseOfGgml) {
+  std::mt19937 random(13);
+  std::vector<float> factors = normal(random, 16);
+  for (float& f : factors) f = 1 + std::abs(f);
+  expect_same(
+      "a norm of small values", [](Graph& g) { return ggml_rms_norm(g.c(), g.product, 1e-3F); }, 1, 1e-4F);
+  expect_same(
+      "the same for every token",
+      [](Graph& g) { return ggml_add(g.c(), g.product, g.input(GGML_TYPE_F32, {kWidth}, std::vector(kWidth, 0.5F))); },
+      1);
+  for (const int mode : {GGML_ROPE_TYPE_NORMAL, GGML_ROPE_TYPE_NEOX}) {
+    expect_same(
+        "a rotation of a part", [&](Graph& g) { return g.rope(g.heads(), mode, 20); }, 1);
+    expect_same(
+        "a rotation with factors",
+        [&](Graph& g) { return g.rope(g.heads(), mode, 32, g.input(GGML_TYPE_F32, {16}, factors)); }, 1);
+    expect_same(
+        "two different rotations",
+        [&](Graph& g) { return g.rope(g.rope(g.heads(), mode, 32, nullptr, 500), mode, 32); }, 2);
+  }
+  const std::vector<int64_t> order = {3, 0, 5, 4, 2, 1};
+  const auto stored = [&](Graph& g) {
+    ggml_tensor* cache = g.input(GGML_TYPE_F32, {kWidth, kTokens}, std::vector<float>(kWidth * kTokens));
+    return ggml_set_rows(g.c(), cache, g.product, g.input(GGML_TYPE_I64, {kTokens}, order));
+  };
+  expect_same("rows stored elsewhere", stored, 1);
+  for (int i = 0; i < 20; ++i) {  // a thread must not read what another has yet to write
+    expect_same(
+        "rows read after they were stored elsewhere", [&](Graph& g) { return ggml_add(g.c(), g.product, stored(g)); },
+        2);
+  }
+}
+
+TEST_F(RowOperations, OthersStayWithGgml) {
+  const auto floats = [](Graph& g, std::vector<int64_t> sizes) {
+    return g.input(GGML_TYPE_F32, std::move(sizes), std::vector<float>{});
+  };
+  EXPECT_TRUE(taken([](Graph& g) { return g.rope(g.heads(), GGML_ROPE_TYPE_NORMAL, 32); }));
+  EXPECT_FALSE(taken([](Graph& g) { return g.rope(g.heads(), GGML_ROPE_TYPE_NORMAL, 32, nullptr, 1e4F, 1); }))
+      << "YaRN";
+  EXPECT_FALSE(taken([](Graph& g) { return ggml_geglu_split(g.c(), g.product, g.product); }));
+  EXPECT_TRUE(taken([](Graph& g) { return ggml_swiglu_split(g.c(), g.product, g.product); }));
+  EXPECT_FALSE(taken([](Graph& g) { return ggml_swiglu(g.c(), g.product); })) << "both halves in one tensor";
+  EXPECT_FALSE(taken([](Graph& g) { return ggml_rms_norm(g.c(), g.heads(), 1e-5F); })) << "by heads";
+  EXPECT_FALSE(taken([&](Graph& g) {
+    return ggml_add(g.c(), floats(g, {kWidth, kTokens}), floats(g, {kWidth, kTokens}));
+  })) << "not next to a product";
+  EXPECT_FALSE(taken([&](Graph& g) { return ggml_mul(g.c(), g.product, floats(g, {kWidth, kTokens})); }));
+  EXPECT_FALSE(taken([&](Graph& g) {
+    ggml_tensor* cache = g.input(GGML_TYPE_BF16, {kWidth, kTokens}, std::vector<uint16_t>{});
+    return ggml_set_rows(g.c(), cache, g.product, g.input(GGML_TYPE_I64, {kTokens}, std::vector<int64_t>{}));
+  }));
+  gsd_narrow_params p = before_;
+  p.rows = 0;
+  ASSERT_EQ(configure(p), 0);
+  EXPECT_FALSE(taken([](Graph& g) { return ggml_swiglu_split(g.c(), g.product, g.product); }));
 }
 
 // Kilobytes of the mapping that holds `p` which lie in huge pages.

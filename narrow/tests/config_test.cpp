@@ -86,6 +86,21 @@ TEST(NarrowConfig, RefusesWhatMakesNoSenseAndKeepsWhatItHad) {
   EXPECT_EQ(params_of(config).min_width, 3);
 }
 
+TEST(NarrowConfig, IgnoresWhatIsOutOfRangeAlone) {
+  setenv("GSD_NARROW_MAX_WIDTH", "16", 1);
+  setenv("GSD_NARROW_ATTENTION", "-1", 1);
+  setenv("GSD_NARROW_MIN_WIDTH", "17", 1);
+  setenv("GSD_NARROW_MIN_MATRIX_BYTES", "4294967296", 1);
+  const gsd_narrow_params p = params_of(Config());
+  for (const char* name :
+       {"GSD_NARROW_MAX_WIDTH", "GSD_NARROW_ATTENTION", "GSD_NARROW_MIN_WIDTH", "GSD_NARROW_MIN_MATRIX_BYTES"})
+    unsetenv(name);
+  EXPECT_EQ(p.max_width, 16);
+  EXPECT_EQ(p.attention, params_of(Config()).attention);
+  EXPECT_EQ(p.min_width, params_of(Config()).min_width);
+  EXPECT_EQ(p.min_matrix_bytes, int64_t{1} << 32);
+}
+
 TEST(NarrowConfig, ReadsTheEnvironment) {
   setenv("GSD_NARROW_EXACT", "1", 1);
   setenv("GSD_NARROW_MAX_WIDTH", "16", 1);

@@ -61,7 +61,8 @@ TEST_F(Rows, Swiglu) {
   check(swiglu_row, [](const auto& x, const auto& y, size_t i) {
     return x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * y[i];
   });
-  const std::vector<float> gate = {0, -0.0F, 88, -88, 200, -200, 1e30F, -1e30F, std::nanf("")};
+  const std::vector<float> gate = {0,     -0.0F,  88,  -88,  200,    -200,    1e30F, -1e30F,
+                                   1e30F, -1e30F, 200, -200, 1e-30F, -1e-30F, 1,     std::nanf("")};  // two registers
   const std::vector<float> up(gate.size(), 1);
   std::vector<float> out(gate.size());
   swiglu_row(gate.data(), up.data(), out.data(), static_cast<int64_t>(gate.size()));
@@ -78,6 +79,7 @@ TEST_F(Rows, Halves) {
   x[1] = 1e-7F;
   x[2] = -std::numeric_limits<float>::infinity();
   x[3] = 2049;  // half way between two: to even
+  std::copy(x.begin(), x.begin() + 4, x.end() - 4);
   std::vector<uint16_t> out(x.size());
   half_row(x.data(), out.data(), kLongest);
   for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(out[i], ggml_fp32_to_fp16(x[i])) << x[i];

@@ -51,7 +51,8 @@ void add_common(std::vector<std::string>& a, const Peer& peer, const Point& sett
   add({"--min-p", fmt::format("{}", o.sampling.min_p), "--seed",
        std::to_string(static_cast<std::uint32_t>(o.sampling.seed))});
   if (peer.has_draft) add({"-md", o.draft, "-td", std::to_string(o.n_threads)});
-  if (!o.plugin.empty()) add({"--no-repack", "--load-mode", "none"});  // as gsd itself loads a model of this size
+  // As gsd itself uses the backend with a model of this size.
+  if (!o.plugin.empty()) add({"--no-repack", "--load-mode", "none", "-fa", "on"});
   a.insert(a.end(), peer.arguments.begin(), peer.arguments.end());
   for (std::size_t k = 0; k < setting.size(); ++k) add({peer.knobs[k].flag, peer.knobs[k].values[setting[k]]});
 }
@@ -158,7 +159,7 @@ PeerRunner::~PeerRunner() = default;
 
 std::vector<std::string> PeerRunner::environment() const {
   if (options_.plugin.empty()) return {};
-  return {"GGML_BACKEND_PATH=" + options_.plugin};
+  return {"GGML_BACKEND_PATH=" + options_.plugin, "GSD_NARROW_ATTENTION=1"};
 }
 
 PeerRun PeerRunner::run(const std::string& prompt, double temperature) {

@@ -34,8 +34,9 @@ void start_llama();
 // libllama's error messages since the last call, in one line; empty if there were none. Thread safe.
 std::string take_llama_errors();
 
-// How many attention operations the narrow backend left to ggml in exact mode so far; none if it is not in exact mode.
+// How many attention operations of any context the narrow backend left to ggml in exact mode so far; none if it would
+// leave one of up to max_batch tokens without counting, because it is not loaded, not in exact mode, or told to.
 // Thread safe.
-std::optional<std::uint64_t> narrow_attentions_declined();
+std::optional<std::uint64_t> narrow_attentions_declined(int max_batch);
 
 }  // namespace gsd

@@ -153,10 +153,10 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o) : vocab_
   // narrow backend does, for a reason against it.
   const bool cpu = model.impl().options.gpu_layers == 0;
   if (cpu) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-  const std::optional<std::uint64_t> declined = narrow_attentions_declined();
-  if (o.exact && !(cpu && declined)) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  const auto declined = o.exact && cpu ? narrow_attentions_declined(o.max_batch) : std::nullopt;
+  if (o.exact && !declined) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
   contexts_.push_back(make_context(model, p));
-  if (o.exact && p.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED && narrow_attentions_declined() != declined) {
+  if (declined && narrow_attentions_declined(o.max_batch) != declined) {
     contexts_.clear();  // ggml's flash attention rounds differently at different widths
     p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     contexts_.push_back(make_context(model, p));

@@ -2,6 +2,7 @@
 #include <ggml-backend.h>
 #include <gsd_narrow.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
@@ -12,14 +13,16 @@
 namespace gsd {
 namespace {
 
+std::atomic<ggml_backend_reg_t> plugin{nullptr};  // once it is loaded
+
 ggml_backend_reg_t load_plugin() {
-  static ggml_backend_reg_t reg = [] {
+  static const bool tried = [] {
     const std::string path = narrow_plugin();
-    ggml_backend_reg_t loaded = path.empty() ? nullptr : ggml_backend_load(path.c_str());
+    plugin = path.empty() ? nullptr : ggml_backend_load(path.c_str());
     take_llama_errors();  // without the plugin ggml goes on as before
-    return loaded;
+    return true;
   }();
-  return reg;
+  return tried ? plugin.load() : nullptr;
 }
 
 template <typename Function>
@@ -27,8 +30,7 @@ Function function(ggml_backend_reg_t reg, const char* name) {
   return reinterpret_cast<Function>(ggml_backend_reg_get_proc_address(reg, name));
 }
 
-std::optional<gsd_narrow_stats> narrow_stats() {
-  ggml_backend_reg_t reg = load_plugin();
+std::optional<gsd_narrow_stats> narrow_stats(ggml_backend_reg_t reg) {
   gsd_narrow_stats s{};
   s.size = sizeof s;
   const auto get = reg == nullptr ? nullptr : function<gsd_narrow_get_stats_t>(reg, GSD_NARROW_GET_STATS);
@@ -58,22 +60,22 @@ std::string configure_narrow(const NarrowOptions& options) {
   const auto set = function<gsd_narrow_configure_t>(reg, GSD_NARROW_CONFIGURE);
   gsd_narrow_params params{};
   params.size = sizeof params;
-  const std::optional<gsd_narrow_stats> stats = narrow_stats();
+  const std::optional<gsd_narrow_stats> stats = narrow_stats(reg);
   if (get == nullptr || set == nullptr || get(&params) != 0 || !stats || stats->available == 0) return "";
   params.enabled = options.enabled ? 1 : 0;
   params.exact = options.exact ? 1 : 0;
-  if (params.attention != 0) params.attention = options.gpu ? 2 : 1;  // 0: switched off in the environment
+  if (std::getenv("GSD_NARROW_ATTENTION") == nullptr) params.attention = options.gpu ? 2 : 1;
   if (set(&params) != 0 || !options.enabled) return "";
   return stats->instruction_set;
 }
 
-std::optional<std::uint64_t> narrow_attentions_declined() {
-  const std::optional<gsd_narrow_stats> stats = narrow_stats();
+std::optional<std::uint64_t> narrow_attentions_declined(int max_batch) {
+  ggml_backend_reg_t reg = plugin;
+  const std::optional<gsd_narrow_stats> stats = narrow_stats(reg);
   gsd_narrow_params params{};
   params.size = sizeof params;
-  if (!stats || stats->available == 0 ||
-      function<gsd_narrow_get_params_t>(load_plugin(), GSD_NARROW_GET_PARAMS)(&params) != 0 || params.enabled == 0 ||
-      params.exact == 0)
+  if (!stats || stats->available == 0 || function<gsd_narrow_get_params_t>(reg, GSD_NARROW_GET_PARAMS)(&params) != 0 ||
+      params.enabled == 0 || params.exact == 0 || params.attention == 0 || params.max_width < max_batch)
     return std::nullopt;
   return stats->attentions_declined;
 }

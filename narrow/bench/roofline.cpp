@@ -184,7 +184,7 @@ double attention_seconds(const KernelTable& kernels, const Memory& memory, const
   const std::vector<float> q(size(tokens * o.heads * o.head_size, 1), 0.5F);
   const std::vector<uint16_t> mask(size(tokens * o.cells, 1));
   std::vector<float> out(q.size());
-  const size_t each = (attention_scratch(o.head_size, o.head_size) / kBlockBytes + 1) * kBlockBytes;
+  const size_t each = attention_scratch(o.head_size, o.head_size);
   const Memory scratch(each * size(o.threads, 1), true);
   return seconds_of(Take::kMedian, o.repetitions, [&] {
     for (size_t l = 0; l < size(o.layers, 1); ++l) {
@@ -226,6 +226,12 @@ bool wanted(const std::string& list, const char* name) {
   return list.empty() || between_commas(list).find(between_commas(name)) != std::string::npos;
 }
 
+void print_row(const char* name, double peak, int64_t width, double floor, double time, double bytes) {
+  std::printf("| %s | %.0f | %d | %.2f | %.2f | %.0f%% | %.1f |\n", name, peak / 1e9, static_cast<int>(width),
+              floor * 1e3, time * 1e3, 100 * floor / time, bytes / time / 1e9);
+  std::fflush(stdout);
+}
+
 void report(const Options& o) {
   const Machine machine = detect_machine(std::getenv("GSD_NARROW_ISA"));
   const KernelTable kernels = select_kernels(machine);
@@ -248,9 +254,7 @@ void report(const Options& o) {
       const double bytes = o.megaweights * 1e6 * info.bytes;
       const double floor = std::max(bytes / stream, o.megaweights * 1e6 * static_cast<double>(columns) / peak);
       const double time = product_seconds(kernel, info, memory, o, columns);
-      std::printf("| %s | %.0f | %d | %.2f | %.2f | %.0f%% | %.1f |\n", info.name, peak / 1e9,
-                  static_cast<int>(columns), floor * 1e3, time * 1e3, 100 * floor / time, bytes / time / 1e9);
-      std::fflush(stdout);
+      print_row(info.name, peak, columns, floor, time, bytes);
     }
   }
   const double layer_elements = static_cast<double>(o.layers * o.cells * o.head_size * 2);  // keys and values of a head
@@ -262,9 +266,7 @@ void report(const Options& o) {
     const double multiplied = layer_elements * static_cast<double>(o.heads * tokens);
     const double floor = std::max(bytes / bandwidth(memory, o.threads, 3), multiplied / peak);
     const double time = attention_seconds(kernels, memory, o, tokens);
-    std::printf("| attention | %.0f | %d | %.2f | %.2f | %.0f%% | %.1f |\n", peak / 1e9, static_cast<int>(tokens),
-                floor * 1e3, time * 1e3, 100 * floor / time, bytes / time / 1e9);
-    std::fflush(stdout);
+    print_row("attention", peak, tokens, floor, time, bytes);
   }
 }
 
@@ -299,6 +301,9 @@ Options parse(int argc, char** argv) {
       throw std::runtime_error("unknown argument " + name);
   }
   if (argc % 2 == 0 || o.k % 256 != 0) throw std::runtime_error("options take a value; --k is a multiple of 256");
+  if (o.cells < 1 || o.kv_heads < 1 || o.heads < 1 || o.heads % o.kv_heads != 0 || o.head_size < 1 || o.layers < 1)
+    throw std::runtime_error(
+        "--cells and --head-size are at least 16, --layers at least 1, --heads a multiple of --kv-heads");
   return o;
 }
 

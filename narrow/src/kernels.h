@@ -80,6 +80,7 @@ inline constexpr int kAttentionStep = 16;
 inline constexpr int kAttentionColumns = 8;
 inline constexpr int64_t kAttentionSlab = 256;  // cells whose scores are held at once
 
+// A multiple of kBlockBytes, as the sizes are multiples of kAttentionStep.
 constexpr size_t attention_scratch(int64_t k_size, int64_t v_size) {
   return sizeof(float) * kAttentionColumns * static_cast<size_t>(k_size + kAttentionStep + v_size + kAttentionSlab);
 }

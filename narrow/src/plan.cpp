@@ -124,10 +124,7 @@ class AttentionStep : public Step {
   void run(int thread, int) override { work_->attend(scratch_ + each() * static_cast<size_t>(thread)); }
 
  private:
-  size_t each() const {
-    const size_t bytes = attention_scratch(attention_.k_size, attention_.v_size);
-    return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-  }
+  size_t each() const { return attention_scratch(attention_.k_size, attention_.v_size); }
 
   Attention attention_;
   std::optional<AttentionWork> work_;

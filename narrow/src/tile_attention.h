@@ -19,7 +19,7 @@ using gsd::narrow::Query;
 constexpr int kSlabTiles = kAttentionSlab / kAttentionStep;
 constexpr int kMixRegisters = 4;                    // of a value vector, added up together
 constexpr int kMixColumns = kRows / kMixRegisters;  // queries that share them: half the registers are sums
-constexpr int64_t kNextCells = 32;
+constexpr int64_t kNextCells = 32;                  // of the next head, streamed in before it begins
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 template <class Tile>
@@ -232,12 +232,9 @@ void attend(const AttentionArgs& a) {
       soften(a.queries[c], slab, slab.live[c], a.scale, a.v_size, scores + c * kAttentionSlab, state[c],
              sums + c * a.v_size);
     for (int c = 0; c < a.columns; c += kMixColumns) {
-      const int rest = a.columns - c;
-      [&]<int... i>(std::integer_sequence<int, i...>) GSD_LAMBDA_INLINE {
-        if (rest >= kMixColumns) return mix<Tile, kMixColumns>(a, slab, c, scores, sums);
-        ((rest == i + 1 ? mix<Tile, i + 1>(a, slab, c, scores, sums) : void()), ...);
-      }
-      (std::make_integer_sequence<int, kMixColumns - 1>{});
+      with_count<kMixColumns>(a.columns - c, [&](auto count) GSD_LAMBDA_INLINE {
+        mix<Tile, decltype(count)::kCount>(a, slab, c, scores, sums);
+      });
     }
   }
   for (int c = 0; c < a.columns; ++c) {

@@ -1,6 +1,8 @@
 // What tiles share: storing; for quantised weights also prefetching, and walking over the columns.
 #pragma once
 
+#include <utility>
+
 #include "isa.h"
 #include "kernels.h"
 
@@ -14,6 +16,16 @@ template <int kColumns>
 struct Count {
   static constexpr int kCount = kColumns;
 };
+
+// Calls f with n, at most kMost, as a constant.
+template <int kMost, class F>
+GSD_INLINE void with_count(int n, F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) GSD_LAMBDA_INLINE {
+    if (n >= kMost) return f(Count<kMost>{});
+    ((n == i + 1 ? f(Count<i + 1>{}) : void()), ...);
+  }
+  (std::make_integer_sequence<int, kMost - 1>{});
+}
 
 // Calls f(first column, constant count) over all columns. Four at a time keep independent sums in flight; how columns
 // are grouped never changes what is computed for one of them.

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <bit>
-#include <utility>
 
 #include "tile_common.h"
 
@@ -185,12 +184,8 @@ __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
 template <class Tile>
 void float_tile(const TileArgs& t) {
   for (int c = 0; c < t.columns; c += kGroupColumns) {
-    const int rest = t.columns - c;
-    [&]<int... i>(std::integer_sequence<int, i...>) GSD_LAMBDA_INLINE {
-      if (rest >= kGroupColumns) return columns_tile<Tile, kGroupColumns>(t, c);
-      ((rest == i + 1 ? columns_tile<Tile, i + 1>(t, c) : void()), ...);
-    }
-    (std::make_integer_sequence<int, kGroupColumns - 1>{});
+    with_count<kGroupColumns>(t.columns - c,
+                              [&](auto count) GSD_LAMBDA_INLINE { columns_tile<Tile, decltype(count)::kCount>(t, c); });
   }
 }
 

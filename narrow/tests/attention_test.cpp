@@ -98,7 +98,7 @@ struct Problem {
         struct alignas(kBlockBytes) Line {
           std::byte bytes[kBlockBytes];
         };
-        std::vector<Line> scratch(attention_scratch(s.k_size, s.v_size) / kBlockBytes + 1);
+        std::vector<Line> scratch(attention_scratch(s.k_size, s.v_size) / kBlockBytes);
         work.attend(scratch.front().bytes);
       });
     }

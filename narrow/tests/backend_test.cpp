@@ -155,6 +155,50 @@ TEST_F(Plugin, SettingsCanBeChangedByName) {
   EXPECT_EQ(ggml_backend_reg_get_proc_address(devices().reg, "no such function"), nullptr);
 }
 
+// A graph that ggml's scheduler has split over devices, the last of them the CPU.
+class Scheduled {
+ public:
+  // threads 0: each device's own number
+  Scheduled(ggml_cgraph* graph, const std::vector<ggml_backend_dev_t>& devices, int threads = 0) : graph_(graph) {
+    std::vector<ggml_backend_t> backends;
+    for (ggml_backend_dev_t device : devices) {
+      owned_.emplace_back(ggml_backend_dev_init(device, nullptr));
+      backends.push_back(owned_.back().get());
+      if (threads > 0) {
+        reinterpret_cast<ggml_backend_set_n_threads_t>(ggml_backend_reg_get_proc_address(
+            ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"))(backends.back(), threads);
+      }
+    }
+    scheduler_.reset(ggml_backend_sched_new(backends.data(), nullptr, static_cast<int>(backends.size()),
+                                            GGML_DEFAULT_GRAPH_SIZE, false, true));
+    EXPECT_TRUE(ggml_backend_sched_alloc_graph(scheduler_.get(), graph_));
+  }
+
+  int splits() const { return ggml_backend_sched_get_n_splits(scheduler_.get()); }
+  // Once the inputs are set. The bytes of `out` as floats.
+  std::vector<float> compute(ggml_tensor* out) const {
+    EXPECT_EQ(ggml_backend_sched_graph_compute(scheduler_.get(), graph_), GGML_STATUS_SUCCESS);
+    std::vector<float> result(ggml_nbytes(out) / sizeof(float));
+    ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
+    return result;
+  }
+
+ private:
+  ggml_cgraph* graph_;
+  std::vector<ggml_backend_ptr> owned_;
+  ggml_backend_sched_ptr scheduler_;
+};
+
+double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0;
+  double size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(error / size);
+}
+
 // gate and up of the same activations, and down of their product: a feed-forward layer.
 struct Layer {
   ggml_context_ptr context = make_context();
@@ -187,20 +231,9 @@ struct Layer {
 
   // Runs the layer on the given devices; the last is the CPU.
   std::vector<float> run(std::vector<ggml_backend_dev_t> on, const std::vector<float>& input) {
-    std::vector<ggml_backend_ptr> owned;
-    std::vector<ggml_backend_t> backends;
-    for (ggml_backend_dev_t device : on) {
-      owned.emplace_back(ggml_backend_dev_init(device, nullptr));
-      backends.push_back(owned.back().get());
-    }
-    const ggml_backend_sched_ptr scheduler(
-        ggml_backend_sched_new(backends.data(), nullptr, static_cast<int>(backends.size()), 64, false, true));
-    EXPECT_TRUE(ggml_backend_sched_alloc_graph(scheduler.get(), graph));
+    const Scheduled scheduled(graph, on);
     ggml_backend_tensor_set(x, input.data(), 0, ggml_nbytes(x));
-    EXPECT_EQ(ggml_backend_sched_graph_compute(scheduler.get(), graph), GGML_STATUS_SUCCESS);
-    std::vector<float> result(static_cast<size_t>(ggml_nelements(out)));
-    ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
-    return result;
+    return scheduled.compute(out);
   }
 };
 
@@ -216,13 +249,7 @@ TEST_F(Plugin, SharesAGraphWithTheCpuWithoutCopies) {
   EXPECT_EQ(s1.products - s0.products, 3U);
   EXPECT_EQ(s1.conversions - s0.conversions, 2U) << "gate and up share one";
   EXPECT_EQ(layer.out->src[1], inner) << "the scheduler put a copy between the devices";
-  double error = 0;
-  double size = 0;
-  for (size_t i = 0; i < ours.size(); ++i) {
-    error += (ours[i] - stock[i]) * (ours[i] - stock[i]);
-    size += stock[i] * stock[i];
-  }
-  EXPECT_LT(std::sqrt(error / size), 0.02);
+  EXPECT_LT(relative_difference(ours, stock), 0.02);
 }
 
 // A transformer of a few layers as libllama builds it: rotary embedding, a cache that is written and read, gated
@@ -300,18 +327,7 @@ struct Transformer {
 
   // The cells before those of the tokens are another text's; each token sees them, and the tokens before it.
   std::vector<float> run(const std::vector<ggml_backend_dev_t>& on, int threads) {
-    std::vector<ggml_backend_ptr> owned;
-    std::vector<ggml_backend_t> backends;
-    for (ggml_backend_dev_t device : on) {
-      owned.emplace_back(ggml_backend_dev_init(device, nullptr));
-      backends.push_back(owned.back().get());
-      const auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
-          ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"));
-      set_threads(backends.back(), threads);
-    }
-    const ggml_backend_sched_ptr scheduler(ggml_backend_sched_new(
-        backends.data(), nullptr, static_cast<int>(backends.size()), GGML_DEFAULT_GRAPH_SIZE, false, true));
-    EXPECT_TRUE(ggml_backend_sched_alloc_graph(scheduler.get(), graph));
+    const Scheduled scheduled(graph, on, threads);
     std::mt19937 random(10);
     const std::vector<float> input = normal(random, kWidth * tokens);
     std::vector<int32_t> position;
@@ -327,25 +343,12 @@ struct Transformer {
     ggml_backend_tensor_set(positions, position.data(), 0, ggml_nbytes(positions));
     ggml_backend_tensor_set(index, cell.data(), 0, ggml_nbytes(index));
     ggml_backend_tensor_set(mask, seen.data(), 0, ggml_nbytes(mask));
-    splits = ggml_backend_sched_get_n_splits(scheduler.get());
-    EXPECT_EQ(ggml_backend_sched_graph_compute(scheduler.get(), graph), GGML_STATUS_SUCCESS);
-    std::vector<float> result(static_cast<size_t>(ggml_nelements(out)));
-    ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
-    return result;
+    splits = scheduled.splits();
+    return scheduled.compute(out);
   }
 
   int splits = 0;
 };
-
-double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double error = 0;
-  double size = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    error += (a[i] - b[i]) * (a[i] - b[i]);
-    size += b[i] * b[i];
-  }
-  return std::sqrt(error / size);
-}
 
 TEST_F(Plugin, ComputesATransformerInOnePiece) {
   gsd_narrow_params p = before_;
@@ -450,20 +453,9 @@ class RowOperations : public Plugin {
     make(g, build, size);
     ggml_cgraph* graph = ggml_new_graph(g.c());
     ggml_build_forward_expand(graph, g.out);
-    std::vector<ggml_backend_ptr> owned;
-    std::vector<ggml_backend_t> backends;
-    for (ggml_backend_dev_t device : on) {
-      owned.emplace_back(ggml_backend_dev_init(device, nullptr));
-      backends.push_back(owned.back().get());
-    }
-    const ggml_backend_sched_ptr scheduler(ggml_backend_sched_new(
-        backends.data(), nullptr, static_cast<int>(backends.size()), GGML_DEFAULT_GRAPH_SIZE, false, true));
-    EXPECT_TRUE(ggml_backend_sched_alloc_graph(scheduler.get(), graph));
+    const Scheduled scheduled(graph, on);
     for (const auto& [tensor, bytes] : g.inputs) ggml_backend_tensor_set(tensor, bytes.data(), 0, bytes.size());
-    EXPECT_EQ(ggml_backend_sched_graph_compute(scheduler.get(), graph), GGML_STATUS_SUCCESS);
-    std::vector<float> result(ggml_nbytes(g.out) / sizeof(float));
-    ggml_backend_tensor_get(g.out, result.data(), 0, result.size() * sizeof(float));
-    return result;
+    return scheduled.compute(g.out);
   }
 
   static bool taken(const Build& build) {

@@ -16,13 +16,13 @@ namespace {
 std::atomic<ggml_backend_reg_t> plugin{nullptr};  // once it is loaded
 
 ggml_backend_reg_t load_plugin() {
-  static const bool tried = [] {
+  static std::once_flag once;
+  std::call_once(once, [] {
     const std::string path = narrow_plugin();
     plugin = path.empty() ? nullptr : ggml_backend_load(path.c_str());
     take_llama_errors();  // without the plugin ggml goes on as before
-    return true;
-  }();
-  return tried ? plugin.load() : nullptr;
+  });
+  return plugin;
 }
 
 template <typename Function>

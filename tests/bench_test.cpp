@@ -1,6 +1,7 @@
 // What gsd bench reads, searches, keeps and reports.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -143,7 +144,8 @@ Measurement sample(const std::string& config, int prompt, double ms, const std::
 
 class File {
  public:
-  explicit File(const std::string& text) : path_(testing::TempDir() + "gsd_bench_test.jsonl") {
+  explicit File(const std::string& text)
+      : path_(testing::TempDir() + "gsd_bench_test." + std::to_string(::getpid()) + ".jsonl") {
     std::ofstream(path_) << text;
   }
   ~File() { std::remove(path_.c_str()); }

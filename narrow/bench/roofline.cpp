@@ -144,6 +144,7 @@ double arithmetic(Packing packing, const Machine& m, int threads, int repetition
     case Packing::kBF16:
       return run(32, [] { GSD_TWELVE("vdpbf16ps", "zmm"); });
     case Packing::kQ8:
+    case Packing::kQ8K:
       break;
   }
   if (m.avx512vnni) return run(64, [] { GSD_TWELVE("vpdpbusd", "zmm"); });

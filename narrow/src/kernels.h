@@ -20,26 +20,41 @@ enum class Packing : uint8_t {
   kF32,   // 16 floats a block
   kBF16,  // 32 bfloat16 a block, rounded to nearest even
   kQ8,    // 32 signed bytes, their scale and their sums a block (PackedQ8)
+  kQ8K,   // the same with one scale for 256 (PackedQ8K)
 };
+
+constexpr bool is_quantised(Packing packing) { return packing == Packing::kQ8 || packing == Packing::kQ8K; }
 
 // Columns that one tile call can hold accumulators for; wider products are cut into slabs.
 inline constexpr int kMaxColumns = 64;
 // Columns whose packed blocks lie side by side. Further ones follow behind all blocks of these.
-constexpr int pack_columns(Packing packing) { return packing == Packing::kQ8 ? kMaxColumns : 8; }
+constexpr int pack_columns(Packing packing) { return is_quantised(packing) ? kMaxColumns : 8; }
 inline constexpr size_t kBlockBytes = 64;  // of every packing
 
 // 32 activations x[i] ~ scale * q[i]. The sums let unsigned weights stand for signed ones: with weights stored as
 // w + offset, sum(w * q) = sum((w + offset) * q) - offset * sum(q), so a dot product starts at -offset * sum(q).
 struct alignas(kBlockBytes) PackedQ8 {
   int8_t q[32];
-  float scale;          // NaN if one of the 32 is
-  float scaled_sum;     // scale * sum(q)
-  int32_t start_8;      // -8 * sum(q), for Q4_0
-  int32_t start_128;    // -128 * sum(q), for Q8_0
-  int32_t start_32[2];  // -32 * sum of each half, for Q6_K
-  int32_t unused[2];
+  float scale;        // NaN if one of the 32 is
+  int32_t start_8;    // -8 * sum(q), for Q4_0
+  int32_t start_128;  // -128 * sum(q), for Q8_0
+  int32_t unused[5];
 };
 static_assert(sizeof(PackedQ8) == kBlockBytes);
+
+// 32 activations of 256 that share a scale, as the K formats' weights are scaled in blocks of 256.
+struct alignas(kBlockBytes) PackedQ8K {
+  int8_t q[32];
+  float scale;          // NaN if one of the 256 is
+  int32_t start_32[2];  // -32 * sum of each half, for Q6_K
+  int16_t sums[4][2];   // in the last of the 8: sum(q) of blocks {0, 2}, {1, 3}, {4, 6}, {5, 7}, for Q4_K and Q5_K
+  int32_t unused;
+};
+static_assert(sizeof(PackedQ8K) == kBlockBytes);
+inline constexpr int kBlocksK = 8;  // blocks that share a scale
+
+// A quantised tile of at most so many bytes is streamed in as a whole; of a larger one, the next tile's start only.
+inline constexpr size_t kStreamedTile = 160 << 10;
 
 struct TileArgs {
   const uint8_t* weights;   // first row of the tile
@@ -107,7 +122,7 @@ constexpr int64_t blocks(Packing packing, int64_t k) {
 
 // Packs blocks first to last (exclusive) of `columns` columns of k floats, x[c]: block b of column c goes to
 // out + b * stride + c * kBlockBytes. Values past k are zero.
-// REQUIRES: AVX2, FMA; for kQ8 k is a multiple of 32.
+// REQUIRES: AVX2, FMA; for kQ8 k is a multiple of 32; for kQ8K k is one of 256, first and last are ones of kBlocksK.
 void pack(Packing packing, const float* const* x, int columns, int64_t k, int64_t first, int64_t last, std::byte* out,
           size_t stride);
 

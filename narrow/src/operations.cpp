@@ -41,7 +41,7 @@ const Kernel* kernel_of(ggml_type type) {
 // One column of floating-point weights is left to ggml, which streams them as fast as memory gives them. Quantised
 // weights keep it busy unpacking, where AVX-512 VNNI is faster even at one column.
 int32_t min_width(ggml_type type) {
-  const bool quantised = kernel_of(type)->packing == Packing::kQ8;
+  const bool quantised = is_quantised(kernel_of(type)->packing);
   return quantised && plugin().machine.avx512vnni ? 1 : 2;
 }
 

@@ -30,11 +30,15 @@ inline void pack_bf16(const float* x, int64_t n, std::byte* out) {
   std::memcpy(out, block, sizeof block);
 }
 
-float largest_magnitude(const __m256 v[4]) {
-  // As integers, magnitudes are ordered like floats and NaN above infinity: a NaN in the block is never lost.
+template <int kCount>
+float largest_magnitude(const float* x) {
+  // As integers, magnitudes are ordered like floats and NaN above infinity: a NaN among them is never lost.
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-  auto bits = [&](int i) { return _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude); };
-  const __m256i m8 = _mm256_max_epu32(_mm256_max_epu32(bits(0), bits(1)), _mm256_max_epu32(bits(2), bits(3)));
+  __m256i m8 = _mm256_setzero_si256();
+  for (int i = 0; i < kCount; i += 8) {
+    const __m256i bits = _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i)), magnitude);
+    m8 = _mm256_max_epu32(m8, bits);
+  }
   __m128i m = _mm_max_epu32(_mm256_castsi256_si128(m8), _mm256_extracti128_si256(m8, 1));
   m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
   m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
@@ -48,28 +52,58 @@ int32_t sum8(__m256i v) {
   return _mm_cvtsi128_si32(s);
 }
 
-void pack_q8(const float* x, PackedQ8* out) {
-  // Below this, 127 / largest is infinite; such a block is zero beside anything a float can hold with precision.
-  constexpr float kTiny = 1e-36F;
-  const __m256 v[4] = {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8), _mm256_loadu_ps(x + 16), _mm256_loadu_ps(x + 24)};
-  const float largest = largest_magnitude(v);
-  const bool tiny = largest < kTiny;
-  const __m256 inverse = _mm256_set1_ps(tiny ? 0.0F : 127.0F / largest);
+// Multiplying by inverse, rounding and multiplying by scale restores a value whose magnitude is at most largest.
+struct Scale {
+  explicit Scale(float largest) {
+    // Below this, 127 / largest is infinite; such a block is zero beside anything a float can hold with precision.
+    constexpr float kTiny = 1e-36F;
+    if (largest < kTiny) return;
+    inverse = 127.0F / largest;
+    scale = largest / 127.0F;
+  }
+  float inverse = 0;
+  float scale = 0;
+};
+
+// Writes 32 rounded values; the sum of each half. Sums wrap where the scale is not finite.
+void round_32(const float* x, float inverse, int8_t out[32], uint32_t sums[2]) {
+  const __m256 factor = _mm256_set1_ps(inverse);
   __m256i q[4];
-  for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-  const int32_t first = sum8(_mm256_add_epi32(q[0], q[1]));
-  const int32_t second = sum8(_mm256_add_epi32(q[2], q[3]));
+  for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), factor));
+  for (int i = 0; i < 2; ++i) sums[i] = static_cast<uint32_t>(sum8(_mm256_add_epi32(q[2 * i], q[2 * i + 1])));
   __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
   bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-  _mm256_store_si256(reinterpret_cast<__m256i*>(out->q), bytes);
-  const float scale = tiny ? 0.0F : largest / 127.0F;
-  const auto sum = static_cast<uint32_t>(first) + static_cast<uint32_t>(second);  // wraps where the scale is not finite
-  out->scale = scale;
-  out->scaled_sum = scale * static_cast<float>(static_cast<int32_t>(sum));
+  _mm256_store_si256(reinterpret_cast<__m256i*>(out), bytes);
+}
+
+void pack_q8(const float* x, PackedQ8* out) {
+  const Scale scale(largest_magnitude<32>(x));
+  uint32_t sums[2];
+  round_32(x, scale.inverse, out->q, sums);
+  const uint32_t sum = sums[0] + sums[1];
+  out->scale = scale.scale;
   out->start_8 = static_cast<int32_t>(0U - 8U * sum);
   out->start_128 = static_cast<int32_t>(0U - 128U * sum);
-  out->start_32[0] = static_cast<int32_t>(0U - 32U * static_cast<uint32_t>(first));
-  out->start_32[1] = static_cast<int32_t>(0U - 32U * static_cast<uint32_t>(second));
+}
+
+// kBlocksK blocks, stride bytes apart.
+void pack_q8k(const float* x, std::byte* out, size_t stride) {
+  const Scale scale(largest_magnitude<32 * kBlocksK>(x));
+  int16_t block_sums[kBlocksK];
+  for (int b = 0; b < kBlocksK; ++b, out += stride) {
+    auto* block = reinterpret_cast<PackedQ8K*>(out);
+    uint32_t sums[2];
+    round_32(x + 32 * b, scale.inverse, block->q, sums);
+    block->scale = scale.scale;
+    for (int i = 0; i < 2; ++i) block->start_32[i] = static_cast<int32_t>(0U - 32U * sums[i]);
+    block_sums[b] = static_cast<int16_t>(sums[0] + sums[1]);
+    if (b + 1 < kBlocksK) continue;
+    for (int i = 0; i < 4; ++i) {
+      const int first = i / 2 * 4 + i % 2;
+      block->sums[i][0] = block_sums[first];
+      block->sums[i][1] = block_sums[first + 2];
+    }
+  }
 }
 
 }  // namespace
@@ -79,7 +113,7 @@ void pack_q8(const float* x, PackedQ8* out) {
 void pack(Packing packing, const float* const* x, int columns, int64_t k, int64_t first, int64_t last, std::byte* out,
           size_t stride) {
   const int64_t step = block_weights(packing);
-  for (int64_t b = first; b < last; ++b) {
+  for (int64_t b = first; b < last; b += packing == Packing::kQ8K ? kBlocksK : 1) {
     const int64_t n = k - b * step < step ? k - b * step : step;
     std::byte* to = out + static_cast<size_t>(b) * stride;
     for (int c = 0; c < columns; ++c, to += kBlockBytes) {
@@ -93,6 +127,9 @@ void pack(Packing packing, const float* const* x, int columns, int64_t k, int64_
           break;
         case Packing::kQ8:
           pack_q8(from, reinterpret_cast<PackedQ8*>(to));
+          break;
+        case Packing::kQ8K:
+          pack_q8k(from, to, stride);
           break;
       }
     }

@@ -86,6 +86,7 @@ class ProductStep : public Step {
   Packing packing() const { return products_.front().kernel.packing; }
   void packed_by(PackedBy by) { packed_by_ = by; }
   void pack_column(int64_t column) { work_->pack_column(column); }
+  void followed_by(const ProductStep& next) { work_->followed_by(*next.work_); }
 
   size_t scratch_bytes(int) const override { return packed_bytes(packing(), x_.ne[0], x_.ne[1]); }
   void prepare(std::byte* scratch, int threads) override {
@@ -242,7 +243,14 @@ Plan::Plan(ggml_cgraph* graph, int threads, Scratch& scratch) {
   size_t bytes = 0;
   for (const auto& step : steps_) bytes = std::max(bytes, step->scratch_bytes(threads));
   std::byte* memory = scratch.reserve(bytes);
-  for (const auto& step : steps_) step->prepare(memory, threads);
+  ProductStep* before = nullptr;
+  for (const auto& step : steps_) {
+    step->prepare(memory, threads);
+    auto* product = dynamic_cast<ProductStep*>(step.get());
+    if (product == nullptr) continue;
+    if (before != nullptr) before->followed_by(*product);
+    before = product;
+  }
 }
 
 Plan::~Plan() = default;

@@ -10,6 +10,7 @@ namespace {
 
 using gsd::narrow::kBlockBytes;
 using gsd::narrow::kMaxColumns;
+using gsd::narrow::kStreamedTile;
 using gsd::narrow::TileArgs;
 
 template <int kColumns>
@@ -47,8 +48,8 @@ constexpr int column_groups(int columns) { return columns / 4 + (columns & 2) / 
 // tile reads its rows side by side, a pattern that hardware prefetchers follow badly; asked for in address order the
 // bytes come at nearly full bandwidth.
 //
-// Up to kLinear bytes, the whole next tile is fetched while this one is computed. Of larger tiles too little would be
-// left in the cache by then: they are cut along their rows into pieces of kPiece bytes, each fetched while the piece
+// Up to kStreamedTile bytes, a whole later tile is fetched while this one is computed. Of larger tiles too little would
+// be left in the cache by then: they are cut along their rows into pieces of kPiece bytes, each fetched while the piece
 // before it is computed. All limits were measured (docs/narrow-matmul.md).
 //
 // The bytes are asked for into the second level only: a request into the first level occupies one of its few miss
@@ -59,7 +60,7 @@ class Prefetcher {
       : next_(t.next), next_bytes_(t.next_bytes), rows_(rows) {
     const auto steps = static_cast<size_t>(blocks * column_groups(t.columns));
     const size_t row = t.row_stride;
-    if (row * rows <= kLinear) {
+    if (row * rows <= kStreamedTile) {
       at_ = t.next;
       end_ = t.next + t.next_bytes;
       lines_ = lines(t.next_bytes, steps);
@@ -76,18 +77,15 @@ class Prefetcher {
 
   // As many lines every time: a count that changed would be mispredicted, and cost more than it spreads.
   GSD_INLINE void step() {
-    for (size_t i = 0; i < lines_; ++i) {
-      if (at_ >= end_ && !next_row()) {
-        lines_ = 0;
-        return;
-      }
-      prefetch_second_level(at_);
-      at_ += kBlockBytes;
+    const auto bytes = static_cast<ptrdiff_t>(lines_ * kBlockBytes);
+    if (end_ - at_ >= bytes) {
+      for (const uint8_t* last = at_ + bytes; at_ != last; at_ += kBlockBytes) prefetch_second_level(at_);
+    } else if (lines_ > 0) {
+      step_over_end();
     }
   }
 
  private:
-  static constexpr size_t kLinear = 160 << 10;
   static constexpr size_t kPiece = 16 << 10;
 
   static size_t lines(size_t bytes, size_t steps) { return bytes / (steps * kBlockBytes) + 1; }
@@ -99,8 +97,19 @@ class Prefetcher {
     end_ = base_ + row * stride_ + stop;
   }
 
+  __attribute__((noinline)) void step_over_end() {
+    for (size_t i = 0; i < lines_; ++i) {
+      if (at_ >= end_ && !next_row()) {
+        lines_ = 0;
+        return;
+      }
+      prefetch_second_level(at_);
+      at_ += kBlockBytes;
+    }
+  }
+
   // Moves on to the same piece of the next row, to the next piece, or to the first piece of the next tile.
-  __attribute__((noinline)) bool next_row() {
+  bool next_row() {
     if (stride_ == 0 || base_ == nullptr) return false;
     const bool in_next = base_ == next_;
     if (row_ + 1 < (in_next ? next_bytes_ / stride_ : rows_)) {

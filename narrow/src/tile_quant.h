@@ -8,81 +8,27 @@
 
 namespace {
 
+using gsd::narrow::kBlocksK;
 using gsd::narrow::PackedQ8;
+using gsd::narrow::PackedQ8K;
 
 constexpr int kQuads = 8;  // registers of a piece: 32 weights, 4 to a dword
 
-// Groups of kRows rows in a tile. Two share each activation that is read, and so need less than one load for each
-// multiplication; with AVX2's 16 registers there is room for one.
-#if defined(__AVX512F__)
-constexpr int kGroups = 2;
-#else
-constexpr int kGroups = 1;
-#endif
-
 constexpr int32_t bytes4(uint32_t b) { return static_cast<int32_t>(b * 0x01010101U); }
-
-// What a column's dot product starts with (PackedQ8).
-enum class Start { kZero, kMinus8, kMinus128, kMinus32 };
 
 struct Piece {
   Ints w[kQuads];
-  Floats scale[2];  // of weights 0..15 and 16..31 with kHalves, else scale[0] of all
-  Floats minimum;   // minus the format's minimum, where it has one
+  Floats scale[2];  // of weights 0..15 and 16..31 in Q6_K, else scale[0] of all
 };
 
-template <class Tile>
-GSD_INLINE Ints start_of(const PackedQ8& x, int half) {
-  if constexpr (Tile::kStart == Start::kMinus8) return splat(x.start_8);
-  if constexpr (Tile::kStart == Start::kMinus128) return splat(x.start_128);
-  if constexpr (Tile::kStart == Start::kMinus32) return splat(x.start_32[half]);
-  return zero_ints();
-}
-
-// Adds one piece of kGroups groups of rows times kCount columns to their sums, [column][group].
-template <class Tile, int kCount>
-GSD_INLINE void add_piece(const Piece p[kGroups], const PackedQ8* x, Floats* sums) {
-  constexpr int kParts = Tile::kHalves ? 2 : 1;
-  constexpr int kPartQuads = kQuads / kParts;
-  Floats scaled[kCount][kGroups];
-#pragma GCC unroll 2
-  for (int part = 0; part < kParts; ++part) {
-    Ints s[kCount][kGroups];
-    for (int n = 0; n < kCount; ++n) {
-      for (int g = 0; g < kGroups; ++g) s[n][g] = start_of<Tile>(x[n], part);
-    }
+// Integer sums of kCount columns times quads first to first + kLength of a piece.
+template <class Tile, int kCount, int kLength>
+GSD_INLINE void dot_quads(const Ints* w, int first, const typename Tile::Column* x, Ints s[kCount]) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kPartQuads; ++j) {
-      const int quad = part * kPartQuads + j;
+  for (int j = first; j < first + kLength; ++j) {
 #pragma GCC unroll 4
-      for (int n = 0; n < kCount; ++n) {
-        const Ints four = splat(read_dword(x[n].q + 4 * quad));
-        for (int g = 0; g < kGroups; ++g) s[n][g] = dot_bytes<Tile::kSigned>(s[n][g], p[g].w[quad], four);
-      }
-    }
-    for (int n = 0; n < kCount; ++n) {
-      for (int g = 0; g < kGroups; ++g) {
-        const Floats f = to_floats(s[n][g]);
-        scaled[n][g] = part == 0 ? mul(f, p[g].scale[0]) : fma(f, p[g].scale[1], scaled[n][g]);
-      }
-    }
+    for (int n = 0; n < kCount; ++n) s[n] = dot_bytes<Tile::kSigned>(s[n], w[j], x[n].q + 4 * j);
   }
-  for (int n = 0; n < kCount; ++n) {
-    for (int g = 0; g < kGroups; ++g) {
-      Floats& sum = sums[n * kGroups + g];
-      sum = fma(scaled[n][g], splat(x[n].scale), sum);
-      if constexpr (Tile::kMinimum) sum = fma(p[g].minimum, splat(x[n].scaled_sum), sum);
-    }
-  }
-}
-
-template <class Tile>
-GSD_INLINE void multiply_piece(const Piece p[kGroups], const PackedQ8* x, int columns, Floats* sums,
-                               Prefetcher& prefetch) {
-  for_columns(columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
-    prefetch.step();
-    add_piece<Tile, decltype(count)::kCount>(p, x + c, sums + c * kGroups);
-  });
 }
 
 // Formats whose blocks, of kBytes, are one piece: a half that scales it, then the weights, which decode() reads.
@@ -91,9 +37,8 @@ GSD_INLINE void multiply_piece(const Piece p[kGroups], const PackedQ8* x, int co
 struct TileQ8_0 {
   static constexpr size_t kBytes = 34;
   static constexpr bool kSigned = !kUnsignedDot;
-  static constexpr Start kStart = kUnsignedDot ? Start::kMinus128 : Start::kZero;
-  static constexpr bool kHalves = false;
-  static constexpr bool kMinimum = false;
+  using Column = PackedQ8;
+  static GSD_INLINE Ints start(const Column& x) { return kSigned ? zero_ints() : splat(x.start_128); }
 
   static GSD_INLINE void decode(const uint8_t* p, size_t stride, Ints w[kQuads]) {
     load_dwords<2>(p, stride, w);
@@ -107,9 +52,8 @@ struct TileQ8_0 {
 struct TileQ4_0 {
   static constexpr size_t kBytes = 18;
   static constexpr bool kSigned = false;
-  static constexpr Start kStart = Start::kMinus8;
-  static constexpr bool kHalves = false;
-  static constexpr bool kMinimum = false;
+  using Column = PackedQ8;
+  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_8); }
 
   static GSD_INLINE void decode(const uint8_t* p, size_t stride, Ints w[kQuads]) {
     Ints chunk[4];
@@ -127,28 +71,31 @@ struct TileQ4_0 {
 // The scales and minima of Q4_K and Q5_K: 8 of each, 6 bits wide, in 12 bytes after the two halves that scale them.
 struct ScalesK {
   Floats scale[8];
-  Floats minimum[8];  // negated
+  Ints minima[4];  // 16-bit pairs, ordered like PackedQ8K::sums
+  Floats minimum;  // their scale, negated
 
   GSD_INLINE void load(const uint8_t* p, size_t stride) {
     Ints h[4];  // the two halves; bytes 0-3, 4-7, 8-11 of the twelve
     load_dwords<1>(p, stride, h);
     const Floats d = halves_to_floats(h[0]);
-    const Floats m = negate(halves_to_floats(shift_right(h[0], 16)));
+    minimum = as_floats(xor_(reinterpret_cast<Ints>(halves_to_floats(shift_right(h[0], 16))), splat(INT32_MIN)));
     const Ints six = splat(bytes4(0x3f));
     const Ints four = splat(bytes4(0x0f));
     const Ints top = splat(bytes4(0x30));
     unpack(and_(h[1], six), d, scale);
-    unpack(and_(h[2], six), m, minimum);
     unpack(or_(and_(h[3], four), and_(shift_right(h[1], 2), top)), d, scale + 4);
-    unpack(or_(and_(shift_right(h[3], 4), four), and_(shift_right(h[2], 2), top)), m, minimum + 4);
+    pair(and_(h[2], six), minima);
+    pair(or_(and_(shift_right(h[3], 4), four), and_(shift_right(h[2], 2), top)), minima + 2);
   }
 
  private:
-  static GSD_INLINE Floats negate(Floats f) { return as_floats(xor_(reinterpret_cast<Ints>(f), splat(INT32_MIN))); }
   static GSD_INLINE void unpack(Ints four_bytes, Floats factor, Floats* out) {
     for (int i = 0; i < 4; ++i) {
       out[i] = mul(to_floats(and_(shift_right(four_bytes, 8 * i), splat(0xff))), factor);
     }
+  }
+  static GSD_INLINE void pair(Ints four_bytes, Ints* out) {
+    for (int i = 0; i < 2; ++i) out[i] = and_(shift_right(four_bytes, 8 * i), splat(0x00ff00ff));
   }
 };
 
@@ -158,9 +105,9 @@ struct TileQ4_K {
   static constexpr int kSections = 4;
   static constexpr int kSectionPieces = 2;
   static constexpr bool kSigned = false;
-  static constexpr Start kStart = Start::kZero;
-  static constexpr bool kHalves = false;
-  static constexpr bool kMinimum = true;
+  static constexpr int kParts = 1;
+  using Column = PackedQ8K;
+  static GSD_INLINE Ints start(const Column&, int) { return zero_ints(); }
 
   GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
     scales.load(p, row_stride);
@@ -173,7 +120,12 @@ struct TileQ4_K {
       piece.w[j] = and_(high == 0 ? raw[j] : shift_right(raw[j], 4), splat(bytes4(0x0f)));
     }
     piece.scale[0] = scales.scale[2 * section + high];
-    piece.minimum = scales.minimum[2 * section + high];
+  }
+  // A block's sum less what its minima take.
+  GSD_INLINE Floats finish(Floats sum, const Column& x) const {
+    Ints s = zero_ints();
+    for (int i = 0; i < 4; ++i) s = dot_words(s, scales.minima[i], x.sums[i]);
+    return fma(to_floats(s), scales.minimum, sum);
   }
 
   ScalesK scales;
@@ -192,10 +144,11 @@ struct TileQ5_K : TileQ4_K {
     weights = p + 48;
   }
   GSD_INLINE void get(int section, int high, Piece& piece) const {
-    TileQ4_K::get(section, high, piece);
+    piece.scale[0] = scales.scale[2 * section + high];
     for (int j = 0; j < kQuads; ++j) {
-      const Ints bit = and_(shift_right(fifth[j], 2 * section + high), splat(bytes4(0x01)));
-      piece.w[j] = or_(piece.w[j], shift_left(bit, 4));
+      const Ints nibble = high == 0 ? raw[j] : shift_right(raw[j], 4);
+      const Ints top = shift_left(shift_right(fifth[j], 2 * section + high), 4);
+      piece.w[j] = and_(join_nibbles(nibble, top), splat(bytes4(0x1f)));
     }
   }
 
@@ -209,9 +162,10 @@ struct TileQ6_K {
   static constexpr int kSections = 2;
   static constexpr int kSectionPieces = 4;
   static constexpr bool kSigned = false;
-  static constexpr Start kStart = Start::kMinus32;
-  static constexpr bool kHalves = true;
-  static constexpr bool kMinimum = false;
+  static constexpr int kParts = 2;
+  using Column = PackedQ8K;
+  static GSD_INLINE Ints start(const Column& x, int part) { return splat(x.start_32[part]); }
+  static GSD_INLINE Floats finish(Floats sum, const Column&) { return sum; }
 
   GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
     block = p;
@@ -228,9 +182,9 @@ struct TileQ6_K {
   }
   GSD_INLINE void get(int half, int i, Piece& piece) const {
     for (int j = 0; j < kQuads; ++j) {
-      const Ints nibble = and_(shift_right(low[i % 2][j], 4 * (i / 2)), splat(bytes4(0x0f)));
-      const Ints top = and_(shift_right(high[j], 2 * i), splat(bytes4(0x03)));
-      piece.w[j] = or_(nibble, shift_left(top, 4));
+      const Ints nibble = i < 2 ? low[i % 2][j] : shift_right(low[i % 2][j], 4);
+      const Ints top = i < 2 ? shift_left(high[j], 4 - 2 * i) : i == 2 ? high[j] : shift_right(high[j], 2);
+      piece.w[j] = and_(join_nibbles(nibble, top), splat(bytes4(0x3f)));
     }
     const Ints pair = shift_left(scales[2 * half + i / 2], 16 * (1 - i % 2));  // ours in the upper 16 bits
     piece.scale[0] = mul(to_floats(arithmetic_right<24>(shift_left(pair, 8))), d);
@@ -254,85 +208,117 @@ class ScaleQueue {
   GSD_INLINE explicit ScaleQueue(const TileArgs& t) : p_(t.weights), stride_(t.row_stride), blocks_(t.k / 32) {
     for (int64_t i = 0; i < kAhead && i < blocks_; ++i) copy(i);
   }
-  // To be called for i = 0, 1, 2, ...: scales of block i, for every group of rows.
-  GSD_INLINE void get(int64_t i, Floats out[kGroups]) {
+  // To be called for i = 0, 1, 2, ...: scales of block i.
+  GSD_INLINE Floats get(int64_t i) {
     if (i + kAhead < blocks_) copy(i + kAhead);
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g) out[g] = load_f16(halves_[i % kSlots] + static_cast<size_t>(g) * kRows * 2);
+    return load_f16(halves_[i % kSlots]);
   }
 
  private:
-  static constexpr int64_t kAhead = 2;
-  static constexpr int64_t kSlots = 4;
+  static constexpr int64_t kAhead = 4;
+  static constexpr int64_t kSlots = 8;
 
   GSD_INLINE void copy(int64_t i) {
-    const uint8_t* p = p_ + static_cast<size_t>(i) * kBytes;
+    const size_t stride = stride_;  // in a register: for all the compiler knows, bytes are stored over the member
+    const uint8_t* four = p_ + static_cast<size_t>(i) * kBytes;
     uint8_t* out = halves_[i % kSlots];
-#pragma GCC unroll 32
-    for (size_t r = 0; r < kGroups * kRows; ++r) std::memcpy(out + 2 * r, p + r * stride_, 2);
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; r += 4, four += 4 * stride, out += 8) {
+#pragma GCC unroll 4
+      for (size_t j = 0; j < 4; ++j) std::memcpy(out + 2 * j, four + j * stride, 2);
+    }
   }
 
   const uint8_t* p_;
   size_t stride_;
   int64_t blocks_;
-  alignas(64) uint8_t halves_[kSlots][2 * kGroups * kRows];
+  alignas(64) uint8_t halves_[kSlots][2 * kRows];
 };
 
 template <class Tile>
 void piece_tile(const TileArgs& t) {
-  Floats sums[kMaxColumns * kGroups];
-  for (int c = 0; c < t.columns * kGroups; ++c) sums[c] = zero();
+  Floats sums[kMaxColumns];
+  for (int c = 0; c < t.columns; ++c) sums[c] = zero();
   const int64_t pieces = t.k / 32;
-  Prefetcher prefetch(t, kGroups * kRows, pieces);
-  const PackedQ8* x = reinterpret_cast<const PackedQ8*>(t.packed);
+  Prefetcher prefetch(t, kRows, pieces);
+  const auto* x = reinterpret_cast<const PackedQ8*>(t.packed);
   const uint8_t* p = t.weights + 2;
   ScaleQueue<Tile::kBytes> scales(t);
   for (int64_t i = 0; i < pieces; ++i, p += Tile::kBytes, x += t.columns) {
-    Floats scale[kGroups];
-    scales.get(i, scale);
-    Piece piece[kGroups];
-    for (size_t g = 0; g < kGroups; ++g) {
-      Tile::decode(p + g * kRows * t.row_stride, t.row_stride, piece[g].w);
-      piece[g].scale[0] = scale[g];
-    }
-    multiply_piece<Tile>(piece, x, t.columns, sums, prefetch);
+    Ints w[kQuads];
+    Tile::decode(p, t.row_stride, w);
+    const Floats scale = scales.get(i);
+    for_columns(t.columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
+      constexpr int kCount = decltype(count)::kCount;
+      prefetch.step();
+      Ints s[kCount];
+      for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n]);
+      dot_quads<Tile, kCount, kQuads>(w, 0, x + c, s);
+      for (int n = 0; n < kCount; ++n) {
+        sums[c + n] = fma(mul(to_floats(s[n]), scale), splat(x[c + n].scale), sums[c + n]);
+      }
+    });
   }
-  store_tile<kGroups>(t, 0, t.columns, sums);
+  store_tile<1>(t, 0, t.columns, sums);
 }
 
 template <class Tile>
 void k_tile(const TileArgs& t) {
-  constexpr int kPieces = Tile::kSections * Tile::kSectionPieces;
-  Floats sums[kMaxColumns * kGroups];
-  for (int c = 0; c < t.columns * kGroups; ++c) sums[c] = zero();
+  struct Sum {
+    Floats block, total;
+  };
+  Sum sums[kMaxColumns];
+  for (int c = 0; c < t.columns; ++c) sums[c] = {zero(), zero()};
   const int64_t pieces = t.k / 32;
-  Prefetcher prefetch(t, kGroups * kRows, pieces);
-  const PackedQ8* x = reinterpret_cast<const PackedQ8*>(t.packed);
+  Prefetcher prefetch(t, kRows, pieces);
+  const auto* x = reinterpret_cast<const PackedQ8K*>(t.packed);
   const uint8_t* p = t.weights;
-  for (int64_t b = 0; b < pieces; b += kPieces, p += Tile::kBytes) {
-    Tile block[kGroups];
-    for (size_t g = 0; g < kGroups; ++g) block[g].load(p + g * kRows * t.row_stride, t.row_stride);
+  for (int64_t b = 0; b < pieces; b += kBlocksK, p += Tile::kBytes) {
+    Tile block;
+    block.load(p, t.row_stride);
     for (int section = 0; section < Tile::kSections; ++section) {
-      for (int g = 0; g < kGroups; ++g) block[g].load_section(section);
+      block.load_section(section);
       for (int i = 0; i < Tile::kSectionPieces; ++i, x += t.columns) {
-        Piece piece[kGroups];
-        for (int g = 0; g < kGroups; ++g) block[g].get(section, i, piece[g]);
-        multiply_piece<Tile>(piece, x, t.columns, sums, prefetch);
+        Piece piece;
+        block.get(section, i, piece);
+        const bool ends = section + 1 == Tile::kSections && i + 1 == Tile::kSectionPieces;
+        for_columns(t.columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
+          constexpr int kCount = decltype(count)::kCount;
+          prefetch.step();
+          Floats sum[kCount];
+          for (int n = 0; n < kCount; ++n) sum[n] = sums[c + n].block;
+#pragma GCC unroll 2
+          for (int part = 0; part < Tile::kParts; ++part) {
+            constexpr int kLength = kQuads / Tile::kParts;
+            Ints s[kCount];
+            for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n], part);
+            dot_quads<Tile, kCount, kLength>(piece.w, part * kLength, x + c, s);
+            for (int n = 0; n < kCount; ++n) sum[n] = fma(to_floats(s[n]), piece.scale[part], sum[n]);
+          }
+          if (ends) {
+            for (int n = 0; n < kCount; ++n) {
+              sums[c + n].total = fma(block.finish(sum[n], x[c + n]), splat(x[c + n].scale), sums[c + n].total);
+              sum[n] = zero();
+            }
+          }
+          for (int n = 0; n < kCount; ++n) sums[c + n].block = sum[n];
+        });
       }
     }
   }
-  store_tile<kGroups>(t, 0, t.columns, sums);
+  Floats totals[kMaxColumns];
+  for (int c = 0; c < t.columns; ++c) totals[c] = sums[c].total;
+  store_tile<1>(t, 0, t.columns, totals);
 }
 
 GSD_INLINE void add_quant_kernels(gsd::narrow::KernelTable& table) {
   using gsd::narrow::Format;
-  constexpr int kRowsPerTile = kGroups * kRows;
-  constexpr auto kPacking = gsd::narrow::Packing::kQ8;
-  table[Format::kQ8_0] = {piece_tile<TileQ8_0>, kRowsPerTile, kPacking};
-  table[Format::kQ4_0] = {piece_tile<TileQ4_0>, kRowsPerTile, kPacking};
-  table[Format::kQ4_K] = {k_tile<TileQ4_K>, kRowsPerTile, kPacking};
-  table[Format::kQ5_K] = {k_tile<TileQ5_K>, kRowsPerTile, kPacking};
-  table[Format::kQ6_K] = {k_tile<TileQ6_K>, kRowsPerTile, kPacking};
+  using gsd::narrow::Packing;
+  table[Format::kQ8_0] = {piece_tile<TileQ8_0>, kRows, Packing::kQ8};
+  table[Format::kQ4_0] = {piece_tile<TileQ4_0>, kRows, Packing::kQ8};
+  table[Format::kQ4_K] = {k_tile<TileQ4_K>, kRows, Packing::kQ8K};
+  table[Format::kQ5_K] = {k_tile<TileQ5_K>, kRows, Packing::kQ8K};
+  table[Format::kQ6_K] = {k_tile<TileQ6_K>, kRows, Packing::kQ8K};
 }
 
 }  // namespace

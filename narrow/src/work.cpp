@@ -22,7 +22,8 @@ Work::Work(const Job& job, int threads)
   int64_t total = 0;
   for (const Product& product : job.products) total += tiles(product);
   for (int t = 0; t < threads; ++t) {
-    runs_[t].next.store(total * t / threads, std::memory_order_relaxed);
+    runs_[t].begin = total * t / threads;
+    runs_[t].next.store(runs_[t].begin, std::memory_order_relaxed);
     runs_[t].end = total * (t + 1) / threads;
   }
 }
@@ -63,51 +64,78 @@ void Work::pack_column(int64_t column) {
 
 void Work::multiply(int thread) {
   for (int i = 0; i < threads_; ++i) {
-    Run& run = runs_[(thread + i) % threads_];
+    const int run = (thread + i) % threads_;
     while (true) {
-      const int64_t tile = run.next.fetch_add(1, std::memory_order_relaxed);
-      if (tile >= run.end) break;
-      multiply_tile(tile, run.end);
+      const int64_t tile = runs_[run].next.fetch_add(1, std::memory_order_relaxed);
+      if (tile >= runs_[run].end) break;
+      multiply_tile(tile, run);
     }
   }
 }
 
-void Work::multiply_tile(int64_t tile, int64_t run_end) {
+Work::Place Work::find(int64_t tile) const {
   const Product* product = job_.products.data();
-  int64_t first = 0;  // tile that the product starts with
-  for (; tile - first >= tiles(*product); ++product) first += tiles(*product);
-  const int64_t index = tile - first;
-  if (product->rows < product->kernel.tile_rows) {
-    multiply_slabs(*product, index, 1, 0);
-    return;
-  }
-  // Rows past the last one are never touched: the last tile is moved back, and only its new lanes are stored.
-  const int64_t row = index * product->kernel.tile_rows;
-  const int lanes = static_cast<int>(std::min<int64_t>(product->kernel.tile_rows, product->rows - row));
-  const int64_t ahead = std::min<int64_t>(product->rows - row - lanes, product->kernel.tile_rows);
-  const bool ours = tile + 1 < run_end;
-  multiply_slabs(*product, row, lanes, ours ? static_cast<size_t>(ahead) * product->row_stride : 0);
+  for (; tile >= tiles(*product); ++product) tile -= tiles(*product);
+  return {product, tile};
 }
 
-void Work::multiply_slabs(const Product& product, int64_t row, int lanes, size_t next_bytes) {
-  const int tile_rows = product.kernel.tile_rows;
-  const bool single = product.rows < tile_rows;
-  const int64_t base = single ? row : std::min(row, product.rows - tile_rows);
-  const uint8_t* weights = product.weights + static_cast<size_t>(base) * product.row_stride;
+Work::Stretch Work::weights_of(int64_t tile) const {
+  const auto [product, index] = find(tile);
+  const int64_t tile_rows = product->rows < product->kernel.tile_rows ? 1 : product->kernel.tile_rows;
+  const int64_t row = index * tile_rows;
+  return {product->weights + static_cast<size_t>(row) * product->row_stride,
+          static_cast<size_t>(std::min(tile_rows, product->rows - row)) * product->row_stride};
+}
+
+Work::Stretch Work::weights_after(int64_t tile, int run) const {
+  const auto [product, index] = find(tile);
+  const int64_t end = runs_[run].end;
+  const size_t tile_bytes = static_cast<size_t>(product->kernel.tile_rows) * product->row_stride;
+  if (!is_quantised(packing_) || tile_bytes > kStreamedTile) {  // streamed in along the rows of one product
+    return tile + 1 < end && index + 1 < tiles(*product) ? weights_of(tile + 1) : Stretch{};
+  }
+  // Such a tile takes less time than memory does to answer: it is asked for while the last but one before it is
+  // computed. A run's first tile asks for two, and its last two for those that the thread will begin the next job with.
+  const auto later = [&](int64_t n) {
+    if (tile + n < end) return weights_of(tile + n);
+    return following_ == nullptr ? Stretch{} : following_->start_of(run, tile + n - end);
+  };
+  Stretch ahead = later(2);
+  if (tile == runs_[run].begin) {
+    const Stretch next = later(1);
+    if (next.first + next.bytes == ahead.first) ahead = {next.first, next.bytes + ahead.bytes};
+  }
+  return ahead.bytes <= 2 * kStreamedTile ? ahead : Stretch{};
+}
+
+Work::Stretch Work::start_of(int run, int64_t n) const {
+  if (run >= threads_ || runs_[run].begin + n >= runs_[run].end) return {};
+  return weights_of(runs_[run].begin + n);
+}
+
+// A matrix with fewer rows than a tile is done row by row, every row of the tile being that one. Otherwise rows past
+// the last one are never touched: the last tile is moved back, and only its new lanes are stored.
+void Work::multiply_tile(int64_t tile, int run) {
+  const auto [product, index] = find(tile);
+  const int64_t tile_rows = product->kernel.tile_rows;
+  const bool single = product->rows < tile_rows;
+  const int64_t row = single ? index : index * tile_rows;
+  const int64_t base = single ? row : std::min(row, product->rows - tile_rows);
+  const Stretch next = weights_after(tile, run);
   TileArgs args{};
-  args.weights = weights;
-  args.row_stride = single ? 0 : product.row_stride;
+  args.weights = product->weights + static_cast<size_t>(base) * product->row_stride;
+  args.row_stride = single ? 0 : product->row_stride;
   args.k = job_.k;
-  args.out_stride = product.out_stride;
+  args.out_stride = product->out_stride;
   args.first_lane = static_cast<int>(row - base);
-  args.lanes = lanes;
-  args.next = product.weights + static_cast<size_t>(row + lanes) * product.row_stride;
-  args.next_bytes = next_bytes;
+  args.lanes = single ? 1 : static_cast<int>(std::min(tile_rows, product->rows - row));
+  args.next = next.first;
+  args.next_bytes = next.bytes;
   for (int64_t slab = 0; slab < job_.columns; slab += kMaxColumns) {
     args.packed = job_.packed + static_cast<size_t>(slab * blocks_) * kBlockBytes;
     args.columns = static_cast<int>(std::min<int64_t>(job_.columns - slab, kMaxColumns));
-    args.out = product.out + slab * product.out_stride + row;
-    product.kernel.tile(args);
+    args.out = product->out + slab * product->out_stride + row;
+    product->kernel.tile(args);
     args.next_bytes = 0;
   }
 }

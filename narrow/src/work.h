@@ -50,22 +50,42 @@ class Work {
   // Returns when no tile is left to take.
   void multiply(int thread);
 
+  // The work that the same threads will do next: what they begin it with is streamed in at the end of this. It must
+  // outlive multiply().
+  void followed_by(const Work& next) { following_ = &next; }
+
  private:
   struct alignas(64) Run {
     std::atomic<int64_t> next{0};
-    int64_t end = 0;
+    int64_t begin = 0, end = 0;
   };
 
   int group_columns(int64_t first) const;
   int64_t tiles(const Product& product) const;
-  void multiply_tile(int64_t tile, int64_t run_end);
-  void multiply_slabs(const Product& product, int64_t row, int lanes, size_t next_bytes);
+  void multiply_tile(int64_t tile, int run);
+  // Where a tile is: its product, and which tile of it.
+  struct Place {
+    const Product* product;
+    int64_t index;
+  };
+  Place find(int64_t tile) const;
+
+  struct Stretch {
+    const uint8_t* first = nullptr;
+    size_t bytes = 0;
+  };
+  Stretch weights_of(int64_t tile) const;
+  // What is to be streamed in while a tile of a run is computed.
+  Stretch weights_after(int64_t tile, int run) const;
+  // Of the n-th tile of a run.
+  Stretch start_of(int run, int64_t n) const;
 
   const Job& job_;
   Packing packing_;
   int64_t blocks_;
   int threads_;
   std::unique_ptr<Run[]> runs_;
+  const Work* following_ = nullptr;
 };
 
 }  // namespace gsd::narrow

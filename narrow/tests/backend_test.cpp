@@ -425,7 +425,7 @@ class RowOperations : public Plugin {
       ggml_tensor* t = ggml_new_tensor(c(), type, static_cast<int>(sizes.size()), sizes.data());
       ggml_set_input(t);
       std::vector<uint8_t> bytes(ggml_nbytes(t));
-      std::memcpy(bytes.data(), values.data(), std::min(bytes.size(), values.size() * sizeof(T)));
+      if (!values.empty()) std::memcpy(bytes.data(), values.data(), std::min(bytes.size(), values.size() * sizeof(T)));
       inputs.emplace_back(t, bytes);
       return t;
     }

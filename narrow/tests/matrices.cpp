@@ -18,8 +18,9 @@ double activation_error(Packing packing, const float* x, int64_t i, int64_t k) {
   if (packing == Packing::kF32) return 0;
   // The instruction for bfloat16 takes denormals for zero.
   if (packing == Packing::kBF16) return std::abs(x[i]) < FLT_MIN ? std::abs(x[i]) : std::abs(x[i]) / 256.0;
+  const int64_t together = packing == Packing::kQ8K ? 32 * kBlocksK : 32;
   double largest = 0;
-  for (int64_t j = i / 32 * 32; j < std::min(k, i / 32 * 32 + 32); ++j)
+  for (int64_t j = i / together * together; j < std::min(k, (i / together + 1) * together); ++j)
     largest = std::max<double>(largest, std::abs(x[j]));
   return largest < 1e-36 ? largest : largest / 127.0 * 0.5001;
 }

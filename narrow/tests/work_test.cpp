@@ -19,11 +19,11 @@ class WorkSplit : public testing::Test {
   void SetUp() override {
     const KernelTable table = select_kernels(detect_machine(nullptr));
     kernel_ = table.of[static_cast<int>(Format::kQ4_0)];
-    other_ = table.of[static_cast<int>(Format::kQ6_K)];
+    other_ = table.of[static_cast<int>(Format::kQ8_0)];
     if (kernel_.tile == nullptr) GTEST_SKIP() << "no AVX2";
     for (const int64_t rows : {300, 5, 64, 17, 1}) {
-      const bool q6 = rows == 64;  // products of different formats share packed activations
-      matrices_.push_back(make_matrix(q6 ? GGML_TYPE_Q6_K : GGML_TYPE_Q4_0, normal(random_, rows * kK), kK));
+      const bool q8 = rows == 64;  // products of different formats share packed activations
+      matrices_.push_back(make_matrix(q8 ? GGML_TYPE_Q8_0 : GGML_TYPE_Q4_0, normal(random_, rows * kK), kK));
     }
   }
 
@@ -34,11 +34,12 @@ class WorkSplit : public testing::Test {
     for (size_t i = 0; i < matrices_.size(); ++i) {
       const Matrix& m = matrices_[i];
       products.push_back(
-          {m.type == GGML_TYPE_Q6_K ? other_ : kernel_, m.data(), m.row_bytes(), m.rows, out[i].data(), m.rows});
+          {m.type == GGML_TYPE_Q8_0 ? other_ : kernel_, m.data(), m.row_bytes(), m.rows, out[i].data(), m.rows});
     }
     std::vector<PackedQ8> packed(packed_bytes(Packing::kQ8, kK, columns) / sizeof(PackedQ8));
     const Job job{products, x.data(), kK, kK, columns, reinterpret_cast<std::byte*>(packed.data())};
     Work work(job, threads);
+    work.followed_by(work);
     std::barrier barrier(present);
     std::vector<std::thread> pool;
     for (int t = 0; t < present; ++t) {

@@ -53,7 +53,7 @@ struct TileBF16 : TileF32 {
 struct Chunk {
   const uint8_t* weights;  // of the first row
   size_t row_stride;
-  const uint8_t* ahead;  // what is needed after this chunk, laid out like it
+  const uint8_t* ahead;  // what is to be streamed in, laid out like it
   const std::byte* x;    // of the first column
   size_t x_stride;       // bytes from block to block
   int64_t blocks;
@@ -64,7 +64,7 @@ constexpr int kFolded = kRows / 2;  // rows whose sums share registers with the 
 // Adds kCount columns times kHeight rows to their sums, [row % kFolded][column]: the kHeight / 2 rows from `row` on and
 // those kFolded behind them, folded together.
 template <class Tile, int kHeight, int kCount>
-GSD_INLINE void multiply_rows(const Chunk& chunk, int row, bool first, Floats* sums) {
+GSD_INLINE void multiply_rows(const Chunk& chunk, const uint8_t* ahead, int row, bool first, Floats* sums) {
   Floats acc[kHeight][kCount];
 #pragma GCC unroll 8
   for (int r = 0; r < kHeight; ++r) {
@@ -75,7 +75,7 @@ GSD_INLINE void multiply_rows(const Chunk& chunk, int row, bool first, Floats* s
   const size_t stride = chunk.row_stride;
   const auto row_offset = [&](int r) { return static_cast<size_t>(r < kHalf ? r : r - kHalf + kFolded) * stride; };
   const uint8_t* p = chunk.weights + static_cast<size_t>(row) * stride;
-  const uint8_t* ahead = chunk.ahead + static_cast<size_t>(row) * stride;
+  ahead += static_cast<size_t>(row) * stride;
   const std::byte* x = chunk.x;
   for (int64_t b = 0; b < chunk.blocks; ++b, p += Tile::kBytes, ahead += Tile::kBytes, x += chunk.x_stride) {
     // One cache line for every line that is read; with two blocks to a line, the halves of the rows take turns.
@@ -130,12 +130,20 @@ __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
   constexpr int kSums = kRows / static_cast<int>(std::bit_ceil(static_cast<unsigned>(kCount)));
   constexpr int kHeight = kSums < 8 ? kSums : 8;
   Floats sums[kTileRows / kRows][kFolded * kCount];
+  // One pass over the tile streams in the chunk after each; of several, which find all but the first chunk's weights in
+  // the second-level cache, each streams in its share of the rows of the next tile.
+  const int passes = (t.columns + kGroupColumns - 1) / kGroupColumns;
+  const int pass = column / kGroupColumns;
   const auto multiply = [&](const Chunk& chunk, bool first) GSD_LAMBDA_INLINE {
+    int turn = 0;
 #pragma GCC unroll 1
     for (int group = 0; group < kTileRows / kRows; ++group) {
 #pragma GCC unroll 1
-      for (int row = 0; row < kFolded; row += kHeight / 2)
-        multiply_rows<Tile, kHeight, kCount>(chunk, group * kRows + row, first, sums[group] + row * kCount);
+      for (int row = 0; row < kFolded; row += kHeight / 2) {
+        const uint8_t* ahead = turn == pass ? chunk.ahead : chunk.weights;
+        turn = turn + 1 < passes ? turn + 1 : 0;
+        multiply_rows<Tile, kHeight, kCount>(chunk, ahead, group * kRows + row, first, sums[group] + row * kCount);
+      }
     }
   };
   constexpr int64_t kBlockWeights = gsd::narrow::block_weights(Tile::kPacking);
@@ -156,11 +164,10 @@ __attribute__((noinline)) void columns_tile(const TileArgs& t, int column) {
   for (int64_t i = 0, begin = 0; i < chunks; ++i) {
     const int64_t end = blocks * (i + 1) / chunks;
     const uint8_t* weights = t.weights + static_cast<size_t>(begin) * Tile::kBytes;
-    const uint8_t* ahead = i + 1 < chunks ? t.weights + static_cast<size_t>(end) * Tile::kBytes : next_tile;
-    // The first group of columns finds the weights in memory, the others in the second-level cache.
-    multiply({weights, t.row_stride, column == 0 ? ahead : weights, x + static_cast<size_t>(begin) * x_stride, x_stride,
-              end - begin},
-             i == 0);
+    const bool in_tile = passes == 1 && i + 1 < chunks;
+    const uint8_t* ahead = in_tile ? t.weights + static_cast<size_t>(end) * Tile::kBytes
+                                   : next_tile + static_cast<size_t>(passes == 1 ? 0 : begin) * Tile::kBytes;
+    multiply({weights, t.row_stride, ahead, x + static_cast<size_t>(begin) * x_stride, x_stride, end - begin}, i == 0);
     begin = end;
   }
   if (rest > 0) {

@@ -159,7 +159,7 @@ double product_seconds(const Kernel& kernel, const FormatInfo& info, const Memor
   const auto rows = static_cast<int64_t>(o.megaweights * 1e6 / static_cast<double>(o.k));
   const std::vector<float> x(static_cast<size_t>(columns * o.k), 0.5F);
   std::vector<float> out(static_cast<size_t>(columns * rows));
-  std::vector<PackedQ8> packed(packed_bytes(kernel.packing, o.k, columns) / kBlockBytes);
+  std::vector<PackedQ8> packed(packed_bytes(kernel.packing, o.k, columns, o.threads) / kBlockBytes);
   const Product product{kernel, memory.data(), row_bytes, rows, out.data(), rows};
   const Job job{{&product, 1}, x.data(), o.k, o.k, columns, reinterpret_cast<std::byte*>(packed.data())};
   return seconds_of(Take::kMedian, o.repetitions, [&] {

@@ -85,10 +85,12 @@ class ProductStep : public Step {
   const ggml_tensor& x() const { return x_; }
   Packing packing() const { return products_.front().kernel.packing; }
   void packed_by(PackedBy by) { packed_by_ = by; }
-  void pack_column(int64_t column) { work_->pack_column(column); }
+  void pack_column(int64_t column) {
+    if (!work_->packs_apart()) work_->pack_column(column);
+  }
   void followed_by(const ProductStep& next) { work_->followed_by(*next.work_); }
 
-  size_t scratch_bytes(int) const override { return packed_bytes(packing(), x_.ne[0], x_.ne[1]); }
+  size_t scratch_bytes(int threads) const override { return packed_bytes(packing(), x_.ne[0], x_.ne[1], threads); }
   void prepare(std::byte* scratch, int threads) override {
     job_.emplace(Job{products_, static_cast<const float*>(x_.data), static_cast<int64_t>(x_.nb[1] / sizeof(float)),
                      x_.ne[0], x_.ne[1], scratch});
@@ -97,7 +99,9 @@ class ProductStep : public Step {
     if (packed_by_ != PackedBy::kProduct) plugin().conversions.fetch_add(1, std::memory_order_relaxed);
   }
   void run(int thread, int present) override {
-    if (packed_by_ == PackedBy::kStep) {
+    if (work_->packs_apart()) {
+      if (packed_by_ != PackedBy::kProduct) work_->pack(thread, present);
+    } else if (packed_by_ == PackedBy::kStep) {
       work_->pack(thread, present);
 #pragma omp barrier
     }

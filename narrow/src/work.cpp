@@ -7,16 +7,23 @@ namespace {
 
 constexpr int64_t kPackBlocks = 8;  // of a row, packed in one go by one thread
 
+// A cache line that other threads have just read costs more to write than its contents cost to compute: a few threads
+// had better compute them all, each in its own cache.
+constexpr bool each_packs_all(size_t bytes, int threads) { return threads <= 4 && bytes <= (512 << 10); }
+
 }  // namespace
 
-size_t packed_bytes(Packing packing, int64_t k, int64_t columns) {
-  return static_cast<size_t>(blocks(packing, k) * columns) * kBlockBytes;
+size_t packed_bytes(Packing packing, int64_t k, int64_t columns, int threads) {
+  const size_t bytes = static_cast<size_t>(blocks(packing, k) * columns) * kBlockBytes;
+  return each_packs_all(bytes, threads) ? bytes * static_cast<size_t>(threads) : bytes;
 }
 
 Work::Work(const Job& job, int threads)
     : job_(job),
       packing_(job.products.front().kernel.packing),
       blocks_(blocks(packing_, job.k)),
+      copy_bytes_(static_cast<size_t>(blocks_ * job.columns) * kBlockBytes),
+      packs_apart_(each_packs_all(copy_bytes_, threads)),
       threads_(threads),
       runs_(new Run[static_cast<size_t>(threads)]) {
   int64_t total = 0;
@@ -42,16 +49,21 @@ int64_t Work::tiles(const Product& product) const {
 void Work::pack(int thread, int present) {
   const int64_t groups = (job_.columns + pack_columns(packing_) - 1) / pack_columns(packing_);
   const int64_t pieces = (blocks_ + kPackBlocks - 1) / kPackBlocks;
-  for (int64_t unit = thread; unit < groups * pieces; unit += present) {
+  const int64_t step = packs_apart_ ? 1 : present;
+  for (int64_t unit = packs_apart_ ? 0 : thread; unit < groups * pieces; unit += step) {
     const int64_t column = unit / pieces * pack_columns(packing_);
     const int64_t first = unit % pieces * kPackBlocks;
     const int columns = group_columns(column);
     const float* x[kMaxColumns];
     for (int c = 0; c < columns; ++c) x[c] = job_.x + (column + c) * job_.x_stride;
     narrow::pack(packing_, x, columns, job_.k, first, std::min(first + kPackBlocks, blocks_),
-                 job_.packed + static_cast<size_t>(column * blocks_) * kBlockBytes,
+                 copy_of(thread) + static_cast<size_t>(column * blocks_) * kBlockBytes,
                  static_cast<size_t>(columns) * kBlockBytes);
   }
+}
+
+std::byte* Work::copy_of(int thread) const {
+  return job_.packed + (packs_apart_ ? static_cast<size_t>(thread) * copy_bytes_ : 0);
 }
 
 void Work::pack_column(int64_t column) {
@@ -68,7 +80,7 @@ void Work::multiply(int thread) {
     while (true) {
       const int64_t tile = runs_[run].next.fetch_add(1, std::memory_order_relaxed);
       if (tile >= runs_[run].end) break;
-      multiply_tile(tile, run);
+      multiply_tile(tile, run, copy_of(thread));
     }
   }
 }
@@ -115,7 +127,7 @@ Work::Stretch Work::start_of(int run, int64_t n) const {
 
 // A matrix with fewer rows than a tile is done row by row, every row of the tile being that one. Otherwise rows past
 // the last one are never touched: the last tile is moved back, and only its new lanes are stored.
-void Work::multiply_tile(int64_t tile, int run) {
+void Work::multiply_tile(int64_t tile, int run, const std::byte* packed) {
   const auto [product, index] = find(tile);
   const int64_t tile_rows = product->kernel.tile_rows;
   const bool single = product->rows < tile_rows;
@@ -132,7 +144,7 @@ void Work::multiply_tile(int64_t tile, int run) {
   args.next = next.first;
   args.next_bytes = next.bytes;
   for (int64_t slab = 0; slab < job_.columns; slab += kMaxColumns) {
-    args.packed = job_.packed + static_cast<size_t>(slab * blocks_) * kBlockBytes;
+    args.packed = packed + static_cast<size_t>(slab * blocks_) * kBlockBytes;
     args.columns = static_cast<int>(std::min<int64_t>(job_.columns - slab, kMaxColumns));
     args.out = product->out + slab * product->out_stride + row;
     product->kernel.tile(args);

@@ -31,7 +31,8 @@ struct Job {
   std::byte* packed;  // packed_bytes(), aligned to kBlockBytes
 };
 
-size_t packed_bytes(Packing packing, int64_t k, int64_t columns);
+// Of all copies of the packed activations: one, or with few threads one for each.
+size_t packed_bytes(Packing packing, int64_t k, int64_t columns, int threads);
 
 // How a job is shared among threads. Each thread calls pack(), all wait for each other, each calls multiply().
 //
@@ -42,10 +43,15 @@ class Work {
   // Keeps references into job, which must outlive it. REQUIRES: threads >= 1, job.products not empty.
   Work(const Job& job, int threads);
 
-  // thread in [0, present): the threads really there, which may be fewer than asked for.
+  // thread in [0, present): the threads really there, which may be fewer than asked for. A thread that has packed
+  // multiplies under the same number.
   void pack(int thread, int present);
   // Instead of pack(): one column, by whoever has just computed it. Different columns by different threads.
   void pack_column(int64_t column);
+
+  // Whether each thread packs all activations for itself. It need not wait then between pack() and multiply(), and
+  // pack_column() is not to be called.
+  bool packs_apart() const { return packs_apart_; }
 
   // Returns when no tile is left to take.
   void multiply(int thread);
@@ -62,7 +68,8 @@ class Work {
 
   int group_columns(int64_t first) const;
   int64_t tiles(const Product& product) const;
-  void multiply_tile(int64_t tile, int run);
+  void multiply_tile(int64_t tile, int run, const std::byte* packed);
+  std::byte* copy_of(int thread) const;  // the packed activations that it multiplies
   // Where a tile is: its product, and which tile of it.
   struct Place {
     const Product* product;
@@ -83,6 +90,8 @@ class Work {
   const Job& job_;
   Packing packing_;
   int64_t blocks_;
+  size_t copy_bytes_;
+  bool packs_apart_;
   int threads_;
   std::unique_ptr<Run[]> runs_;
   const Work* following_ = nullptr;

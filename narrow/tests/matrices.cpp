@@ -78,7 +78,7 @@ Matrix make_matrix(ggml_type type, const std::vector<float>& values, int64_t k, 
 std::vector<float> multiply(const Kernel& kernel, const Matrix& w, const std::vector<float>& x, int64_t columns,
                             int threads) {
   std::vector<float> out(static_cast<size_t>(columns * w.rows), -777.0F);
-  const size_t bytes = packed_bytes(kernel.packing, w.k, columns);
+  const size_t bytes = packed_bytes(kernel.packing, w.k, columns, threads);
   const std::unique_ptr<std::byte, AlignedFree> packed(
       static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{kBlockBytes})));
   const Product product{kernel, w.data(), w.row_bytes(), w.rows, out.data(), w.rows};

@@ -36,7 +36,7 @@ class WorkSplit : public testing::Test {
       products.push_back(
           {m.type == GGML_TYPE_Q8_0 ? other_ : kernel_, m.data(), m.row_bytes(), m.rows, out[i].data(), m.rows});
     }
-    std::vector<PackedQ8> packed(packed_bytes(Packing::kQ8, kK, columns) / sizeof(PackedQ8));
+    std::vector<PackedQ8> packed(packed_bytes(Packing::kQ8, kK, columns, threads) / sizeof(PackedQ8));
     const Job job{products, x.data(), kK, kK, columns, reinterpret_cast<std::byte*>(packed.data())};
     Work work(job, threads);
     work.followed_by(work);
@@ -60,7 +60,7 @@ class WorkSplit : public testing::Test {
 };
 
 TEST_F(WorkSplit, AnyNumberOfThreadsGivesTheSameBits) {
-  for (const int64_t columns : {1, 6, 64, 100}) {
+  for (const int64_t columns : {1, 6, 64, 600}) {  // activations of 600 are too many for each thread to pack them all
     const std::vector<float> x = normal(random_, columns * kK);
     const auto one = run(x, columns, 1, 1);
     for (const int threads : {2, 3, 8, 40}) EXPECT_EQ(run(x, columns, threads, threads), one) << threads << " threads";

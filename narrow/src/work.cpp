@@ -11,10 +11,24 @@ constexpr int64_t kPackBlocks = 8;  // of a row, packed in one go by one thread
 // had better compute them all, each in its own cache.
 constexpr bool each_packs_all(size_t bytes, int threads) { return threads <= 4 && bytes <= (512 << 10); }
 
+constexpr size_t copy_bytes(Packing packing, int64_t k, int64_t columns) {
+  return static_cast<size_t>(blocks(packing, k) * columns) * kBlockBytes;
+}
+
+// A matrix with fewer rows than a kernel computes is done row by row, every row of the kernel being that one.
+int64_t rows_of_tile(const Product& product) {
+  return product.rows < product.kernel.tile_rows ? 1 : product.kernel.tile_rows;
+}
+
+int64_t tiles(const Product& product) {
+  const int64_t rows = rows_of_tile(product);
+  return (product.rows + rows - 1) / rows;
+}
+
 }  // namespace
 
 size_t packed_bytes(Packing packing, int64_t k, int64_t columns, int threads) {
-  const size_t bytes = static_cast<size_t>(blocks(packing, k) * columns) * kBlockBytes;
+  const size_t bytes = copy_bytes(packing, k, columns);
   return each_packs_all(bytes, threads) ? bytes * static_cast<size_t>(threads) : bytes;
 }
 
@@ -22,7 +36,7 @@ Work::Work(const Job& job, int threads)
     : job_(job),
       packing_(job.products.front().kernel.packing),
       blocks_(blocks(packing_, job.k)),
-      copy_bytes_(static_cast<size_t>(blocks_ * job.columns) * kBlockBytes),
+      copy_bytes_(copy_bytes(packing_, job.k, job.columns)),
       packs_apart_(each_packs_all(copy_bytes_, threads)),
       threads_(threads),
       runs_(new Run[static_cast<size_t>(threads)]) {
@@ -38,12 +52,6 @@ Work::Work(const Job& job, int threads)
 // Columns of the group that starts with column `first`.
 int Work::group_columns(int64_t first) const {
   return static_cast<int>(std::min<int64_t>(job_.columns - first, pack_columns(packing_)));
-}
-
-// A matrix with fewer rows than a tile is done row by row, every row of the tile being that one.
-int64_t Work::tiles(const Product& product) const {
-  const int64_t tile_rows = product.kernel.tile_rows;
-  return product.rows < tile_rows ? product.rows : (product.rows + tile_rows - 1) / tile_rows;
 }
 
 void Work::pack(int thread, int present) {
@@ -93,10 +101,10 @@ Work::Place Work::find(int64_t tile) const {
 
 Work::Stretch Work::weights_of(int64_t tile) const {
   const auto [product, index] = find(tile);
-  const int64_t tile_rows = product->rows < product->kernel.tile_rows ? 1 : product->kernel.tile_rows;
-  const int64_t row = index * tile_rows;
+  const int64_t rows = rows_of_tile(*product);
+  const int64_t row = index * rows;
   return {product->weights + static_cast<size_t>(row) * product->row_stride,
-          static_cast<size_t>(std::min(tile_rows, product->rows - row)) * product->row_stride};
+          static_cast<size_t>(std::min(rows, product->rows - row)) * product->row_stride};
 }
 
 Work::Stretch Work::weights_after(int64_t tile, int run) const {
@@ -125,22 +133,20 @@ Work::Stretch Work::start_of(int run, int64_t n) const {
   return weights_of(runs_[run].begin + n);
 }
 
-// A matrix with fewer rows than a tile is done row by row, every row of the tile being that one. Otherwise rows past
-// the last one are never touched: the last tile is moved back, and only its new lanes are stored.
+// Rows past the last one are never touched: the last tile is moved back, and only its new lanes are stored.
 void Work::multiply_tile(int64_t tile, int run, const std::byte* packed) {
   const auto [product, index] = find(tile);
-  const int64_t tile_rows = product->kernel.tile_rows;
-  const bool single = product->rows < tile_rows;
-  const int64_t row = single ? index : index * tile_rows;
-  const int64_t base = single ? row : std::min(row, product->rows - tile_rows);
+  const int64_t rows = rows_of_tile(*product);
+  const int64_t row = index * rows;
+  const int64_t base = std::min(row, product->rows - rows);
   const Stretch next = weights_after(tile, run);
   TileArgs args{};
   args.weights = product->weights + static_cast<size_t>(base) * product->row_stride;
-  args.row_stride = single ? 0 : product->row_stride;
+  args.row_stride = rows < product->kernel.tile_rows ? 0 : product->row_stride;
   args.k = job_.k;
   args.out_stride = product->out_stride;
   args.first_lane = static_cast<int>(row - base);
-  args.lanes = single ? 1 : static_cast<int>(std::min(tile_rows, product->rows - row));
+  args.lanes = static_cast<int>(std::min(rows, product->rows - row));
   args.next = next.first;
   args.next_bytes = next.bytes;
   for (int64_t slab = 0; slab < job_.columns; slab += kMaxColumns) {

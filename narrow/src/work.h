@@ -67,7 +67,6 @@ class Work {
   };
 
   int group_columns(int64_t first) const;
-  int64_t tiles(const Product& product) const;
   void multiply_tile(int64_t tile, int run, const std::byte* packed);
   std::byte* copy_of(int thread) const;  // the packed activations that it multiplies
   // Where a tile is: its product, and which tile of it.

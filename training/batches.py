@@ -13,6 +13,7 @@ class Batches:
         self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
         self.context, self.rows, self.seed = context, rows, seed
         self.windows = (len(stream) - 1) // context - 1  # one less: the epoch's first window starts anywhere in [0, context)
+        self.order_key = [context, rows, seed, len(stream)]  # equal keys: step N sees the same tokens
         self.epoch, self.order = -1, None
 
     def at(self, step: int) -> torch.Tensor:

@@ -72,7 +72,7 @@ def main() -> None:
         student = keep_layers(student, [int(i) for i in args.keep_layers.split(",")]).to(args.device)
         print(f"kept layers {args.keep_layers}: {student.parameter_count() / 1e6:.2f}M parameters")
     run = Run(args, student, loss_function(args, student), cached_sources(args), streams=args.mix == 0 or args.teacher is not None)
-    raise SystemExit(0 if run.train() else 3)
+    raise SystemExit(run.main())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -156,9 +157,12 @@ class Llama(nn.Module):
 
 
 def save(path: Path, model: Llama, **extra) -> None:
-    """Writes to a temporary name first, so that a checkpoint is whole or absent."""
+    """Writes to a temporary name first, so that a checkpoint is whole or absent, also after a power cut."""
     part = path.with_suffix(".part")
-    torch.save({"config": dataclasses.asdict(model.config), "model": model.state_dict(), **extra}, part)
+    with part.open("wb") as out:
+        torch.save({"config": dataclasses.asdict(model.config), "model": model.state_dict(), **extra}, out)
+        out.flush()
+        os.fsync(out.fileno())
     part.replace(path)
 
 

@@ -1,7 +1,9 @@
 """Tests of the recipe: python3 test_training.py. They need PyTorch and no corpus."""
 
 import argparse
+import contextlib
 import json
+import signal
 import tempfile
 import unittest
 from pathlib import Path
@@ -21,6 +23,7 @@ import import_gguf
 import losses
 import model as models
 import tokenizer as tokenizers
+import train
 from batches import Batches
 
 CONFIG = models.Config(vocab=97, width=64, layers=2, heads=2, ff=96, context=64)
@@ -265,6 +268,72 @@ class BatchesTest(unittest.TestCase):
         self.assertEqual(len(set(starts)), len(starts))
         again = Batches(stream, context=16, rows=4, seed=3, device="cpu")
         self.assertTrue(torch.equal(again.at(steps + 2), batches.at(steps + 2)))
+
+
+class RunTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.data = Path(folder.name)
+        rng = np.random.default_rng(0)
+        for name in ("train", "val"):
+            rng.integers(0, CONFIG.vocab, 900, dtype=np.uint16).tofile(self.data / f"{name}.bin")
+        models.save(self.data / "start.pt", trained_looking())
+
+    def run_of(self, name: str, *more: str) -> train.Run:
+        parser = argparse.ArgumentParser()
+        train.add_run_arguments(parser)
+        files = ["--data", str(self.data), "--init", str(self.data / "start.pt"), "--out", str(self.data / name)]
+        shape = ["--context", "32", "--rows", "2", "--steps", "8", "--warmup", "3", "--decay", "4", "--device", "cpu"]
+        args = parser.parse_args([*files, *shape, *more])
+        with contextlib.redirect_stdout(None):
+            model = train.new_model(args)
+            return train.Run(args, model, lambda ids: losses.cross_entropy(model, ids))
+
+    def go(self, run: train.Run) -> bool:
+        with contextlib.redirect_stdout(None):
+            return run.train()
+
+    def test_a_run_that_was_stopped_ends_as_one_that_was_not(self):
+        self.assertTrue(self.go(self.run_of("whole.pt")))
+        parts = 0
+        while True:  # every part is stopped in its first step, in warm-up as in decay
+            run = self.run_of("cut.pt")
+            run.stop()
+            parts += 1
+            if self.go(run):
+                break
+        self.assertEqual(parts, 8)
+        whole, cut = (torch.load(self.data / name, weights_only=True) for name in ("whole.pt", "cut.pt"))
+        for name, w in whole["model"].items():
+            self.assertTrue(torch.equal(w, cut["model"][name]), name)
+        self.assertEqual((whole["step"], whole["tokens"]), (cut["step"], cut["tokens"]))
+
+    def test_a_signal_leaves_a_checkpoint(self):
+        run = self.run_of("run.pt")
+        self.addCleanup(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        compute = run.loss_of_batch
+        run.loss_of_batch = lambda ids: (signal.raise_signal(signal.SIGTERM), compute(ids))[1]
+        with contextlib.redirect_stdout(None):
+            self.assertEqual(run.main(), 3)
+        self.assertEqual(self.run_of("run.pt").step, 1)
+
+    def test_checkpoints_come_by_time_too(self):
+        run = self.run_of("run.pt", "--save-every", "1000", "--save-minutes", "0")
+        saved = []
+        run.save = lambda: saved.append(run.step)
+        self.go(run)
+        self.assertEqual(saved, [1, 2, 3, 4, 5, 6, 7, 8, 8])
+
+    def test_another_place_in_the_text_is_refused(self):
+        run = self.run_of("run.pt")
+        run.stop()
+        self.go(run)
+        for change in (("--rows", "4"), ("--context", "16"), ("--seed", "1"), ("--stream", "train.bin,val.bin")):
+            with self.assertRaisesRegex(SystemExit, "cannot go on with another"):
+                self.run_of("run.pt", *change)
+        self.assertEqual(self.run_of("run.pt", "--steps", "20").step, 1)  # a longer run is the same run
 
 
 class CorpusTest(unittest.TestCase):

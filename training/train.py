@@ -4,11 +4,12 @@
     python3 train.py --data data --out target.pt --init grown.pt --steps 400 --decay 300 --context 1024
 
 The learning rate warms up, stays, and falls linearly over the last --decay steps. A run may be extended: raise
---steps before the decay has begun.
+--steps before the decay has begun. SIGTERM and SIGINT end it after the step in hand, with a checkpoint and exit status 3.
 """
 
 import argparse
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -46,9 +47,12 @@ class Run:
         self.args, self.model, self.loss_of_batch = args, model, loss_of_batch
         self.optimizer = Optimizer(model, args.lr)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.stopped = False
+        own = self._streams() if streams else []
+        self.order = [batches.order_key for batches in own]
+        self.sources = [*own, *sources]
         if args.out.exists():
             self._resume()
-        self.sources = [*(self._streams() if streams else ()), *sources]
         self.val = validation_windows(corpus.load_stream(args.data / "val.bin"), args.context, args.val_windows, args.device)
 
     def _streams(self) -> list[Batches]:
@@ -57,6 +61,9 @@ class Run:
 
     def _resume(self) -> None:
         saved = torch.load(self.args.out, map_location="cpu", weights_only=True)
+        if saved.get("order", self.order) != self.order:  # step N would stand elsewhere in the text
+            keys = f"checkpoint {saved['order']}, now {self.order}"
+            raise SystemExit(f"{self.args.out} cannot go on with another --context, --rows, --seed or text ({keys}); --init takes its weights only")
         self.model.load_state_dict(saved["model"])
         if "optimizer" in saved:
             self.optimizer.load(saved["optimizer"])
@@ -64,18 +71,19 @@ class Run:
         print(f"continuing {self.args.out} at step {self.step}", flush=True)
 
     def train(self) -> bool:
-        """True when all steps are done, False when --minutes ran out first (call again to continue)."""
+        """True when all steps are done, False when --minutes ran out or a signal came first (call again to continue)."""
         a = self.args
         self.model.train()
-        started, mark = time.monotonic(), time.monotonic()
+        started = mark = saved = time.monotonic()
         while self.step < a.steps:
             self._one_step()
             now = time.monotonic()
             self.seconds += now - mark
             mark = now
-            if self.step % a.save_every == 0:
+            if self.step % a.save_every == 0 or now - saved > a.save_minutes * 60:
                 self.save()
-            if a.minutes and now - started > a.minutes * 60:
+                saved = now
+            if self.stopped or (a.minutes and now - started > a.minutes * 60):
                 break
         self.save()
         return self.step >= a.steps
@@ -106,8 +114,18 @@ class Run:
             log.write(json.dumps(line) + "\n")
 
     def save(self) -> None:
-        state = dict(step=self.step, tokens=self.tokens, seconds=self.seconds, optimizer=self.optimizer.state())
+        state = dict(step=self.step, tokens=self.tokens, seconds=self.seconds, order=self.order, optimizer=self.optimizer.state())
         models.save(self.args.out, self.model, **state)
+
+    def stop(self, *_) -> None:
+        """Ends `train` after the step in hand; may be a signal's handler."""
+        self.stopped = True
+
+    def main(self) -> int:
+        """`train` as a program: stops at SIGTERM and SIGINT; the exit status, 3 if unfinished."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self.stop)
+        return 0 if self.train() else 3
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +148,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks (worth it on a GPU, slower on a CPU)")
     parser.add_argument("--minutes", type=float, default=0, help="stop with a checkpoint after this long; exit status 3 if unfinished")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default 200)")
+    parser.add_argument("--save-minutes", type=float, default=10, help="a checkpoint also after this long without one (default 10)")
     parser.add_argument("--log-every", type=int, default=20, help="steps between log lines (default 20)")
     parser.add_argument("--val-every", type=int, default=200, help="steps between validations (default 200)")
     parser.add_argument("--val-windows", type=int, default=32, help="windows of a validation (default 32)")
@@ -158,7 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     model = new_model(args)
     run = Run(args, model, lambda ids: losses.cross_entropy(model, ids))
-    raise SystemExit(0 if run.train() else 3)
+    raise SystemExit(run.main())
 
 
 if __name__ == "__main__":

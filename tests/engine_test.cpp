@@ -25,11 +25,19 @@ struct World {
   float sharpness = 6;
   float drift = 0.3F;
   int max_leaves = 16;
+  int max_rollback = INT32_MAX;
+  int max_batch = 128;
   Token eog = -1;
   bool with_draft = true;
   std::uint64_t seed = 1;
   EngineOptions engine;
 };
+
+// A draft's levels are passes of their own: it drops nodes of several.
+BackendInfo draft_info(BackendInfo target) {
+  target.max_rollback = INT32_MAX;
+  return target;
+}
 
 // A target, a draft that mostly agrees with it, and an engine over both.
 struct Rig {
@@ -37,11 +45,12 @@ struct Rig {
       : info{.n_vocab = s.n_vocab,
              .n_ctx = s.n_ctx,
              .n_seq = s.n_seq,
-             .max_batch = 128,
+             .max_batch = s.max_batch,
              .max_outputs = 64,
-             .max_leaves = s.max_leaves},
+             .max_leaves = s.max_leaves,
+             .max_rollback = s.max_rollback},
         target(info, random_script(s.seed, s.order, s.sharpness), s.order, s.eog),
-        draft(info, random_script(s.seed, s.order, s.sharpness, s.drift), s.order, s.eog),
+        draft(draft_info(info), random_script(s.seed, s.order, s.sharpness, s.drift), s.order, s.eog),
         engine(target, s.with_draft ? &draft : nullptr, s.engine) {
     // Times of the scripted backend mean nothing; a machine on which speculation pays.
     engine.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
@@ -110,6 +119,10 @@ TEST(Engine, EveryModeGivesPlainDecodingsTextForTheSameSeed) {
     setup.drift = static_cast<float>(rng() % 10) / 10;
     setup.sharpness = static_cast<float>(1 + rng() % 12);
     setup.max_leaves = 1 + static_cast<int>(rng() % 20);
+    if (rng() % 3 == 0) {  // a recurrent model
+      setup.max_leaves = 1;
+      setup.max_rollback = static_cast<int>(rng() % 6);
+    }
     setup.with_draft = rng() % 8 != 0;
     setup.engine.exact = rng() % 3 == 0;
     setup.engine.prefill_chunk = 1 + static_cast<int>(rng() % 20);
@@ -723,6 +736,115 @@ TEST(Engine, ASlotLeftInThePrefillOrWithoutAPromptIsReusedCorrectly) {
   auto s = rig.engine.open(options(Mode::kGraph), prompt);
   EXPECT_EQ(continue_prompt(rig.engine, *s, prompt), fresh.run(options(Mode::kPlain), prompt));
   EXPECT_EQ(s->n_reused(), 8U);
+}
+
+// A recurrent model's memory goes back to few places: what lies between is taken in again.
+TEST(Engine, WhatTheMemoryCannotGoBackToIsTakenInAgain) {
+  World world;
+  world.engine.keep_prefixes = true;
+  world.engine.prefill_chunk = 4;
+  world.max_leaves = 1;
+  world.max_rollback = 5;
+  Rig rig(world);
+  rig.target.go_back_to_multiples_of(8);
+  rig.draft.go_back_to_multiples_of(6);
+  std::vector<Token> prompt(30);
+  for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<Token>(i * i % 11);
+  const std::pair<std::size_t, std::size_t> cases[] = {{30, 0}, {30, 24}, {21, 16}, {27, 16}, {7, 0}, {30, 0}};
+  for (const auto& [length, reused] : cases) {
+    std::vector<Token> text(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(length));
+    text.push_back(3);  // a change at the end
+    auto s = rig.engine.open(options(Mode::kAuto, 0, 0, 20), text);
+    EXPECT_EQ(continue_prompt(rig.engine, *s, text), Rig(World{}).run(options(Mode::kPlain, 0, 0, 20), text));
+    EXPECT_EQ(s->n_reused(), reused) << length;
+  }
+}
+
+// Whichever pass of whichever model fails, and whatever of the prefix it loses by that, the text is the same once the
+// session is prefilled and stepped again.
+TEST(Engine, AFailedPassCostsTimeAndNoToken) {
+  World world;
+  world.n_seq = 2;
+  world.engine.prefill_chunk = 4;
+  const std::vector<Token> prompt{1, 2, 3, 4, 5, 6, 7, 8, 9};
+  const auto want = Rig(world).run(options(Mode::kPlain, 0, 0, 24), prompt);
+  for (const bool target : {true, false}) {
+    for (const std::size_t multiple : {1, 4, 1000}) {
+      bool failed = true;
+      for (int nth = 1; failed; ++nth) {
+        SCOPED_TRACE(nth);
+        Rig rig(world);
+        ScriptedBackend& broken = target ? rig.target : rig.draft;
+        broken.go_back_to_multiples_of(multiple);
+        broken.break_at(nth);
+        failed = false;
+        auto a = rig.engine.open(options(Mode::kGraph, 0, 0, 24));
+        auto b = rig.engine.open(options(Mode::kAuto, 0, 0, 24));
+        for (Session* s : {a.get(), b.get()}) rig.engine.set_prompt(*s, prompt);
+        while (!a->finished() || !b->finished()) {
+          try {
+            std::vector<Session*> list;
+            for (Session* s : {a.get(), b.get()}) {
+              if (s->finished()) continue;
+              while (rig.engine.prefill(*s) > 0) {
+              }
+              list.push_back(s);
+            }
+            rig.engine.step(list);
+          } catch (const Error& e) {
+            ASSERT_EQ(e.code(), ErrorCode::kBackend) << e.what();
+            ASSERT_FALSE(failed) << "one pass was told to fail";
+            failed = true;
+          }
+        }
+        for (const Session* s : {a.get(), b.get()})
+          ASSERT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()), want);
+        ASSERT_LT(nth, 1000);
+      }
+    }
+  }
+}
+
+// A slot whose text was decoded plainly leaves the draft far behind.
+TEST(Engine, CatchingUpTheDraftTakesOneChunkAtATime) {
+  World world;
+  world.n_ctx = 8192;
+  world.n_seq = 2;
+  world.engine.keep_prefixes = true;
+  world.engine.prefill_chunk = 64;
+  std::vector<Token> prompt(4000);
+  for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<Token>(i * i % 11);
+  const auto want = Rig(world).run(options(Mode::kPlain, 0, 0, 600), prompt);
+  for (const bool no_room : {false, true}) {
+    Rig rig(world);
+    {
+      auto s = rig.engine.open(options(Mode::kPlain, 0, 0, 1), prompt);
+      continue_prompt(rig.engine, *s, prompt);
+    }
+    EXPECT_EQ(rig.draft.n_forwards(), 0);
+    SessionOptions o = options(Mode::kChain, 0, 0, 600);
+    o.speculation.history = false;
+    auto s = rig.engine.open(o, prompt);
+    rig.engine.set_prompt(*s, prompt);
+    EXPECT_EQ(s->n_reused(), prompt.size() - 1);
+    EXPECT_EQ(rig.engine.prefill(*s), 0U);
+    EXPECT_LE(rig.draft.n_forwards(), 1);
+    Session* list[] = {s.get()};
+    int steps_without = 0;
+    while (!s->finished()) {
+      const auto before = rig.draft.n_forwards();
+      if (no_room && s->generated().size() % 50 == 10) rig.draft.fail_next(1);
+      rig.engine.step(list);
+      const bool lagged = s->stats().draft_forwards == 0;
+      steps_without += lagged ? 1 : 0;
+      if (lagged) {
+        ASSERT_LE(rig.draft.n_forwards() - before, 1);
+      }
+    }
+    EXPECT_GE(steps_without, 4000 / 64 - 3);
+    EXPECT_GT(s->stats().draft_forwards, 0) << "in the end it drafts";
+    EXPECT_EQ(std::vector<Token>(s->generated().begin(), s->generated().end()), want);
+  }
 }
 
 TEST(Engine, NoMemoryIsReusedInExactModeOrWhereTheSessionDeclines) {

@@ -475,7 +475,7 @@ TEST_F(BadModel, GivesOneClearSentence) {
 }
 
 // A tiny Mamba with zero weights, written by libllama itself.
-TEST_F(BadModel, RecurrentModelsAreRefused) {
+TEST_F(BadModel, AModelWithoutAVocabularyIsRefused) {
   gguf_context* meta = gguf_init_empty();
   gguf_set_val_str(meta, "general.architecture", "mamba");
   for (const auto& [key, value] :
@@ -501,7 +501,7 @@ TEST_F(BadModel, RecurrentModelsAreRefused) {
   llama_model_save_to_file(made, path.c_str());
   llama_model_free(made);
   gguf_free(meta);
-  expect(path, ErrorCode::kModelUnsupported, "recurrent");
+  expect(path, ErrorCode::kModelUnsupported, "no vocabulary");
 }
 
 // Same length, so that the file stays well-formed.

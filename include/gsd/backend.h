@@ -14,6 +14,9 @@ struct NodeInput {
   Token token;          // [0, n_vocab)
   std::int32_t parent;  // index of a speculative node of the same sequence, or -1: the end of the committed prefix
   bool want_logits;     // whether a row of logits is made for it
+  // Will be committed whatever the pass says: the last emitted token, or text that is only taken in. Such nodes come
+  // first, each the parent of the next. Spares a model that cannot go back far a copy of its state.
+  bool certain = false;
 };
 
 struct BackendInfo {
@@ -23,6 +26,8 @@ struct BackendInfo {
   std::int32_t max_batch = 0;    // tokens of one forward pass
   std::int32_t max_outputs = 0;  // rows of logits of one forward pass
   std::int32_t max_leaves = 0;   // leaves of one sequence's speculative tree; 1 = the model cannot branch
+  // Nodes that are not certain, in one pass and sequence, that commit() can drop at little cost.
+  std::int32_t max_rollback = INT32_MAX;
 };
 
 // Each sequence is a committed prefix and a tree of speculative nodes below its end. forward() adds speculative
@@ -31,6 +36,9 @@ struct BackendInfo {
 // Contract for all calls: a sequence's speculative nodes are numbered 0, 1, … in the order of forward(), until
 // commit() or truncate() drops them. Siblings have distinct tokens (the caller's duty: libllama accepts equal ones and
 // is silently wrong). Not thread safe: one thread owns a backend.
+//
+// A model may be unable to keep its memory: after a failed pass and after truncate() a sequence's prefix can be shorter
+// than it was asked to be, down to nothing. n_committed() tells; what is missing is fed again.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -38,21 +46,23 @@ class Backend {
   virtual const BackendInfo& info() const = 0;
   virtual bool is_eog(Token token) const = 0;
 
-  // Scores `nodes`, fathers before children, any number of sequences. Rows of logits are numbered in the order of the
+  // Scores `nodes`, parents before children, any number of sequences. Rows of logits are numbered in the order of the
   // nodes that want them. REQUIRES: nodes.size() in [1, max_batch].
   // Throws Error(kNoKvSlot) with nothing changed if the memory has no room: retry with fewer nodes.
-  // Throws Error(kBackend) if the pass failed; the sequences of `nodes` are then cut to their committed prefix.
+  // Throws Error(kBackend) if the pass failed; the sequences of `nodes` then have no speculative nodes, and as much of
+  // their prefix as could be kept.
   virtual void forward(std::span<const NodeInput> nodes) = 0;
 
   // Row `row` of the last forward pass, [n_vocab]. Valid until the next forward().
   virtual std::span<const float> logits(std::int32_t row) const = 0;
 
-  // Appends the path of speculative nodes `path` (each the father of the next, the first one below the prefix) to the
+  // Appends the path of speculative nodes `path` (each the parent of the next, the first one below the prefix) to the
   // committed prefix of `seq` and drops its other speculative nodes. An empty path drops all.
   virtual void commit(std::int32_t seq, std::span<const std::int32_t> path) = 0;
 
-  // Cuts the committed prefix of `seq` to `n_tokens` and drops its speculative nodes.
-  virtual void truncate(std::int32_t seq, std::int32_t n_tokens) = 0;
+  // Cuts the committed prefix of `seq` to at most `n_tokens` and drops its speculative nodes. Returns what is left:
+  // less than min(n_tokens, n_committed(seq)) where the model's memory cannot go back to that place.
+  virtual std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) = 0;
 
   virtual std::int32_t n_committed(std::int32_t seq) const = 0;
   virtual std::int32_t n_speculative(std::int32_t seq) const = 0;

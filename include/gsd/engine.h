@@ -60,7 +60,7 @@ struct SessionOptions {
   SpeculationParams speculation;
   SamplingParams sampling;
   std::int64_t max_tokens = -1;  // tokens to generate; -1 = until the context is full
-  bool ignore_eog = false;       // go on behind an end-of-generation token
+  bool ignore_eog = false;       // go on after an end-of-generation token
   bool reuse_prefix = true;  // use the memory of a common prefix, and leave one behind (EngineOptions::keep_prefixes)
   std::optional<Constraint> constraint;
   std::function<bool(Token)> on_token;           // each emitted token, in order; false ends the generation after it
@@ -147,8 +147,8 @@ class Engine {
   void set_prompt(Session& session, std::span<const Token> prompt);
   // Tokens of the prompt that prefill() has still to take in.
   std::size_t prefill_left(const Session& session) const;
-  // Takes in at most one chunk of the prompt and returns what is left. A backend's error passes through; the session
-  // can then be prefilled again.
+  // Takes in at most one chunk of the prompt, in each of the models, and returns what is left for the target. A
+  // backend's error passes through; the session can then be prefilled again.
   std::size_t prefill(Session& session);
 
   // Advances every session of the list by at least one token, or finishes it.
@@ -177,13 +177,16 @@ class Engine {
     std::vector<Token> kept;  // what the target's memory still holds of it
   };
   std::int32_t choose_slot(std::span<const Token> prompt) const;
-  void release(Session& s);
+  void release(Session& s) noexcept;
   Calibration& calibration(const SamplingParams& sampling);
   void drop_leftovers(Session& s);
   bool prepare(Session& s);
   void draft_all();
   void choose_drafting_sessions();
   Planner::Ahead ahead(int depth) const;
+  int draft_chunk() const;
+  bool catch_up(Session& s, std::size_t end);
+  bool lags(const Session& s) const;
   bool draft_roots();
   bool draft_level();
   bool forward_draft();

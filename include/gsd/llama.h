@@ -50,7 +50,7 @@ struct ChatMessage {
 class Model {
  public:
   // Throws Error(kModelFile) for a file that is missing, unreadable, truncated or no GGUF, Error(kModelUnsupported) for
-  // one that cannot generate text with rollback (embedding-only, encoder, diffusion, recurrent, hybrid),
+  // one that does not generate text token by token (embedding-only, encoder, diffusion),
   // Error(kOutOfMemory) if the weights do not fit.
   explicit Model(const ModelOptions& options);
   ~Model();

@@ -17,7 +17,7 @@ using Script = std::function<void(std::span<const Token> context, std::span<floa
 Script random_script(std::uint64_t seed, int order, float sharpness, float drift = 0);
 
 // Keeps prefixes and trees as a libllama backend must, and throws Error(kInternal) where libllama would be silently
-// wrong: equal siblings, fathers after children, paths that are none, too many leaves.
+// wrong: equal siblings, parents after children, paths that are none, too many leaves.
 class ScriptedBackend final : public Backend {
  public:
   // `order`: how many tokens the script looks at, [1, 32].
@@ -28,7 +28,7 @@ class ScriptedBackend final : public Backend {
   void forward(std::span<const NodeInput> nodes) override;
   std::span<const float> logits(std::int32_t row) const override;
   void commit(std::int32_t seq, std::span<const std::int32_t> path) override;
-  void truncate(std::int32_t seq, std::int32_t n_tokens) override;
+  std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) override;
   std::int32_t n_committed(std::int32_t seq) const override;
   std::int32_t n_speculative(std::int32_t seq) const override;
 
@@ -37,12 +37,17 @@ class ScriptedBackend final : public Backend {
   std::int64_t n_forwards() const { return n_forwards_; }
   // The next `count` forward passes fail with Error(kNoKvSlot), nothing changed.
   void fail_next(int count) { fail_ = count; }
+  // The `nth` forward pass from now on fails with Error(kBackend).
+  void break_at(std::int64_t nth) { break_in_ = nth; }
+  // truncate() and a failed pass leave a multiple of `n` tokens: a model that can go back to some places only.
+  void go_back_to_multiples_of(std::size_t n) { go_back_to_ = n; }
 
  private:
   struct Node {
     Token token;
     std::int32_t parent;
     std::int32_t children;
+    bool certain;
   };
   struct Sequence {
     std::vector<Token> prefix;
@@ -63,6 +68,8 @@ class ScriptedBackend final : public Backend {
   std::int32_t n_rows_ = 0;
   std::int64_t n_forwards_ = 0;
   int fail_ = 0;
+  std::int64_t break_in_ = 0;
+  std::size_t go_back_to_ = 1;
 };
 
 }  // namespace gsd

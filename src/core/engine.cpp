@@ -126,20 +126,25 @@ std::unique_ptr<Session> Engine::open(SessionOptions options, std::span<const To
   return session;
 }
 
-void Engine::release(Session& s) {
+// Called by a destructor: whatever fails here costs what the slot remembers and nothing else.
+void Engine::release(Session& s) noexcept {
   Slot& slot = slots_[static_cast<std::size_t>(s.slot_)];
   if (!slot.taken) return;  // the constructor failed
   slot.taken = false;
   if (options_.keep_prefixes && s.tokens_.empty()) return;  // no prompt was set: the slot is as it was
-  if (options_.keep_prefixes && !options_.exact && s.options_.reuse_prefix) {
-    drop_leftovers(s);
-    slot.kept.assign(s.tokens_.begin(), s.tokens_.begin() + target_.n_committed(s.slot_));
-    slot.closed = ++n_closed_;
-    return;
+  try {
+    if (options_.keep_prefixes && !options_.exact && s.options_.reuse_prefix) {
+      drop_leftovers(s);
+      slot.kept.assign(s.tokens_.begin(), s.tokens_.begin() + target_.n_committed(s.slot_));
+      slot.closed = ++n_closed_;
+      return;
+    }
+    target_.truncate(s.slot_, 0);
+    if (draft_ != nullptr) draft_->truncate(s.slot_, 0);
+  } catch (...) {
+    slot.kept.clear();  // set_prompt() then keeps nothing
   }
   slot.closed = 0;  // nothing is lost by taking it
-  target_.truncate(s.slot_, 0);
-  if (draft_ != nullptr) draft_->truncate(s.slot_, 0);
 }
 
 void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
@@ -164,11 +169,10 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
           ? 0
           : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
   const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
-  target_.truncate(s.slot_, keep);
-  s.n_reused_ = static_cast<std::size_t>(keep);
+  s.n_reused_ = static_cast<std::size_t>(target_.truncate(s.slot_, keep));
   if (draft_ != nullptr) {
-    s.n_drafted_ = static_cast<std::size_t>(std::min<std::int64_t>(common, draft_->n_committed(s.slot_)));
-    draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_));
+    const auto known = static_cast<std::int32_t>(std::min<std::int64_t>(common, draft_->n_committed(s.slot_)));
+    s.n_drafted_ = static_cast<std::size_t>(draft_->truncate(s.slot_, known));
   }
   kept.clear();
   s.tokens_.assign(prompt.begin(), prompt.end());
@@ -191,15 +195,12 @@ std::size_t Engine::prefill(Session& s) {
   const std::size_t from = s.tokens_.size() - 1 - left;
   const std::size_t to = from + std::min(left, static_cast<std::size_t>(options_.prefill_chunk));
   feed(target_, s.slot_, s.tokens_, from, to, batch_, path_);
-  if (draft_ != nullptr && s.options_.speculation.mode != Mode::kPlain) {
-    while (s.n_drafted_ < to) {
-      const std::size_t stop = std::min(to, s.n_drafted_ + static_cast<std::size_t>(draft_->info().max_batch));
-      feed(*draft_, s.slot_, s.tokens_, s.n_drafted_, stop, batch_, path_);
-      s.n_drafted_ = stop;
-    }
-  }
+  // The draft takes as much, so that nobody waits for more; what it lacks then it takes in between the steps.
+  if (draft_ != nullptr && s.options_.speculation.mode != Mode::kPlain) catch_up(s, to);
   return prefill_left(s);
 }
+
+int Engine::draft_chunk() const { return std::min(options_.prefill_chunk, draft_->info().max_batch); }
 
 // A step that failed half-way may have left speculative nodes, and the root in the draft's memory, where it is fed
 // anew.
@@ -209,7 +210,7 @@ void Engine::drop_leftovers(Session& s) {
   if (draft_->n_speculative(s.slot_) > 0) draft_->commit(s.slot_, {});
   s.n_drafted_ = std::min({s.n_drafted_, static_cast<std::size_t>(draft_->n_committed(s.slot_)), s.tokens_.size() - 1});
   if (static_cast<std::size_t>(draft_->n_committed(s.slot_)) > s.n_drafted_)
-    draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_));
+    s.n_drafted_ = static_cast<std::size_t>(draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_)));
 }
 
 // Readies a session for the step; false if it finished instead.
@@ -228,7 +229,8 @@ bool Engine::prepare(Session& s) {
   if (left <= 0) s.finish_ = FinishReason::kLength;
   if (s.finished()) return false;
   const bool plain = s.options_.speculation.mode == Mode::kPlain;
-  s.depth_limit_ = plain ? 0 : static_cast<int>(std::min({left - 1, room, std::int64_t{64}}));
+  const std::int64_t deepest = target_.info().max_leaves > 1 ? 64 : std::min(64, target_.info().max_rollback);
+  s.depth_limit_ = plain ? 0 : static_cast<int>(std::min({left - 1, room, deepest}));
   s.hypotheses_.begin(s.tokens_, static_cast<std::uint32_t>(generated));
   return true;
 }
@@ -298,7 +300,7 @@ void Engine::choose_widths() {
     const SpeculationParams& p = s.hypotheses_.params();
     const bool automatic = p.mode == Mode::kAuto;
     // A hand-set width is a wish for a session alone; together they share the budget evenly.
-    const int most = std::min(p.max_width - 1, automatic ? budget : budget / roots);
+    const int most = std::min({p.max_width - 1, target_.info().max_rollback, automatic ? budget : budget / roots});
     const int leaves = p.mode == Mode::kChain ? 1 : target_.info().max_leaves;
     const int n_unrolled = s.hypotheses_.unroll(most, s.depth_limit_, leaves);
     if (!automatic) {
@@ -325,7 +327,7 @@ void Engine::gather_trees() {
     s->first_row_ = static_cast<std::int32_t>(batch_.size());
     for (std::int32_t i = 0; i < tree.size(); ++i) {
       batch_.push_back(
-          {s->slot_, tree.token[static_cast<std::size_t>(i)], tree.parent[static_cast<std::size_t>(i)], true});
+          {s->slot_, tree.token[static_cast<std::size_t>(i)], tree.parent[static_cast<std::size_t>(i)], true, i == 0});
     }
   }
 }

@@ -22,7 +22,7 @@ void Engine::choose_drafting_sessions() {
   int backlog = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Session& s = *active_[i];
-    if (!s.wants_draft_ || s.hypotheses_.params().mode != Mode::kAuto) continue;
+    if (!s.wants_draft_ || s.hypotheses_.params().mode != Mode::kAuto || lags(s)) continue;
     // What the history names anyway is no gain of the draft.
     items_.push_back(
         {static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.history_probability())});
@@ -70,33 +70,51 @@ bool Engine::forward_draft() {
   return true;
 }
 
-// Feeds what the draft has not seen of each session (at least the root) and expands the roots.
+// Takes one chunk of what the draft's memory lacks of the text up to `end`; false if its memory has no room.
+bool Engine::catch_up(Session& s, std::size_t end) {
+  if (s.n_drafted_ >= end) return true;
+  const std::size_t stop = std::min(end, s.n_drafted_ + static_cast<std::size_t>(draft_chunk()));
+  try {
+    feed(*draft_, s.slot_, s.tokens_, s.n_drafted_, stop, feed_batch_, path_);
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kNoKvSlot) throw;
+    return false;
+  }
+  s.step_.draft_nodes += static_cast<std::int64_t>(stop - s.n_drafted_);
+  s.n_drafted_ = stop;
+  return true;
+}
+
+// True if what the draft has not seen of the text is too much for one pass beside the other sessions.
+bool Engine::lags(const Session& s) const {
+  const auto most = static_cast<std::size_t>(draft_->info().max_batch);
+  return s.tokens_.size() - s.n_drafted_ > std::max<std::size_t>(1, most / active_.size());
+}
+
+// Feeds what the draft has not seen of each session (at least the root) and expands the roots. A session that lags goes
+// without the draft; in each step one of them catches up by one chunk, so that nobody waits for more than that.
 bool Engine::draft_roots() {
-  const auto chunk = static_cast<std::size_t>(draft_->info().max_batch);
-  const auto at_once = std::min(chunk, static_cast<std::size_t>(draft_->info().max_outputs));
+  const auto at_once = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
   batch_.clear();
   std::size_t drafting = 0;
+  bool caught_up = false;
   for (Session* s : active_) {
     if (!s->wants_draft_) continue;
-    while (s->tokens_.size() - s->n_drafted_ >
-           std::max<std::size_t>(1, chunk / active_.size())) {  // a long backlog: whole chunks first
-      const std::size_t stop = std::min(s->tokens_.size() - 1, s->n_drafted_ + chunk);
+    if (lags(*s)) {
       const Stopwatch clock;
-      feed(*draft_, s->slot_, s->tokens_, s->n_drafted_, stop, feed_batch_, path_);
+      if (!caught_up) catch_up(*s, s->tokens_.size() - 1);
+      caught_up = true;
       step_draft_ms_ += clock.ms();
-      s->step_.draft_nodes += static_cast<std::int64_t>(stop - s->n_drafted_);
-      s->n_drafted_ = stop;
-    }
-    if (drafting == at_once) {
-      s->wants_draft_ = false;
+    } else if (drafting < at_once) {
+      ++drafting;
+      std::int32_t parent = -1;
+      for (std::size_t i = s->n_drafted_; i < s->tokens_.size(); ++i) {
+        batch_.push_back({s->slot_, known_token(*draft_, s->tokens_[i]), parent, i + 1 == s->tokens_.size(), true});
+        ++parent;
+      }
       continue;
     }
-    ++drafting;
-    std::int32_t parent = -1;
-    for (std::size_t i = s->n_drafted_; i < s->tokens_.size(); ++i) {
-      batch_.push_back({s->slot_, known_token(*draft_, s->tokens_[i]), parent, i + 1 == s->tokens_.size()});
-      ++parent;
-    }
+    s->wants_draft_ = false;
   }
   if (batch_.empty() || !forward_draft()) return false;
   std::int32_t row = 0;
@@ -180,12 +198,12 @@ void Engine::commit_draft(Session& s) {
   if (!s.wants_draft_) return;
   const TokenTree& tree = s.hypotheses_.tree();
   s.draft_path_.clear();
-  std::int32_t father = 0;
+  std::int32_t parent = 0;
   for (const std::int32_t t : s.acceptance_.path) {
     const std::int32_t g = tree.graph_node[static_cast<std::size_t>(t)];
-    if (g < 0 || s.hypotheses_.graph().node(g).parent != father || s.hypotheses_.graph().node(g).draft_index < 0) break;
+    if (g < 0 || s.hypotheses_.graph().node(g).parent != parent || s.hypotheses_.graph().node(g).draft_index < 0) break;
     s.draft_path_.push_back(s.hypotheses_.graph().node(g).draft_index);
-    father = g;
+    parent = g;
   }
   draft_->commit(s.slot_, s.draft_path_);
   s.n_drafted_ += s.draft_path_.size();

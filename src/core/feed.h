@@ -21,7 +21,7 @@ inline void feed(Backend& backend, std::int32_t slot, std::span<const Token> tok
   path.clear();
   for (std::size_t i = from; i < to; ++i) {
     const auto index = static_cast<std::int32_t>(i - from);
-    batch.push_back({slot, known_token(backend, tokens[i]), index - 1, false});
+    batch.push_back({slot, known_token(backend, tokens[i]), index - 1, false, true});
     path.push_back(index);
   }
   backend.forward(batch);
@@ -29,7 +29,7 @@ inline void feed(Backend& backend, std::int32_t slot, std::span<const Token> tok
 }
 
 // True if the draft's memory has a leaf to spare for graph node `id`, and counts it in `leaves`: a first evaluated
-// child goes on its father's.
+// child goes on its parent's.
 inline bool take_leaf(const Backend& draft, const TokenGraph& g, std::int32_t id, int& leaves) {
   bool first = true;
   for (std::int32_t other = 1; other < g.size(); ++other) {

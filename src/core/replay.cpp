@@ -58,9 +58,10 @@ class ReplayBackend final : public Backend {
     committed_ += static_cast<std::int32_t>(path.size());
     nodes_.clear();
   }
-  void truncate(std::int32_t, std::int32_t n_tokens) override {
+  std::int32_t truncate(std::int32_t, std::int32_t n_tokens) override {
     committed_ = std::min(committed_, n_tokens);
     nodes_.clear();
+    return committed_;
   }
   std::int32_t n_committed(std::int32_t) const override { return committed_; }
   std::int32_t n_speculative(std::int32_t) const override { return static_cast<std::int32_t>(nodes_.size()); }
@@ -109,7 +110,7 @@ class ReplayBackend final : public Backend {
 
 // Drafts the whole tree behind the tokens that `draft` holds and the last one of `tokens`, which it does not.
 void draft_tree(Backend& draft, Hypotheses& tree, std::span<const Token> tokens, std::uint32_t position) {
-  std::vector<NodeInput> batch{{0, known_token(draft, tokens.back()), -1, true}};
+  std::vector<NodeInput> batch{{0, known_token(draft, tokens.back()), -1, true, true}};
   draft.forward(batch);
   draft.commit(0, std::vector<std::int32_t>{0});
   tree.begin(tokens, position);

@@ -64,7 +64,7 @@ const ScriptedBackend::Sequence& ScriptedBackend::sequence(std::int32_t seq) con
 void ScriptedBackend::add(const NodeInput& in) {
   Sequence& s = sequence(in.seq);
   const auto index = static_cast<std::int32_t>(s.nodes.size());
-  require(in.parent >= -1 && in.parent < index, "a father does not stand before its child");
+  require(in.parent >= -1 && in.parent < index, "a parent does not stand before its child");
   require(in.token >= 0 && in.token < info_.n_vocab, "a token is out of range");
   for (const Node& n : s.nodes) require(n.parent != in.parent || n.token != in.token, "equal siblings");
   const bool extends_leaf = in.parent >= 0 ? s.nodes[static_cast<std::size_t>(in.parent)].children++ == 0 : false;
@@ -73,7 +73,9 @@ void ScriptedBackend::add(const NodeInput& in) {
   std::int32_t depth = 1;
   for (std::int32_t at = in.parent; at >= 0; at = s.nodes[static_cast<std::size_t>(at)].parent) ++depth;
   require(static_cast<std::int32_t>(s.prefix.size()) + depth <= info_.n_ctx, "a position beyond the context");
-  s.nodes.push_back({in.token, in.parent, 0});
+  require(!in.certain || in.parent == -1 || s.nodes[static_cast<std::size_t>(in.parent)].certain,
+          "a certain node below one that is not");
+  s.nodes.push_back({in.token, in.parent, 0, in.certain});
   if (!in.want_logits) return;
   require(n_rows_ < info_.max_outputs, "too many rows of logits");
   context_.clear();
@@ -95,6 +97,15 @@ void ScriptedBackend::forward(std::span<const NodeInput> nodes) {
     --fail_;
     throw Error(ErrorCode::kNoKvSlot, "The scripted backend was told to have no room.");
   }
+  if (break_in_ > 0 && --break_in_ == 0) {
+    for (const NodeInput& in : nodes) {
+      Sequence& s = sequence(in.seq);
+      s.nodes.clear();
+      s.leaves = 0;
+      s.prefix.resize(s.prefix.size() / go_back_to_ * go_back_to_);
+    }
+    throw Error(ErrorCode::kBackend, "The scripted backend was told to fail.");
+  }
   ++n_forwards_;
   n_rows_ = 0;
   for (const NodeInput& in : nodes) add(in);
@@ -108,24 +119,32 @@ std::span<const float> ScriptedBackend::logits(std::int32_t row) const {
 
 void ScriptedBackend::commit(std::int32_t seq, std::span<const std::int32_t> path) {
   Sequence& s = sequence(seq);
-  std::int32_t father = -1;
+  std::int32_t parent = -1;
   for (const std::int32_t id : path) {
     require(id >= 0 && id < static_cast<std::int32_t>(s.nodes.size()), "no such speculative node");
     const Node& n = s.nodes[static_cast<std::size_t>(id)];
-    require(n.parent == father, "the committed nodes are no path");
+    require(n.parent == parent, "the committed nodes are no path");
     s.prefix.push_back(n.token);
-    father = id;
+    parent = id;
+  }
+  if (!path.empty() && info_.max_rollback != INT32_MAX) {
+    const auto certain = std::count_if(s.nodes.begin(), s.nodes.end(), [](const Node& n) { return n.certain; });
+    require(std::ssize(path) >= certain, "a certain node is dropped");
+    require(std::ssize(s.nodes) - std::ssize(path) <= info_.max_rollback, "more nodes are dropped than can be");
   }
   s.nodes.clear();
   s.leaves = 0;
 }
 
-void ScriptedBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
+std::int32_t ScriptedBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
   Sequence& s = sequence(seq);
   require(n_tokens >= 0 && n_tokens <= static_cast<std::int32_t>(s.prefix.size()), "truncation beyond the prefix");
-  s.prefix.resize(static_cast<std::size_t>(n_tokens));
+  auto left = static_cast<std::size_t>(n_tokens);
+  if (left < s.prefix.size()) left = left / go_back_to_ * go_back_to_;
+  s.prefix.resize(left);
   s.nodes.clear();
   s.leaves = 0;
+  return static_cast<std::int32_t>(left);
 }
 
 std::int32_t ScriptedBackend::n_committed(std::int32_t seq) const {

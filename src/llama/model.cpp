@@ -93,10 +93,6 @@ void check_usable(const llama_model* model, const std::string& path) {
   if (meta(model, arch + ".attention.causal") == "false" || (pooling.size() == 1 && pooling >= "1" && pooling <= "4")) {
     refuse("makes embeddings, not text; give a text-generation model.");
   }
-  if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {
-    refuse("is recurrent (" + arch +
-           "): its state cannot take back rejected tokens, so it cannot be speculated; use llama.cpp for it.");
-  }
   if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) refuse("has no vocabulary.");
 }
 

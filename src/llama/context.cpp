@@ -1,0 +1,157 @@
+#include "context.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace gsd {
+namespace {
+
+ggml_type cache_type(const std::string& name, const char* what) {
+  for (const auto& [known, type] : {std::pair{"f32", GGML_TYPE_F32},
+                                    {"f16", GGML_TYPE_F16},
+                                    {"bf16", GGML_TYPE_BF16},
+                                    {"q8_0", GGML_TYPE_Q8_0},
+                                    {"q4_0", GGML_TYPE_Q4_0}}) {
+    if (name == known) return type;
+  }
+  throw Error(ErrorCode::kUsage, std::string("The type of the ") + what +
+                                     " cache must be f32, f16, bf16, q8_0 or q4_0, not '" + name + "'.");
+}
+
+void check(const ContextOptions& o, int ids) {
+  const auto require = [](bool ok, const char* sentence) {
+    if (!ok) throw Error(ErrorCode::kUsage, sentence);
+  };
+  require(o.n_ctx >= 16 && o.n_ctx <= (1 << 24), "The context size must be from 16 to 16777216 tokens.");
+  require(o.n_seq >= 1 && o.n_seq <= 256, "The number of sequences must be from 1 to 256.");
+  require(o.max_leaves >= 1 && o.max_leaves <= 64, "The number of leaves must be from 1 to 64.");
+  require(
+      o.exact || static_cast<std::size_t>(o.n_seq) * static_cast<std::size_t>(ids) <= llama_max_parallel_sequences(),
+      "Sequences times leaves must be at most 256; ask for fewer of either.");
+  require((std::int64_t{o.exact ? 1 : o.n_seq}) * (o.n_ctx + o.max_outputs) < (std::int64_t{1} << 31),
+          "Sequences times context size must be below 2^31 tokens.");
+  require(o.n_threads >= 0 && o.n_threads <= 1024, "The number of threads must be from 1 to 1024.");
+  require(o.max_batch >= 1 && o.max_outputs >= 1 && o.max_outputs <= o.max_batch,
+          "A batch must hold at least one token and all outputs.");
+  require(!(o.exact && o.type_v == "q8_0") && !(o.exact && o.type_v == "q4_0"),
+          "Exact mode cannot use a quantised V cache; use f16, bf16 or f32.");
+}
+
+ContextHandle make_context(const Model& model, const llama_context_params& params) {
+  take_llama_errors();
+  ContextHandle context;
+  try {
+    context.reset(llama_init_from_model(model.impl().model.get(), params));
+  } catch (const std::exception&) {  // ggml throws when a buffer cannot be had
+  }
+  if (context == nullptr) {
+    const std::string details = take_llama_errors();
+    throw Error(ErrorCode::kOutOfMemory,
+                "The context for '" + model.path() +
+                    "' could not be made; a smaller context size or fewer sequences need less memory" +
+                    (details.empty() ? "." : " (libllama: " + details + ")."));
+  }
+  return context;
+}
+
+}  // namespace
+
+std::vector<ContextHandle> make_contexts(const Model& model, const ContextOptions& o, int ids, int n_rs_seq) {
+  check(o, ids);
+  const int seq_per_context = o.exact ? 1 : o.n_seq;
+  llama_context_params p = llama_context_default_params();
+  p.n_seq_max = static_cast<std::uint32_t>(seq_per_context * ids);
+  // A tree's cells come on top of the positions: every sequence must be able to hold one at the end of its context.
+  p.n_ctx = static_cast<std::uint32_t>(std::int64_t{seq_per_context} * (o.n_ctx + o.max_outputs));
+  p.n_batch = p.n_ubatch = static_cast<std::uint32_t>(o.max_batch);
+  p.n_outputs_max = static_cast<std::uint32_t>(std::max(o.max_outputs, seq_per_context * ids));
+  p.n_rs_seq = static_cast<std::uint32_t>(n_rs_seq);
+  p.n_threads = p.n_threads_batch =
+      o.n_threads > 0 ? o.n_threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  p.kv_unified = true;
+  p.type_k = cache_type(o.type_k, "K");
+  p.type_v = cache_type(o.type_v, "V");
+  p.no_perf = true;
+  // The automatic choice looks at GPUs, and takes attention that another device than the layer's computes, as the
+  // narrow backend does, for a reason against it.
+  const bool cpu = model.impl().options.gpu_layers == 0;
+  if (cpu) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  const auto declined = o.exact && cpu ? narrow_attentions_declined(o.max_batch) : std::nullopt;
+  if (o.exact && !declined) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  std::vector<ContextHandle> contexts;
+  contexts.push_back(make_context(model, p));
+  if (declined && narrow_attentions_declined(o.max_batch) != declined) {
+    contexts.clear();  // ggml's flash attention rounds differently at different widths
+    p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    contexts.push_back(make_context(model, p));
+  }
+  while (o.exact && contexts.size() < static_cast<std::size_t>(o.n_seq)) contexts.push_back(make_context(model, p));
+  return contexts;
+}
+
+BackendInfo backend_info(const Model& model, const ContextOptions& o, const llama_context* context) {
+  // libllama makes the batch no larger than the context.
+  const auto max_batch = std::min(o.max_batch, static_cast<int>(llama_n_batch(context)));
+  return {.n_vocab = model.n_vocab(),
+          .n_ctx = o.n_ctx,
+          .n_seq = o.n_seq,
+          .max_batch = max_batch,
+          .max_outputs = std::min(o.max_outputs, max_batch),
+          .max_leaves = o.max_leaves};
+}
+
+void check_pass(std::span<const NodeInput> nodes, const BackendInfo& info) {
+  const auto outputs = std::count_if(nodes.begin(), nodes.end(), [](const NodeInput& n) { return n.want_logits; });
+  if (nodes.empty() || nodes.size() > static_cast<std::size_t>(info.max_batch) || outputs > info.max_outputs) {
+    throw Error(ErrorCode::kUsage, "A pass takes 1 to " + std::to_string(info.max_batch) + " tokens and at most " +
+                                       std::to_string(info.max_outputs) + " rows of logits.");
+  }
+}
+
+void Batch::clear() {
+  token_.clear();
+  pos_.clear();
+  n_seq_id_.clear();
+  ids_.clear();
+  logits_.clear();
+}
+
+void Batch::add(Token token, llama_pos pos, bool logits) {
+  token_.push_back(token);
+  pos_.push_back(pos);
+  n_seq_id_.push_back(0);
+  logits_.push_back(logits ? 1 : 0);
+}
+
+void Batch::add_id(llama_seq_id id) {
+  ids_.push_back(id);
+  ++n_seq_id_.back();
+}
+
+void Batch::decode(llama_context* context) {
+  seq_id_.resize(size());
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < size(); ++i) {
+    seq_id_[i] = ids_.data() + next;
+    next += static_cast<std::size_t>(n_seq_id_[i]);
+  }
+  const llama_batch batch{.n_tokens = static_cast<std::int32_t>(size()),
+                          .token = token_.data(),
+                          .embd = nullptr,
+                          .pos = pos_.data(),
+                          .n_seq_id = n_seq_id_.data(),
+                          .seq_id = seq_id_.data(),
+                          .logits = logits_.data()};
+  take_llama_errors();
+  const std::int32_t code = llama_decode(context, batch);
+  if (code == 1)
+    throw Error(ErrorCode::kNoKvSlot, "The KV cache has no room for the batch; a larger context size gives more.");
+  if (code != 0) {
+    const std::string details = take_llama_errors();
+    throw Error(ErrorCode::kBackend, "The forward pass failed with code " + std::to_string(code) +
+                                         (details.empty() ? "." : " (libllama: " + details + ")."));
+  }
+  llama_synchronize(context);
+}
+
+}  // namespace gsd

@@ -1,0 +1,51 @@
+// What the backends over libllama share: contexts, batches and the pass itself.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "gsd/backend.h"
+#include "handles.h"
+
+namespace gsd {
+
+using ContextHandle = std::unique_ptr<llama_context, ContextDeleter>;
+
+// Contexts for `options.n_seq` sequences of `ids` sequence ids each: one for all, or in exact mode one for each.
+// `n_rs_seq`: snapshots of recurrent states per id that are asked for.
+// Throws Error(kUsage) for sizes out of range, Error(kOutOfMemory) if one cannot be made.
+std::vector<ContextHandle> make_contexts(const Model& model, const ContextOptions& options, int ids, int n_rs_seq);
+
+// Sizes as they apply to every kind of model.
+BackendInfo backend_info(const Model& model, const ContextOptions& options, const llama_context* context);
+
+// Throws Error(kUsage) unless a pass may have these nodes.
+void check_pass(std::span<const NodeInput> nodes, const BackendInfo& info);
+
+// The arrays of a llama_batch, reused from pass to pass.
+class Batch {
+ public:
+  void clear();
+  // `add_id` adds to the token added last, which needs at least one.
+  void add(Token token, llama_pos pos, bool logits);
+  void add_id(llama_seq_id id);
+  std::size_t size() const { return token_.size(); }
+  // Runs the pass and waits for it. Throws Error(kNoKvSlot) with nothing changed, Error(kBackend) with the memory of
+  // the batch's sequences in an unknown state.
+  void decode(llama_context* context);
+
+ private:
+  std::vector<llama_token> token_;
+  std::vector<llama_pos> pos_;
+  std::vector<std::int32_t> n_seq_id_;
+  std::vector<llama_seq_id> ids_;  // flat
+  std::vector<llama_seq_id*> seq_id_;
+  std::vector<std::int8_t> logits_;
+};
+
+// A backend for models whose state of the text so far is one value that each token changes (recurrent layers).
+std::unique_ptr<Backend> make_recurrent_backend(const Model& model, const ContextOptions& options);
+
+}  // namespace gsd

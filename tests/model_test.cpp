@@ -305,6 +305,36 @@ TEST(ToyPair, ExactModeGivesTheSameTokensFromEveryModeWidthAndThreadCount) {
   std::printf("%zu tokens compared, all equal\n", compared);
 }
 
+// The logits that each token of a greedy text was drawn from.
+std::vector<std::vector<float>> drawn_rows(Pair& pair, Mode mode) {
+  std::vector<std::vector<float>> rows;
+  SessionOptions o;
+  o.speculation.mode = mode;
+  o.max_tokens = 40;
+  o.on_step = [&](const StepView& v) {
+    for (std::size_t i = 0; i < v.acceptance.token.size(); ++i) {
+      const auto row = v.logits(i);
+      rows.emplace_back(row.begin(), row.end());
+    }
+  };
+  pair.generate(kPrompts[0], std::move(o));
+  return rows;
+}
+
+TEST(ToyPair, AnotherPairOfTheProcessTakesNothingFromAnExactOne) {
+  Pair exact(pair_options(true, 1));
+  const auto plain = drawn_rows(exact, Mode::kPlain);
+  {
+    Pair ordinary(pair_options(false, 1));
+    drawn_rows(ordinary, Mode::kGraph);
+    EXPECT_EQ(drawn_rows(exact, Mode::kGraph), plain);
+    PairOptions without = pair_options(false, 1);
+    without.narrow = false;
+    EXPECT_THROW(Pair{without}, Error) << "it would switch the kernels off for the others";
+  }
+  EXPECT_EQ(drawn_rows(exact, Mode::kGraph), plain);
+}
+
 TEST(ToyPair, SeveralSessionsInExactModeKeepTheirBits) {
   PairOptions o = pair_options(true, 2);
   o.context.n_seq = 3;

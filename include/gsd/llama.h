@@ -22,10 +22,23 @@ struct NarrowOptions {
   bool exact = false;  // take every product of up to 512 tokens, so that the bits of a token do not depend on the others
   bool gpu = false;    // some layers are on a GPU: attention of single tokens stays with ggml
 };
-// Sets up our backend for narrow matrix products and attention on CPUs, for the whole process. Call before models are
-// loaded and contexts made. Returns the instruction set it uses; empty if it is off, not there, or has nothing for this
-// CPU. Thread safe.
-std::string configure_narrow(const NarrowOptions& options);
+// Our backend for narrow matrix products and attention on CPUs, as one user of it wants it, from construction to
+// destruction. Construct it before the model is loaded and the contexts are made. Its settings belong to the process:
+// while one user wants exact kernels all have them. Thread safe.
+class NarrowKernels {
+ public:
+  // Throws Error(kUsage) if one that is alive wants the backend on and this one wants it off, or the reverse.
+  explicit NarrowKernels(const NarrowOptions& options);
+  ~NarrowKernels();
+  NarrowKernels(const NarrowKernels&) = delete;
+  NarrowKernels& operator=(const NarrowKernels&) = delete;
+  // The instruction set it uses; empty if it is off, not there, or has nothing for this CPU.
+  const std::string& instruction_set() const { return instruction_set_; }
+
+ private:
+  NarrowOptions options_;
+  std::string instruction_set_;
+};
 // Path of that backend's shared object, for other programs (GGML_BACKEND_PATH); empty if it is not there. Thread safe.
 std::string narrow_plugin();
 // The processor's name, or "unknown". Thread safe.

@@ -201,13 +201,12 @@ class Climb {
 };
 
 int make_draft(const MakeDraftFlags& flags) {
-  const bool narrow =
-      !configure_narrow({.enabled = !flags.model.no_narrow,
-                         .gpu = flags.model.pair.target_gpu_layers != 0 || flags.model.pair.draft_gpu_layers != 0})
-           .empty();
+  const NarrowKernels narrow(
+      {.enabled = !flags.model.no_narrow,
+       .gpu = flags.model.pair.target_gpu_layers != 0 || flags.model.pair.draft_gpu_layers != 0});
   const Model target(ModelOptions{.path = flags.model.pair.target,
                                   .gpu_layers = flags.model.pair.target_gpu_layers,
-                                  .repack = !narrow,
+                                  .repack = narrow.instruction_set().empty(),
                                   .mmap = flags.model.pair.mmap,
                                   .progress = {}});
   std::vector<int> keep = flags.keep;

@@ -2,11 +2,14 @@
 #include <ggml-backend.h>
 #include <gsd_narrow.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "handles.h"
 
@@ -30,6 +33,10 @@ Function function(ggml_backend_reg_t reg, const char* name) {
   return reinterpret_cast<Function>(ggml_backend_reg_get_proc_address(reg, name));
 }
 
+// What those who are alive want.
+std::mutex users_mutex;
+std::vector<const NarrowOptions*> users;  // guarded by users_mutex
+
 std::optional<gsd_narrow_stats> narrow_stats(ggml_backend_reg_t reg) {
   gsd_narrow_stats s{};
   s.size = sizeof s;
@@ -50,23 +57,47 @@ std::string narrow_plugin() {
   return {};
 }
 
-std::string configure_narrow(const NarrowOptions& options) {
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
-  start_llama();
+namespace {
+
+// Makes the plugin do what its users want together; returns its instruction set, or nothing where it has none to use.
+std::string apply_policy(std::span<const NarrowOptions* const> wanted) {
   ggml_backend_reg_t reg = load_plugin();
-  if (reg == nullptr) return "";
+  if (reg == nullptr || wanted.empty()) return "";
   const auto get = function<gsd_narrow_get_params_t>(reg, GSD_NARROW_GET_PARAMS);
   const auto set = function<gsd_narrow_configure_t>(reg, GSD_NARROW_CONFIGURE);
   gsd_narrow_params params{};
   params.size = sizeof params;
   const std::optional<gsd_narrow_stats> stats = narrow_stats(reg);
   if (get == nullptr || set == nullptr || get(&params) != 0 || !stats || stats->available == 0) return "";
-  params.enabled = options.enabled ? 1 : 0;
-  params.exact = options.exact ? 1 : 0;
-  if (std::getenv("GSD_NARROW_ATTENTION") == nullptr) params.attention = options.gpu ? 2 : 1;
-  if (set(&params) != 0 || !options.enabled) return "";
-  return stats->instruction_set;
+  const auto any = [&](bool NarrowOptions::*wish) {
+    return std::any_of(wanted.begin(), wanted.end(), [&](const NarrowOptions* o) { return o->*wish; });
+  };
+  params.enabled = any(&NarrowOptions::enabled) ? 1 : 0;
+  params.exact = any(&NarrowOptions::exact) ? 1 : 0;
+  if (std::getenv("GSD_NARROW_ATTENTION") == nullptr) params.attention = any(&NarrowOptions::gpu) ? 2 : 1;
+  return set(&params) == 0 && params.enabled != 0 ? stats->instruction_set : "";
+}
+
+}  // namespace
+
+NarrowKernels::NarrowKernels(const NarrowOptions& options) : options_(options) {
+  start_llama();
+  const std::lock_guard lock(users_mutex);
+  if (!users.empty() && users.front()->enabled != options.enabled) {
+    throw Error(ErrorCode::kUsage, options.enabled
+                                       ? "Another model of this process was loaded without the narrow backend; load "
+                                         "this one without it too, or close the other one first."
+                                       : "Another model of this process uses the narrow backend; load this one with "
+                                         "it too, or close the other one first.");
+  }
+  users.push_back(&options_);
+  instruction_set_ = apply_policy(users);
+}
+
+NarrowKernels::~NarrowKernels() {
+  const std::lock_guard lock(users_mutex);
+  std::erase(users, &options_);
+  apply_policy(users);
 }
 
 std::optional<std::uint64_t> narrow_attentions_declined(int max_batch) {

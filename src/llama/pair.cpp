@@ -106,13 +106,13 @@ void measure_cost(Backend& backend, CostModel& cost, double budget_ms) {
 
 struct Pair::Impl {
   PairOptions options;
+  std::unique_ptr<NarrowKernels> narrow;  // outlives what is computed with it
   std::unique_ptr<Model> target;
   std::unique_ptr<Model> draft;
   std::unique_ptr<Backend> target_backend;
   std::unique_ptr<Backend> draft_backend;
   std::unique_ptr<Engine> engine;
   std::string profile_source = "off";
-  std::string narrow;
   int n_threads = 0;
 
   std::filesystem::path profile_file() const {
@@ -134,7 +134,8 @@ std::string Pair::Impl::profile_key() const {
   return fmt::format("{} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", cpu_name(),
                      model(target.get(), options.target_gpu_layers), model(draft.get(), options.draft_gpu_layers),
                      n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
-                     options.engine.exact ? "exact" : "fast", narrow.empty() ? "off" : narrow);
+                     options.engine.exact ? "exact" : "fast",
+                     narrow->instruction_set().empty() ? "off" : narrow->instruction_set());
 }
 
 bool Pair::Impl::load_profile() {
@@ -166,8 +167,9 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
   const bool exact = options.engine.exact;
   const bool with_draft = !options.draft.empty();
   const bool gpu = options.target_gpu_layers != 0 || options.draft_gpu_layers != 0;
-  m.narrow = configure_narrow({options.narrow, exact, gpu});
-  const bool repack = !exact && m.narrow.empty();  // the narrow backend reads the weights as they stand in the file
+  m.narrow = std::make_unique<NarrowKernels>(NarrowOptions{options.narrow, exact, gpu});
+  const bool repack =
+      !exact && m.narrow->instruction_set().empty();  // the narrow backend reads the weights as they stand in the file
   const auto part = [&](float from, float to) {
     return [&progress = options.progress, from, to](float share) {
       return !progress || progress(from + (to - from) * share);
@@ -216,7 +218,7 @@ const Model* Pair::draft() const { return impl_->draft.get(); }
 Engine& Pair::engine() { return *impl_->engine; }
 int Pair::n_ctx() const { return impl_->options.context.n_ctx; }
 int Pair::n_threads() const { return impl_->n_threads; }
-const std::string& Pair::narrow() const { return impl_->narrow; }
+const std::string& Pair::narrow() const { return impl_->narrow->instruction_set(); }
 const std::string& Pair::profile_source() const { return impl_->profile_source; }
 
 void Pair::save_profile() const {

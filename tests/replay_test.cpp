@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "../src/core/replay_backend.h"
 #include "gsd/error.h"
 #include "gsd/scripted_backend.h"
 #include "random.h"
@@ -138,6 +139,24 @@ TEST(Replay, RefusesWhatCannotBePlayed) {
   bad([](Replay& x) { x.nodes[0].log_q[0] = 1; });
   bad([](Replay& x) { x.nodes[0].log_q[0] = std::nanf(""); });
   bad([](Replay& x) { x.sampling.temperature = -1; });
+}
+
+// As Backend promises: all rows of a pass stay valid until the next one.
+TEST(ReplayBackend, ARowStaysWhatItIsWhileOthersAreAskedFor) {
+  Replay replay;
+  replay.n_vocab = kVocab;
+  replay.text = {1, 2, 3, 4};
+  replay.n_prompt = 1;
+  replay.root.assign(replay.text.size(), -1);
+  ReplayBackend target(replay, ReplayBackend::Side::kTarget);
+  target.forward(std::vector<NodeInput>{{0, 1, -1, true, true}, {0, 2, 0, true}, {0, 3, 1, true}});
+  std::vector<std::span<const float>> rows;
+  for (std::int32_t row = 0; row < 3; ++row) rows.push_back(target.logits(row));
+  for (std::size_t row = 0; row < 3; ++row) {
+    const auto best = std::max_element(rows[row].begin(), rows[row].end()) - rows[row].begin();
+    EXPECT_EQ(best, replay.text[row + 1]);
+    EXPECT_EQ(target.logits(static_cast<std::int32_t>(row)).data(), rows[row].data());
+  }
 }
 
 }  // namespace

@@ -7,106 +7,10 @@
 
 #include "feed.h"
 #include "gsd/error.h"
+#include "replay_backend.h"
 
 namespace gsd {
 namespace {
-
-constexpr float kSure = 1000;  // logit of the target's recorded token; all others have 0
-
-// Plays one side of a replay. What is committed is the text: only its length is kept.
-class ReplayBackend final : public Backend {
- public:
-  enum class Side { kTarget, kDraft };
-
-  ReplayBackend(const Replay& replay, Side side) : replay_(replay), side_(side) {
-    const auto n_ctx = static_cast<std::int32_t>(replay.text.size()) + 256;
-    info_ = {.n_vocab = replay.n_vocab,
-             .n_ctx = n_ctx,
-             .n_seq = 1,
-             .max_batch = std::max(n_ctx, 128),
-             .max_outputs = 128,
-             .max_leaves = 64};
-  }
-
-  const BackendInfo& info() const override { return info_; }
-  bool is_eog(Token token) const override {
-    return std::find(replay_.eog.begin(), replay_.eog.end(), token) != replay_.eog.end();
-  }
-  void forward(std::span<const NodeInput> nodes) override {
-    rows_.clear();
-    for (const NodeInput& in : nodes) {
-      // What is committed is text, but what follows it need not be.
-      const Place father = in.parent < 0 ? on_text(committed_ - 1) : nodes_[static_cast<std::size_t>(in.parent)];
-      nodes_.push_back(below(father, in.token));
-      if (!in.want_logits) continue;
-      rows_.push_back(nodes_.back());
-      unknown_ += side_ == Side::kDraft && nodes_.back().node < 0 ? 1 : 0;
-    }
-  }
-  std::span<const float> logits(std::int32_t row) const override {
-    const Place at = rows_[static_cast<std::size_t>(row)];
-    logits_.assign(static_cast<std::size_t>(replay_.n_vocab), 0);
-    if (side_ == Side::kTarget) {
-      const auto next = static_cast<std::size_t>(at.position + 1);
-      if (at.position >= 0 && next < replay_.text.size()) logits_[static_cast<std::size_t>(replay_.text[next])] = kSure;
-    } else if (at.node >= 0) {
-      answer(replay_.nodes[static_cast<std::size_t>(at.node)]);
-    }
-    return logits_;
-  }
-  void commit(std::int32_t, std::span<const std::int32_t> path) override {
-    committed_ += static_cast<std::int32_t>(path.size());
-    nodes_.clear();
-  }
-  std::int32_t truncate(std::int32_t, std::int32_t n_tokens) override {
-    committed_ = std::min(committed_, n_tokens);
-    nodes_.clear();
-    return committed_;
-  }
-  std::int32_t n_committed(std::int32_t) const override { return committed_; }
-  std::int32_t n_speculative(std::int32_t) const override { return static_cast<std::int32_t>(nodes_.size()); }
-
-  std::int64_t unknown() const { return unknown_; }
-
- private:
-  static constexpr std::int32_t kOffText = -2;
-  struct Place {
-    std::int32_t position;  // in the text (-1: before its first token), or kOffText
-    std::int32_t node;      // of the replay, or -1 where nothing was recorded
-  };
-
-  Place on_text(std::int32_t position) const {
-    return {position, position >= 0 && static_cast<std::size_t>(position) < replay_.root.size()
-                          ? replay_.root[static_cast<std::size_t>(position)]
-                          : -1};
-  }
-  Place below(Place father, Token token) const {
-    const auto next = static_cast<std::size_t>(father.position + 1);
-    if (father.position != kOffText && next < replay_.text.size() && replay_.text[next] == token)
-      return on_text(father.position + 1);
-    return {kOffText, father.node < 0 ? -1 : replay_.find(father.node, token)};
-  }
-  // The recorded candidates; what is left of the probability is shared evenly by all other tokens.
-  void answer(const Replay::Node& n) const {
-    const float temperature = replay_.sampling.greedy() ? 1 : replay_.sampling.temperature;
-    double left = 1;
-    for (const float q : n.log_q) left -= std::exp(q);
-    const double others = std::max(1, replay_.n_vocab - static_cast<std::int32_t>(n.log_q.size()));
-    const auto rest = static_cast<float>(std::log(std::max(left, 1e-9) / others));
-    std::fill(logits_.begin(), logits_.end(), rest * temperature);
-    for (std::size_t i = 0; i < n.log_q.size(); ++i)
-      logits_[static_cast<std::size_t>(n.candidates[i])] = n.log_q[i] * temperature;
-  }
-
-  const Replay& replay_;
-  Side side_;
-  BackendInfo info_;
-  std::int32_t committed_ = 0;
-  std::vector<Place> nodes_;
-  std::vector<Place> rows_;
-  mutable std::vector<float> logits_;
-  std::int64_t unknown_ = 0;
-};
 
 // Drafts the whole tree behind the tokens that `draft` holds and the last one of `tokens`, which it does not.
 void draft_tree(Backend& draft, Hypotheses& tree, std::span<const Token> tokens, std::uint32_t position) {

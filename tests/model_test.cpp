@@ -551,6 +551,51 @@ TEST_F(BadModel, PairsWithOtherTokensAreRefusedByName) {
   }
 }
 
+// A pass that ends half-way leaves cells behind. Wherever that is, the text is the same once the session goes on.
+TEST(LlamaBackend, APassThatIsCancelledCostsTimeAndNoToken) {
+  std::int64_t left = -1;  // times that the pass is let go on; below 0: always
+  const ContextOptions o{
+      .n_ctx = 256, .n_threads = 1, .max_batch = 64, .type_k = "f32", .type_v = "f32", .cancelled = [&left] {
+        return left >= 0 && left-- == 0;
+      }};
+  const auto target = make_backend(model(kTarget), o);
+  const auto draft = make_backend(model(kDraft), o);
+  Engine engine(*target, draft.get(), {.prefill_chunk = 8});
+  const auto prompt = model(kTarget).tokenize(kPrompts[4], true, false);
+  const auto run = [&](Mode mode) {
+    SessionOptions s;
+    s.speculation.mode = mode;
+    s.max_tokens = 24;
+    s.ignore_eog = true;
+    const auto session = engine.open(s);
+    engine.set_prompt(*session, prompt);
+    int failed = 0;
+    while (!session->finished() && failed < 2) {
+      try {
+        while (engine.prefill(*session) > 0) {
+        }
+        Session* list[] = {session.get()};
+        engine.step(list);
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kBackend);
+        EXPECT_THAT(e.what(), testing::HasSubstr("cancelled"));
+        ++failed;
+      }
+    }
+    return std::pair(std::vector<Token>(session->generated().begin(), session->generated().end()), failed);
+  };
+  const auto [want, none] = run(Mode::kPlain);
+  EXPECT_EQ(none, 0);
+  int failed = 0;
+  for (std::int64_t at = 0; at < 4000; at += 1 + at / 8) {
+    left = at;
+    const auto [text, failures] = run(at % 2 == 0 ? Mode::kGraph : Mode::kChain);
+    ASSERT_EQ(text, want) << "cancelled at question " << at;
+    failed += failures;
+  }
+  EXPECT_GT(failed, 20) << "the passes are asked";
+}
+
 TEST(LlamaBackend, RefusesAbsurdPassesAndGoesOnWithoutRoom) {
   const auto b = make_backend(model(kDraft), {.n_ctx = 16, .n_threads = 1});
   const auto pass = [&](int n, bool outputs) {

@@ -128,6 +128,9 @@ struct ContextOptions {
   // One context per sequence, and flash attention only where the narrow backend computes it: the bits do not depend on
   // what is drafted.
   bool exact = false;
+  // Asked again and again during a pass on CPUs, from the threads that compute it; true ends it with Error(kBackend).
+  // May be empty.
+  std::function<bool()> cancelled = {};
 };
 
 // A context over `model`, which must outlive it. Throws Error(kUsage) for sizes out of range, Error(kOutOfMemory) if

@@ -134,10 +134,11 @@ SessionOptions ModelFlags::session(const Pair& loaded) const {
   return o;
 }
 
-Pair load_pair(const ModelFlags& flags) {
+Pair load_pair(const ModelFlags& flags, bool cancel_passes) {
   PairOptions options = flags.pair;
   options.profile = !flags.no_profile;
   options.narrow = !flags.no_narrow;
+  if (cancel_passes) options.context.cancelled = interrupted;
   if (options.draft.empty() && (flags.mode == "chain" || flags.mode == "tree" || flags.mode == "graph") &&
       flags.no_history) {
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");

@@ -39,7 +39,8 @@ void add_speculation_flags(CLI::App& app, ModelFlags& flags);
 void add_draw_flags(CLI::App& app, ModelFlags& flags);
 void add_sampling_flags(CLI::App& app, ModelFlags& flags);
 
-// Loads the pair with a progress line on stderr where that is a terminal.
-Pair load_pair(const ModelFlags& flags);
+// Loads the pair with a progress line on stderr where that is a terminal. `cancel_passes`: Ctrl-C ends a pass half-way
+// (a prompt's may take minutes); a server lets its requests come to their end instead.
+Pair load_pair(const ModelFlags& flags, bool cancel_passes = true);
 
 }  // namespace gsd::app

@@ -28,15 +28,19 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
   const auto session = engine.open(std::move(options));
   clock = {};
   engine.set_prompt(*session, prompt);
-  ProgressLine line("Reading the prompt");
-  while (!interrupted()) {
-    const std::size_t left = engine.prefill(*session);
-    if (left == 0) break;
-    line.show(1 - static_cast<float>(left) / static_cast<float>(prompt.size()));
+  try {
+    ProgressLine line("Reading the prompt");
+    while (!interrupted()) {
+      const std::size_t left = engine.prefill(*session);
+      if (left == 0) break;
+      line.show(1 - static_cast<float>(left) / static_cast<float>(prompt.size()));
+    }
+    r.prefill_ms = clock.ms();
+    Session* list[] = {session.get()};
+    while (!session->finished() && !interrupted() && !r.closed) engine.step(list);
+  } catch (const Error&) {
+    if (!interrupted()) throw;  // a pass that Ctrl-C ended
   }
-  r.prefill_ms = clock.ms();
-  Session* list[] = {session.get()};
-  while (!session->finished() && !interrupted() && !r.closed) engine.step(list);
   r.decode_ms = clock.ms() - r.prefill_ms;
   emit(utf8.flush());
   r.tokens.assign(session->generated().begin(), session->generated().end());

@@ -138,7 +138,7 @@ int serve(ServeFlags flags) {
   pair_options.context.n_ctx /= flags.n_slots;  // as llama-server's -c: for all slots together
   pair_options.context.max_leaves = std::min(16, 256 / flags.n_slots);
   pair_options.engine.keep_prefixes = true;
-  Pair pair = load_pair(flags.model);
+  Pair pair = load_pair(flags.model, false);
   const server::TextModel model = text_model(pair, flags);
   server::Metrics metrics;
   server::Scheduler scheduler(pair.engine(), metrics, {.max_queue = static_cast<std::size_t>(flags.max_queue)});

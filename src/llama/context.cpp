@@ -89,6 +89,13 @@ std::vector<ContextHandle> make_contexts(const Model& model, const ContextOption
   return contexts;
 }
 
+void cancel_by(std::span<const ContextHandle> contexts, const std::function<bool()>& cancelled) {
+  if (!cancelled) return;
+  const auto ask = [](void* user) { return (*static_cast<const std::function<bool()>*>(user))(); };
+  for (const ContextHandle& c : contexts)
+    llama_set_abort_callback(c.get(), ask, const_cast<std::function<bool()>*>(&cancelled));
+}
+
 BackendInfo backend_info(const Model& model, const ContextOptions& o, const llama_context* context) {
   // libllama makes the batch no larger than the context.
   const auto max_batch = std::min(o.max_batch, static_cast<int>(llama_n_batch(context)));
@@ -146,6 +153,7 @@ void Batch::decode(llama_context* context) {
   const std::int32_t code = llama_decode(context, batch);
   if (code == 1)
     throw Error(ErrorCode::kNoKvSlot, "The KV cache has no room for the batch; a larger context size gives more.");
+  if (code == 2) throw Error(ErrorCode::kBackend, "The forward pass was cancelled.");
   if (code != 0) {
     const std::string details = take_llama_errors();
     throw Error(ErrorCode::kBackend, "The forward pass failed with code " + std::to_string(code) +

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -17,6 +18,9 @@ using ContextHandle = std::unique_ptr<llama_context, ContextDeleter>;
 // `n_rs_seq`: snapshots of recurrent states per id that are asked for.
 // Throws Error(kUsage) for sizes out of range, Error(kOutOfMemory) if one cannot be made.
 std::vector<ContextHandle> make_contexts(const Model& model, const ContextOptions& options, int ids, int n_rs_seq);
+
+// Lets `cancelled` end passes of the contexts; it must outlive them.
+void cancel_by(std::span<const ContextHandle> contexts, const std::function<bool()>& cancelled);
 
 // Sizes as they apply to every kind of model.
 BackendInfo backend_info(const Model& model, const ContextOptions& options, const llama_context* context);

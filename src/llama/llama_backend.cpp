@@ -72,6 +72,7 @@ class LlamaBackend final : public Backend {
   void keep_window(Sequence& s);
 
   const llama_vocab* vocab_;
+  const std::function<bool()> cancelled_;
   const std::int32_t n_window_;  // positions of the sliding window, 0 = none
   const std::int32_t n_ids_;     // sequence ids of libllama for each of our sequences
   std::vector<ContextHandle> contexts_;
@@ -87,10 +88,12 @@ class LlamaBackend final : public Backend {
 
 LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o)
     : vocab_(model.impl().vocab),
+      cancelled_(o.cancelled),
       n_window_(llama_model_n_swa(model.impl().model.get())),
       n_ids_(n_window_ > 0 ? std::max(2, o.max_leaves) : o.max_leaves),
       contexts_(make_contexts(model, o, n_ids_, 0)),
       info_(backend_info(model, o, contexts_.front().get())) {
+  cancel_by(contexts_, cancelled_);
   sequences_.resize(static_cast<std::size_t>(o.n_seq));
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     sequences_[i].context = o.exact ? i : 0;

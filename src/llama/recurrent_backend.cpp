@@ -89,6 +89,7 @@ class RecurrentBackend final : public Backend {
   void forget(Sequence& s);
 
   const llama_vocab* vocab_;
+  const std::function<bool()> cancelled_;
   std::vector<ContextHandle> contexts_;
   std::int32_t n_snapshots_;
   BackendInfo info_;
@@ -110,6 +111,7 @@ ContextOptions with_room(ContextOptions o) {
 
 RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o)
     : vocab_(model.impl().vocab),
+      cancelled_(o.cancelled),
       contexts_(make_contexts(model, with_room(o), 1, kSnapshots)),
       n_snapshots_(static_cast<std::int32_t>(llama_n_rs_seq(contexts_.front().get()))),
       info_(backend_info(model, with_room(o), contexts_.front().get())) {
@@ -117,6 +119,7 @@ RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o)
   info_.max_outputs = std::min(o.max_outputs, info_.max_batch);
   info_.max_leaves = 1;
   if (n_snapshots_ > 0) info_.max_rollback = n_snapshots_;
+  cancel_by(contexts_, cancelled_);
   sequences_.resize(static_cast<std::size_t>(o.n_seq));
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     sequences_[i].context = o.exact ? i : 0;

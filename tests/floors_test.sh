@@ -5,6 +5,7 @@
 # its own files and those of every floor below. A room is one or more folders or files; the longest match counts.
 set -eu
 floors='
+include/gsd/error.h
 src/util
 include/gsd
 src/core

@@ -6,10 +6,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -21,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../util/atomic_file.h"
 #include "commands.h"
 #include "console.h"
 #include "record_reader.h"
@@ -247,19 +245,6 @@ std::string make_page(const std::string& data) {
   return page.replace(at, kMark.size(), data);
 }
 
-// The file appears only when it is complete.
-void write_file(const std::string& path, const std::string& text) {
-  const std::string part = path + ".part";
-  std::ofstream out(part, std::ios::binary);
-  out << text;
-  out.close();
-  if (!out || std::rename(part.c_str(), path.c_str()) != 0) {
-    const std::string reason = std::strerror(errno);
-    std::remove(part.c_str());
-    throw Error(ErrorCode::kIo, fmt::format("The page '{}' cannot be written: {}.", path, reason));
-  }
-}
-
 int trace(const TraceFlags& flags) {
   std::error_code none;
   if (flags.output != "-" && std::filesystem::equivalent(flags.record, flags.output, none)) {
@@ -269,7 +254,9 @@ int trace(const TraceFlags& flags) {
   if (interrupted()) return kExitInterrupted;
   const std::string page = make_page(data);
   if (flags.output != "-") {
-    write_file(flags.output, page);
+    AtomicFile out(flags.output, "page");
+    out.write(page);
+    out.commit();
   } else if (!write_out(page)) {
     throw Error(ErrorCode::kIo, "The output was closed before the page was complete.");
   }

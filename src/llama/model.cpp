@@ -10,6 +10,7 @@
 #include <fstream>
 #include <mutex>
 
+#include "../util/atomic_file.h"
 #include "handles.h"
 
 namespace gsd {
@@ -134,8 +135,8 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options.gpu_layers < 0 ? 999 : options.gpu_layers;
   params.use_extra_bufts = options.repack;
-  if (!options.mmap.value_or(options.repack || options.gpu_layers != 0 || !is_small(options.path)))
-    params.load_mode = LLAMA_LOAD_MODE_NONE;
+  impl_->options.mmap = options.mmap.value_or(options.repack || options.gpu_layers != 0 || !is_small(options.path));
+  if (!*impl_->options.mmap) params.load_mode = LLAMA_LOAD_MODE_NONE;
   params.progress_callback = report_progress;
   params.progress_callback_user_data = &impl_->options.progress;
   take_llama_errors();
@@ -286,25 +287,21 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
                                        std::to_string(model.n_layers() - 1) + ", at least one.");
   }
   drop.push_back(-1);
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
-    throw Error(ErrorCode::kIo, "'" + path + "' is no ordinary file; give another name.");
-  }
+  AtomicFile out(path, "model");
   llama_model_quantize_params params = llama_model_quantize_default_params();
   params.only_copy = true;
   params.prune_layers = drop.data();
-  const std::string scratch = path + ".part";
   take_llama_errors();
   std::uint32_t code = 1;
   try {
-    code = llama_model_quantize(model.path().c_str(), scratch.c_str(), &params);
+    code = llama_model_quantize(model.path().c_str(), out.scratch().c_str(), &params);
   } catch (const std::exception&) {  // an output file that cannot be written
   }
-  if (code != 0 || std::rename(scratch.c_str(), path.c_str()) != 0) {
-    std::remove(scratch.c_str());
+  if (code != 0) {
     fail(ErrorCode::kIo,
          "The model '" + path + "' cannot be written; check the folder, its permissions and the free space.");
   }
+  out.commit();
 }
 
 namespace {

@@ -105,7 +105,7 @@ pid=$!
 for _ in $(seq 100); do [ "$(wc -c <"$dir/out")" -gt 40 ] && break; sleep 0.02; done
 kill -INT $pid
 wait $pid
-[ -e "$dir/int.jsonl" ] && [ ! -e "$dir/int.jsonl.part" ] || fail "no record, or half a record, after Ctrl-C"
+[ "$(ls "$dir" | grep "^int.jsonl")" = int.jsonl ] || fail "no record, or half a record, after Ctrl-C"
 
 echo "== a conversation reuses the memory of its earlier turns"
 "$edit_gguf" "$target" "$dir/chat.gguf" tokenizer.chat_template str "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -136,6 +136,21 @@ grep -q "cost profile: cached" "$dir/out" || fail "the cost profile was not cach
 "$gsd" inspect -m "$target" --json | grep -q '"fits": true' || fail "inspect --json"
 echo "damaged" >"$dir/cache/gsd/profiles.json"
 "$gsd" inspect "${pair[@]}" 2>&1 | grep -q "cost profile: measured" || fail "a damaged cache is not made anew"
+echo "== profiles: nested absurdly, written by many at once, on a full disk"
+profiles=$dir/cache/gsd/profiles.json
+{ printf '{"a":%.0s' $(seq 20000); printf 1; printf '}%.0s' $(seq 20000); } >"$profiles"
+timeout 20 "$gsd" inspect "${pair[@]}" 2>&1 | grep -q "cost profile: measured" || fail "a profile nested 20,000 deep"
+writers=()
+for i in 1 2 3 4 5 6; do
+  "$gsd" inspect "${pair[@]}" -t 1 -c $((400 + i)) >/dev/null 2>&1 &
+  writers+=($!)
+done
+wait "${writers[@]}"
+[ "$(grep -c "ctx 40[1-6] " "$profiles")" = 6 ] || fail "profiles were lost: $(grep -c "ctx 40[1-6] " "$profiles") of 6 are kept"
+cp "$profiles" "$dir/profiles.before"
+(trap "" XFSZ; ulimit -f 1; exec "$gsd" inspect "${pair[@]}" -c 407 2>&1 | cat >/dev/null)
+cmp -s "$profiles" "$dir/profiles.before" || fail "a full disk damaged the profiles"
+[ "$(ls "$dir/cache/gsd" | tr '\n' ' ')" = "profiles.json profiles.json.lock " ] || fail "files are left: $(ls "$dir/cache/gsd")"
 "$gsd" make-draft -m "$target" --keep-layers 0,1,5 -o "$dir/self.gguf" >"$dir/out" 2>"$dir/err" || fail "make-draft: $(cat "$dir/err")"
 "$gsd" generate -m "$target" -d "$dir/self.gguf" -p "# tar" -n 20 --mode graph >"$dir/out" 2>"$dir/err" || fail "a made draft does not work: $(cat "$dir/err")"
 "$gsd" make-draft -m "$target" --budget 2 -o "$dir/found.gguf" >"$dir/out" 2>"$dir/err" || fail "make-draft, searching: $(cat "$dir/err")"

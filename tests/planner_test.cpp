@@ -35,6 +35,54 @@ TEST(CostModel, OneOutlierMovesLittleAndFrozenNothing) {
   EXPECT_EQ(m.ms(4), before);
 }
 
+TEST(CostModel, OnePassScalesWhatWasOnlyLoaded) {
+  CostModel m(32);
+  m.load({{1, 100}, {8, 180}, {32, 400}});
+  m.observe(1, 10);
+  EXPECT_NEAR(m.ms(8), 18, 1e-9);
+  EXPECT_NEAR(m.ms(32), 40, 1e-9);
+  EXPECT_TRUE(m.confirmed(1, 1));
+  EXPECT_FALSE(m.confirmed(2, 32));
+  m.observe(8, 9);  // half of what is expected, and no pass is faster than it can be; less than one token, though
+  EXPECT_LE(m.ms(8), 10);
+}
+
+TEST(CostModel, KeepsTheShapeBetweenConfirmedWidths) {
+  CostModel m(32);
+  m.load({{1, 10}, {4, 10}, {5, 15}, {8, 15}, {9, 30}, {32, 30}});
+  for (int i = 0; i < 5; ++i) {
+    m.observe(1, 20);
+    m.observe(9, 60);
+  }
+  EXPECT_NEAR(m.ms(4), 20, 0.5);
+  EXPECT_NEAR(m.ms(5), 30, 0.5);
+  EXPECT_NEAR(m.ms(8), 30, 0.5);
+}
+
+TEST(CostModel, FollowsAMachineThatChanges) {
+  CostModel m(16);
+  m.load({{1, 10}, {8, 20}});
+  for (int i = 0; i < 20; ++i) m.observe(1 + 7 * (i % 2), 10.0 + 10 * (i % 2));
+  EXPECT_NEAR(m.ms(8), 20, 0.1);
+  for (int i = 0; i < 3; ++i) m.observe(8, 60);  // somebody else took two cores of three
+  EXPECT_NEAR(m.ms(8), 60, 0.1);
+  EXPECT_NEAR(m.ms(1), 30, 0.1) << "not seen since, so only its ratio counts";
+  EXPECT_FALSE(m.confirmed(1, 1));
+  m.observe(1, 10);
+  EXPECT_NEAR(m.ms(1), 10, 0.1);
+  EXPECT_NEAR(m.ms(8), 60, 0.1);
+}
+
+TEST(CostModel, ASingleAbsurdPointSpoilsNothingElse) {
+  for (const double factor : {0.001, 0.1, 10.0, 1000.0}) {
+    CostModel m(16);
+    m.load({{1, 10}, {2, 11}, {4, 13 * factor}, {8, 18}, {16, 24}});
+    EXPECT_NEAR(m.ms(1), 10, 1.1) << factor;
+    EXPECT_NEAR(m.ms(8), 18, 6.1) << factor;
+    EXPECT_NEAR(m.ms(16), 24, 0.1) << factor;
+  }
+}
+
 TEST(CostModel, RandomObservationsStayMonotone) {
   for (int round = 0; round < 50; ++round) {
     GSD_SEEDED(rng, round);
@@ -91,14 +139,32 @@ TEST(Planner, LooksBeyondADearFirstStep) {
   EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0.7F, 5}), 1U) << "the third and fourth are all but free";
 }
 
-TEST(Planner, ProbesNowAndThenAndLessAndLess) {
+TEST(Planner, WithoutRecentStepsTheRateIsPlainDecodings) {
+  Machine m;
+  m.target.load({{1, 10}, {4, 16}});
+  EXPECT_DOUBLE_EQ(m.planner.rate(1), 0.1);
+  EXPECT_DOUBLE_EQ(m.planner.rate(4), 0.25);
+  m.planner.end_step(6, 20, 1, 8, true, true);
+  EXPECT_DOUBLE_EQ(m.planner.rate(1), 0.3);
+  EXPECT_DOUBLE_EQ(m.planner.rate(4), 0.3);
+}
+
+TEST(Planner, PricesWhatThePassTakesBesideTheItems) {
   Machine m;
   m.target.load({{1, 10}, {8, 12}});
-  int steps = 0;
+  m.draft.load({{1, 1}, {16, 15}});
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 1U);
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 15, {0, 0}), 0U) << "a backlog";
+}
+
+TEST(Planner, ProbesTheDraftNowAndThenAndLessAndLess) {
+  Machine m;
+  m.target.load({{1, 10}, {8, 12}});
+  m.target.freeze(true);
   std::vector<int> gaps;
-  for (int i = 0, last = 0; i < 400; ++i, ++steps) {
-    const bool probe = m.planner.probe_due();
-    m.planner.end_step(1, 10, probe, false);
+  for (int i = 0, last = 0; i < 400; ++i) {
+    const bool probe = m.planner.probe(Planner::Probe::kDraft, 1);
+    m.planner.end_step(1, 10, 1, 1, probe, false);
     if (probe) {
       gaps.push_back(i - last);
       last = i;
@@ -107,9 +173,9 @@ TEST(Planner, ProbesNowAndThenAndLessAndLess) {
   ASSERT_GE(gaps.size(), 4U);
   EXPECT_LE(gaps.front(), 8);
   EXPECT_GE(gaps.back(), 64);
-  m.planner.end_step(3, 12, true, true);
-  for (int i = 0; i < 8; ++i) m.planner.end_step(1, 10, false, false);
-  EXPECT_TRUE(m.planner.probe_due()) << "a level that paid resets the interval";
+  m.planner.end_step(3, 12, 1, 4, true, true);
+  for (int i = 0; i < 8; ++i) m.planner.end_step(1, 10, 1, 1, false, false);
+  EXPECT_TRUE(m.planner.probe(Planner::Probe::kDraft, 1)) << "a level that paid resets the interval";
 }
 
 TEST(Calibration, LearnsFrequenciesAndFollowsAChange) {

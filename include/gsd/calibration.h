@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "gsd/token_tree.h"
@@ -32,16 +33,19 @@ class Calibration {
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one: prices a
   // level before it is drafted. A depth that was seldom reached is thought to be like the one above it, or a level that
   // is never drafted would keep its prior for good.
-  double expansion_gain(int depth) const;
+  double expansion_gain(int depth) const { return expansion_gain(now_, depth); }
   void observe_expansion(int depth, bool named);
 
-  double probability(Cell cell) const { return cells_[cell].hits / cells_[cell].trials; }
+  double probability(Cell cell) const { return now_[cell].hits / now_[cell].trials; }
 
   // What was learned, to be kept for another run: numbers in an order of their own.
   std::vector<double> counts() const;
-  // Takes what counts() gave, with less weight, since the next text may be another. False, and nothing changes, if the
-  // numbers cannot be counts().
+  // Takes what counts() gave, with less weight, since the next text may be another; forgotten again when what is
+  // observed speaks for the priors instead. False, and nothing changes, if the numbers cannot be counts().
   bool set_counts(std::span<const double> counts);
+
+  // True if something that set_counts() took was forgotten since the last call.
+  bool take_surprise() { return std::exchange(dropped_, false); }
 
   // `predicted`: 1 for an ordinary cell; for a merge cell the candidate's probability without the discount, so that
   // the cell learns accepted / predicted.
@@ -61,11 +65,21 @@ class Calibration {
     double hits;
     double trials;
   };
+  // Cells, and behind them expansions by depth, which hold no prior.
+  using State = std::array<Counts, kCells + kDepths>;
   static void count(Counts& c, bool hit, double predicted);
+  static double expansion_gain(const State& state, int depth);
+  void judge_kept(std::size_t i, double by_kept, double by_prior, bool hit);
 
   bool greedy_;
-  std::array<Counts, kCells> cells_;
-  std::array<Counts, kDepths> expansions_{};  // without their prior
+  State now_{};
+  State prior_{};
+  // What set_counts() took, where it still counts, and by how much it foretold what came since better than the prior
+  // (log-likelihoods).
+  State kept_{};
+  std::array<bool, kCells + kDepths> has_kept_{};
+  std::array<double, kCells + kDepths> evidence_{};
+  bool dropped_ = false;
 };
 
 }  // namespace gsd

@@ -119,6 +119,7 @@ struct EngineOptions {
   // A closed session's slot keeps its memory for the next prompt that begins alike (not in exact mode). Passes over
   // other sequences in the same context get a little slower by it: attention walks over the kept cells.
   bool keep_prefixes = false;
+  Clock clock = {};  // what passes and steps are timed by
 };
 
 // What an engine has learned while running, apart from what passes cost.
@@ -152,6 +153,8 @@ class Engine {
   std::size_t prefill(Session& session);
 
   // Advances every session of the list by at least one token, or finishes it.
+  // A mode set by hand is obeyed where every session of the list asks for the same; in other company it sets the shape
+  // and the limits, and the planner shares levels and width among all by gain, so that nobody's wish slows the others.
   // REQUIRES: none is finished, no session stands twice in the list. Throws Error(kUsage) if one is not prefilled.
   // A backend's error, or what a callback throws, passes through: the sessions keep their text and can be prefilled
   // and stepped again.
@@ -181,6 +184,8 @@ class Engine {
   Calibration& calibration(const SamplingParams& sampling);
   void drop_leftovers(Session& s);
   bool prepare(Session& s);
+  bool to_be_planned() const;
+  double now() const { return now_ms(options_.clock); }
   void draft_all();
   void choose_drafting_sessions();
   Planner::Ahead ahead(int depth) const;
@@ -221,6 +226,8 @@ class Engine {
   double step_modelled_ms_ = 0;
   int step_draft_forwards_ = 0;
   bool step_wanted_ = false;
+  bool step_planned_ = false;  // the planner decides, not parameters set by hand
+  bool step_probes_plain_ = false;
 };
 
 }  // namespace gsd

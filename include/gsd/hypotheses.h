@@ -37,8 +37,12 @@ struct SpeculationParams {
   int merge_length = 0;          // tokens before a candidate that must agree for a merge, [0, 16]; graph and auto only
   int frontier = 8;              // nodes that one draft level evaluates, [1, 64]
   int max_nodes = 64;            // nodes of the graph, [2, 1024]
-  int max_width = 16;            // tokens that one verification pass scores, the root included, [1, 64]
+  int max_width = 0;             // tokens that one verification pass scores, root included, [1, 64]; 0 = by the mode
   bool history = true;           // draw on the prompt, the generated text and formerly drafted tokens
+
+  // max_width, or where it is 0 what suits the mode: the planner takes of it what pays.
+  int width() const { return max_width != 0 ? max_width : mode == Mode::kAuto ? 32 : 16; }
+  bool operator==(const SpeculationParams&) const = default;
 };
 
 // Throws Error(kUsage) naming the parameter that is out of range and the range.
@@ -93,6 +97,8 @@ class Hypotheses {
   TokenGraph& graph() { return graph_; }
   // Calibrated probability that the history alone names the target's next token; 0 without a match. After begin().
   float history_probability();
+  // True if acceptance turned out not to be what an earlier run had learned, since the last call.
+  bool take_surprise() { return calibration_.take_surprise(); }
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
   float expansion_gain(int depth) const {
     return static_cast<float>(calibration_.expansion_gain(depth));

@@ -141,10 +141,6 @@ std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& 
 // Throws Error(kGrammar) if it does not parse.
 Constraint make_grammar(const Model& model, const std::string& gbnf);
 
-// Milliseconds of passes of a few widths on an empty sequence 0, within about `budget_ms` (widths 1 and 8 in any
-// case); feeds `cost`.
-void measure_cost(Backend& backend, CostModel& cost, double budget_ms);
-
 struct PairOptions {
   std::string target;  // path
   std::string draft;   // path; empty = no draft model, only the history is drawn on
@@ -154,7 +150,7 @@ struct PairOptions {
   EngineOptions engine;      // engine.exact rules context.exact
   bool narrow = true;        // use the narrow-matmul backend where it helps
   std::optional<bool> mmap;  // as in ModelOptions
-  bool profile = true;       // measure or load the cost profile; false = learn while running
+  bool profile = true;       // load and check the cost profile, or measure it; false = learn while running
   std::string profile_dir;   // where profiles are kept; empty = the user's cache folder
   std::function<bool(float)> progress;
 };
@@ -176,7 +172,7 @@ class Pair {
   const std::string& narrow() const;
   // How the cost profile came about: "measured", "cached", "off".
   const std::string& profile_source() const;
-  // Writes what was learned about costs, for the next load. Errors are ignored: a cache is no duty.
+  // Writes what was learned about costs, for the next load. Errors are ignored and change nothing.
   void save_profile() const;
 
   // Generates behind `prompt` and hands each piece of text to `on_text` as soon as it is certain; false stops. Whole

@@ -1,6 +1,7 @@
 // Decides what a step spends: whether to draft another level, and how many tree nodes to verify.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -28,12 +29,26 @@ class Planner {
     }
   };
 
-  // What the planner remembers of the steps behind it.
+  // What one kind of step does not show, and so must be tried now and then while another kind goes on: nothing may be
+  // absorbing.
+  enum class Probe : std::uint8_t {
+    kDraft,  // what the draft would have said, while nothing is drafted
+    kWide,   // what a pass over a few more tokens costs, while none is verified
+    kPlain,  // what a plain pass costs, while every step speculates
+  };
+  static constexpr std::size_t kProbes = 3;
+
+  // What the planner remembers of the steps before.
   struct Recent {
+    struct Watch {
+      int steps = 0;     // since it was last seen
+      int interval = 8;  // steps until it is tried
+    };
     double tokens = 0;  // fading sums over the last steps
     double ms = 0;
-    int plain_steps = 0;
-    int probe_interval = 8;  // plain steps between two probes
+    std::array<Watch, kProbes> watch;
+    double savings_ms = 0;  // what probes may cost: a share of the time that passed, less what they did cost
+    int urgent = 0;         // further steps in which probes may run ahead of it
   };
 
   Planner(CostModel& target, CostModel& draft);
@@ -58,19 +73,30 @@ class Planner {
   // scores anyway, the `roots` among them.
   std::size_t choose_width(std::span<const Item> items, int roots, int width) const;
 
-  // True now and then while nothing is drafted: plain decoding must not be absorbing.
-  bool probe_due() const { return recent_.plain_steps >= recent_.probe_interval; }
-  // A step ended. `drafted`: a draft level was evaluated; `wanted`: the planner, not a probe, asked for it.
-  void end_step(int emitted, double modelled_ms, bool drafted, bool wanted);
+  // Whether this step, which would not show it by itself, should. True now and then, so that all probes together cost
+  // about a hundredth of the time; sooner where costs are unconfirmed, and at once after a surprise. `roots`: as above.
+  bool probe(Probe kind, int roots);
+  // Tokens that a wide probe verifies beside the roots.
+  static constexpr std::size_t kWideProbe = 3;
+
+  // The draft's acceptance is not what it was thought to be: what is probed is probed again at once.
+  void surprise();
+  // A step ended. `width`: tokens that the verification scored; `drafted`: a draft level was evaluated; `wanted`: the
+  // planner, not a probe, asked for it.
+  void end_step(int emitted, double modelled_ms, int roots, int width, bool drafted, bool wanted);
 
   double rate(int roots) const;  // tokens per millisecond
 
  private:
   double value_ahead(double probability, int width, Ahead ahead, double price) const;
+  void notice_surprises();
 
   CostModel& target_;
   CostModel& draft_;
   Recent recent_;
+  std::array<bool, kProbes> probing_{};  // in the step in progress
+  std::int64_t surprises_ = 0;           // of both cost models, as far as noticed
+  std::int64_t revisions_ = 0;
 };
 
 }  // namespace gsd

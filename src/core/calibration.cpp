@@ -8,7 +8,9 @@ namespace {
 
 constexpr double kPriorWeight = 5;  // a prior counts as this many observations
 constexpr double kMaxWeight = 150;  // older observations fade beyond this
-constexpr double kKeptWeight = 30;  // and when they come from an earlier run
+constexpr double kKeptWeight = 15;  // and when they come from an earlier run
+constexpr double kKeptDoubt = 2;    // what was kept is dropped when the prior is likelier by e to this power
+constexpr int kKeptErrors = 2;      // and all of it, when that happened to so many
 constexpr double kExpansionPrior = 0.7;
 
 // Upper ends of the bins, best bin first.
@@ -34,7 +36,7 @@ double bin_middle(int i) {
 
 Calibration::Calibration(bool greedy) : greedy_(greedy) {
   const auto set = [this](int cell, double p) {
-    cells_[static_cast<std::size_t>(cell)] = {p * kPriorWeight, kPriorWeight};
+    now_[static_cast<std::size_t>(cell)] = {p * kPriorWeight, kPriorWeight};
   };
   for (int rank = 0; rank < kRanks; ++rank) {
     for (int b = 0; b < kBins; ++b) {
@@ -51,6 +53,7 @@ Calibration::Calibration(bool greedy) : greedy_(greedy) {
     set(kHistoryBase + 2 * kLengths + i, 0.98);
   }
   for (int i = 0; i < kAgreements; ++i) set(kMergeBase + i, 0.6 + 0.06 * i);
+  prior_ = now_;
 }
 
 Calibration::Cell Calibration::draft_cell(int rank, float log_q, float gap) const {
@@ -67,45 +70,74 @@ Calibration::Cell Calibration::merge_cell(int agreement) const {
   return static_cast<Cell>(kMergeBase + std::min(agreement, kAgreements) - 1);
 }
 
-double Calibration::expansion_gain(int depth) const {
+double Calibration::expansion_gain(const State& state, int depth) {
   double gain = kExpansionPrior;
   for (int d = 0; d <= std::min(depth, kDepths - 1); ++d) {
-    const Counts& c = expansions_[static_cast<std::size_t>(d)];
+    const Counts& c = state[static_cast<std::size_t>(kCells + d)];
     gain = (c.hits + kPriorWeight * gain) / (c.trials + kPriorWeight);
   }
   return gain;
 }
 
 void Calibration::observe_expansion(int depth, bool named) {
-  count(expansions_[static_cast<std::size_t>(std::min(depth, kDepths - 1))], named, 1);
+  const auto i = static_cast<std::size_t>(kCells + std::min(depth, kDepths - 1));
+  judge_kept(i, expansion_gain(kept_, depth), kExpansionPrior, named);
+  count(now_[i], named, 1);
 }
 
 std::vector<double> Calibration::counts() const {
   std::vector<double> out;
-  for (const Counts& c : cells_) out.insert(out.end(), {c.hits, c.trials});
-  for (const Counts& c : expansions_) out.insert(out.end(), {c.hits, c.trials});
+  for (const Counts& c : now_) out.insert(out.end(), {c.hits, c.trials});
   return out;
 }
 
 bool Calibration::set_counts(std::span<const double> counts) {
-  if (counts.size() != 2 * (cells_.size() + expansions_.size())) return false;
+  if (counts.size() != 2 * now_.size()) return false;
   const auto at = [&](std::size_t i) { return Counts{counts[2 * i], counts[2 * i + 1]}; };
-  for (std::size_t i = 0; i < counts.size() / 2; ++i) {
+  for (std::size_t i = 0; i < now_.size(); ++i) {
     const Counts c = at(i);
     // A cell's prior never fades away altogether; merge cells count hits against less than one trial each.
-    const double fewest = i < cells_.size() ? 0.1 : 0;
-    if (!(c.hits >= 0 && c.hits <= 100 * kMaxWeight && c.trials >= fewest && c.trials <= kMaxWeight)) return false;
+    const double fewest = i < kCells ? 0.1 : 0;
+    const double most = i >= kMergeBase && i < kCells ? 100 * kMaxWeight : c.trials * (1 + 1e-9);
+    if (!(c.hits >= 0 && c.hits <= most && c.trials >= fewest && c.trials <= kMaxWeight)) return false;
   }
-  const auto kept = [](Counts c) {
+  for (std::size_t i = 0; i < now_.size(); ++i) {
+    const Counts c = at(i);
     const double fade = c.trials > kKeptWeight ? kKeptWeight / c.trials : 1;
-    return Counts{c.hits * fade, c.trials * fade};
-  };
-  for (std::size_t i = 0; i < cells_.size(); ++i) cells_[i] = kept(at(i));
-  for (std::size_t i = 0; i < expansions_.size(); ++i) expansions_[i] = kept(at(cells_.size() + i));
+    now_[i] = {c.hits * fade, c.trials * fade};
+  }
+  kept_ = now_;
+  has_kept_.fill(true);
+  evidence_.fill(0);
   return true;
 }
 
-void Calibration::observe(Cell cell, bool accepted, double predicted) { count(cells_[cell], accepted, predicted); }
+// Two theories foretold `hit`. When what was kept has foretold so much worse than the prior, the prior takes its place;
+// what this run observed stays.
+void Calibration::judge_kept(std::size_t i, double by_kept, double by_prior, bool hit) {
+  if (!has_kept_[i]) return;
+  const auto log_likelihood = [hit](double p) { return std::log(std::clamp(hit ? p : 1 - p, 0.01, 0.99)); };
+  evidence_[i] += log_likelihood(by_kept) - log_likelihood(by_prior);
+  if (evidence_[i] > -kKeptDoubt) return;
+  dropped_ = true;
+  // Who was wrong several times is not believed in the rest. Deeper expansions go with the first of them: a level that
+  // is thought to be worth nothing is never drafted, so nothing would correct it.
+  const bool all = std::count(has_kept_.begin(), has_kept_.end(), false) + 1 >= kKeptErrors;
+  const std::size_t end = all || i >= kCells ? now_.size() : i + 1;
+  for (std::size_t k = all ? 0 : i; k < end; ++k) {
+    if (!std::exchange(has_kept_[k], false)) continue;
+    now_[k].hits = prior_[k].hits + std::max(0.0, now_[k].hits - kept_[k].hits);
+    now_[k].trials = prior_[k].trials + std::max(0.0, now_[k].trials - kept_[k].trials);
+  }
+}
+
+void Calibration::observe(Cell cell, bool accepted, double predicted) {
+  if (has_kept_[cell]) {
+    const auto p = [&](const State& s) { return predicted * s[cell].hits / s[cell].trials; };
+    judge_kept(cell, p(kept_), p(prior_), accepted);
+  }
+  count(now_[cell], accepted, predicted);
+}
 
 void Calibration::count(Counts& c, bool hit, double predicted) {
   c.hits += hit ? 1 : 0;

@@ -1,14 +1,12 @@
 #include "gsd/engine.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <string>
 #include <utility>
 
 #include "feed.h"
 #include "gsd/error.h"
-#include "stopwatch.h"
 
 namespace gsd {
 
@@ -236,7 +234,7 @@ bool Engine::prepare(Session& s) {
 }
 
 void Engine::step(std::span<Session* const> sessions) {
-  const Stopwatch whole;
+  const double start = now();
   step_draft_ms_ = step_verify_ms_ = step_modelled_ms_ = 0;
   step_draft_forwards_ = 0;
   step_wanted_ = false;
@@ -250,6 +248,9 @@ void Engine::step(std::span<Session* const> sessions) {
     throw Error(ErrorCode::kUsage,
                 "A step takes at most " + std::to_string(options_.max_total_width) + " sessions; step them in groups.");
   }
+  const int roots = static_cast<int>(active_.size());
+  step_planned_ = to_be_planned();
+  step_probes_plain_ = step_planned_ && planner_.probe(Planner::Probe::kPlain, roots);
   if (draft_ != nullptr) draft_all();
   choose_widths();
   verify();
@@ -258,9 +259,20 @@ void Engine::step(std::span<Session* const> sessions) {
     take(*s);
     emitted += static_cast<int>(s->acceptance_.token.size());
   }
-  planner_.end_step(emitted, step_modelled_ms_, step_draft_forwards_ > 0, step_wanted_);
+  planner_.end_step(emitted, step_modelled_ms_, roots, static_cast<int>(batch_.size()), step_draft_forwards_ > 0,
+                    step_wanted_);
+  for (Session* s : active_) {
+    if (s->hypotheses_.take_surprise()) planner_.surprise();
+  }
   const double sequence_ms = target_.sequence_ms() + (draft_ != nullptr ? draft_->sequence_ms() : 0) - sequence_before;
-  account(whole.ms(), sequence_ms);
+  account(now() - start, sequence_ms);
+}
+
+// Wishes set by hand are obeyed while they agree: then everyone waits for his own only.
+bool Engine::to_be_planned() const {
+  const SpeculationParams& first = active_.front()->hypotheses_.params();
+  return first.mode == Mode::kAuto || std::any_of(active_.begin(), active_.end(),
+                                                  [&](const Session* s) { return s->hypotheses_.params() != first; });
 }
 
 // Books the step to its sessions (each took part in the whole of it) and once to the engine.
@@ -293,29 +305,24 @@ void Engine::choose_widths() {
   const int roots = static_cast<int>(active_.size());
   const int budget = options_.max_total_width - roots;
   items_.clear();
-  int fixed = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Session& s = *active_[i];
     if (s.depth_limit_ == 0) continue;
     const SpeculationParams& p = s.hypotheses_.params();
-    const bool automatic = p.mode == Mode::kAuto;
-    // A hand-set width is a wish for a session alone; together they share the budget evenly.
-    const int most = std::min({p.max_width - 1, target_.info().max_rollback, automatic ? budget : budget / roots});
+    // Set by hand, a width is a wish for a session alone; together they share the budget evenly.
+    const int most = std::min({p.width() - 1, target_.info().max_rollback, step_planned_ ? budget : budget / roots});
     const int leaves = p.mode == Mode::kChain ? 1 : target_.info().max_leaves;
     const int n_unrolled = s.hypotheses_.unroll(most, s.depth_limit_, leaves);
-    if (!automatic) {
-      s.n_chosen_ = n_unrolled;
-      fixed += s.n_chosen_;
-      continue;
-    }
-    for (int n = 0; n < n_unrolled; ++n) {
+    if (!step_planned_) s.n_chosen_ = n_unrolled;
+    for (int n = 0; step_planned_ && n < n_unrolled; ++n) {
       items_.push_back({static_cast<std::int32_t>(i), n, s.hypotheses_.unrolled_probability(n)});
     }
   }
+  if (items_.empty() || step_probes_plain_) return;
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
-  const auto most = static_cast<std::size_t>(std::max(0, budget - fixed));
-  const std::span<const Planner::Item> affordable(items_.data(), std::min(items_.size(), most));
-  const std::size_t count = planner_.choose_width(affordable, roots, roots + fixed);
+  if (items_.size() > static_cast<std::size_t>(budget)) items_.resize(static_cast<std::size_t>(budget));
+  std::size_t count = planner_.choose_width(items_, roots, roots);
+  if (count == 0 && planner_.probe(Planner::Probe::kWide, roots)) count = std::min(items_.size(), Planner::kWideProbe);
   for (std::size_t n = 0; n < count; ++n) ++active_[static_cast<std::size_t>(items_[n].session)]->n_chosen_;
 }
 
@@ -334,7 +341,7 @@ void Engine::gather_trees() {
 
 void Engine::verify() {
   gather_trees();
-  const Stopwatch clock;
+  const double start = now();
   try {
     target_.forward(batch_);
   } catch (const Error& e) {
@@ -343,7 +350,7 @@ void Engine::verify() {
     gather_trees();
     target_.forward(batch_);
   }
-  step_verify_ms_ = clock.ms();
+  step_verify_ms_ = now() - start;
   const int width = static_cast<int>(batch_.size());
   target_cost_.observe(width, step_verify_ms_);
   step_modelled_ms_ += target_cost_.ms(width);

@@ -4,7 +4,6 @@
 #include "feed.h"
 #include "gsd/engine.h"
 #include "gsd/error.h"
-#include "stopwatch.h"
 
 namespace gsd {
 
@@ -16,27 +15,26 @@ void Engine::draft_all() {
   }
 }
 
-// Modes set by hand always draft; for automatic sessions the first level must pay, or a probe must be due.
+// What is set by hand drafts; where the planner decides, the first level must pay, or a probe must be due.
 void Engine::choose_drafting_sessions() {
+  step_wanted_ = !step_planned_;
+  if (!step_planned_) return;
   items_.clear();
   int backlog = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Session& s = *active_[i];
-    if (!s.wants_draft_ || s.hypotheses_.params().mode != Mode::kAuto || lags(s)) continue;
+    if (!s.wants_draft_ || lags(s)) continue;
     // What the history names anyway is no gain of the draft.
     items_.push_back(
         {static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.history_probability())});
     backlog += static_cast<int>(s.tokens_.size() - s.n_drafted_) - 1;
   }
-  if (items_.empty()) {
-    step_wanted_ = true;
-    return;
-  }
+  if (items_.empty()) return;
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
   const int roots = static_cast<int>(active_.size());
-  std::size_t count = planner_.choose_level(items_, roots, roots, backlog, ahead(1));
+  std::size_t count = step_probes_plain_ ? 0 : planner_.choose_level(items_, roots, roots, backlog, ahead(1));
   step_wanted_ = count > 0;
-  if (count == 0 && planner_.probe_due()) count = items_.size();
+  if (count == 0 && !step_probes_plain_ && planner_.probe(Planner::Probe::kDraft, roots)) count = items_.size();
   for (std::size_t n = count; n < items_.size(); ++n)
     active_[static_cast<std::size_t>(items_[n].session)]->wants_draft_ = false;
 }
@@ -54,14 +52,14 @@ Planner::Ahead Engine::ahead(int depth) const {
 
 // One pass of the draft over batch_. False if its memory has no room: the step then goes on with what there is.
 bool Engine::forward_draft() {
-  const Stopwatch clock;
+  const double start = now();
   try {
     draft_->forward(batch_);
   } catch (const Error& e) {
     if (e.code() != ErrorCode::kNoKvSlot) throw;
     return false;
   }
-  const double ms = clock.ms();
+  const double ms = now() - start;
   const int width = static_cast<int>(batch_.size());
   ++step_draft_forwards_;
   step_draft_ms_ += ms;
@@ -101,10 +99,10 @@ bool Engine::draft_roots() {
   for (Session* s : active_) {
     if (!s->wants_draft_) continue;
     if (lags(*s)) {
-      const Stopwatch clock;
+      const double start = now();
       if (!caught_up) catch_up(*s, s->tokens_.size() - 1);
       caught_up = true;
-      step_draft_ms_ += clock.ms();
+      step_draft_ms_ += now() - start;
     } else if (drafting < at_once) {
       ++drafting;
       std::int32_t parent = -1;
@@ -142,13 +140,11 @@ std::span<const float> Engine::draft_logits(std::int32_t row) const {
 bool Engine::draft_level() {
   items_.clear();
   int width = static_cast<int>(active_.size());
-  bool automatic = true;
   int deepest = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Session& s = *active_[i];
     if (!s.wants_draft_) continue;
     width += s.hypotheses_.graph().size() - 1;
-    automatic &= s.hypotheses_.params().mode == Mode::kAuto;
     for (const std::int32_t id : s.hypotheses_.frontier()) {
       const GraphNode& n = s.hypotheses_.graph().node(id);
       if (n.depth >= s.depth_limit_) continue;
@@ -159,7 +155,7 @@ bool Engine::draft_level() {
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
   const auto most = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
   if (items_.size() > most) items_.resize(most);
-  if (automatic)
+  if (step_planned_)
     items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0, ahead(deepest + 1)));
   // One level's nodes of a session must be numbered in batch order, and siblings' leaves are counted as they come.
   batch_.clear();

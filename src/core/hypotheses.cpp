@@ -46,7 +46,7 @@ void validate(const SpeculationParams& p) {
   require(p.merge_length >= 0 && p.merge_length <= 16, "merge-length", "from 0 to 16");
   require(p.frontier >= 1 && p.frontier <= 64, "frontier", "from 1 to 64");
   require(p.max_nodes >= 2 && p.max_nodes <= 1024, "max-nodes", "from 2 to 1024");
-  require(p.max_width >= 1 && p.max_width <= 64, "max-width", "from 1 to 64");
+  require(p.max_width >= 0 && p.max_width <= 64, "max-width", "from 1 to 64, or 0 for what suits the mode");
 }
 
 Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,

@@ -4,8 +4,12 @@
 
 namespace gsd {
 namespace {
-constexpr double kFade = 0.97;  // about the last 30 steps count
-constexpr int kLastProbe = 64;  // plain steps between two probes, at most
+constexpr double kFade = 0.97;                          // about the last 30 steps count
+constexpr double kProbeShare = 0.01;                    // of the time that probes may cost
+constexpr double kUrgentSteps = 3;                      // plain steps that they may cost in advance after a surprise
+constexpr int kUrgent = 3;                              // steps that a surprise is urgent for
+constexpr std::array<int, 3> kLastProbe{64, 512, 512};  // and at most, after probes without a result
+constexpr int kConfirmedProbe = 64;                     // where what it would cost was measured in this run
 }  // namespace
 
 Planner::Planner(CostModel& target, CostModel& draft) : target_(target), draft_(draft) {}
@@ -62,15 +66,56 @@ std::size_t Planner::choose_width(std::span<const Item> items, int roots, int wi
   return count;
 }
 
-void Planner::end_step(int emitted, double modelled_ms, bool drafted, bool wanted) {
+bool Planner::probe(Probe kind, int roots) {
+  const auto k = static_cast<std::size_t>(kind);
+  const Recent::Watch& watch = recent_.watch[k];
+  int interval = recent_.urgent > 0 ? 0 : watch.interval;
+  if (kind != Probe::kDraft) {
+    if (target_.frozen()) return false;  // nothing to learn
+    const bool plain = kind == Probe::kPlain;
+    const bool confirmed = target_.confirmed(plain ? roots : roots + 1, plain ? roots : roots + 2 * int{kWideProbe});
+    if (confirmed) interval = std::max(interval, kConfirmedProbe);
+  }
+  const double ahead = recent_.urgent > 0 ? kUrgentSteps * target_.ms(roots) : 0;
+  probing_[k] = watch.steps >= interval && recent_.savings_ms + ahead >= 0;
+  return probing_[k];
+}
+
+void Planner::end_step(int emitted, double modelled_ms, int roots, int width, bool drafted, bool wanted) {
+  const double plain_ms = target_.ms(roots);
+  const bool probed = std::find(probing_.begin(), probing_.end(), true) != probing_.end();
+  const double price = probed ? modelled_ms - emitted / rate(roots) : 0;
+  recent_.savings_ms = std::min(recent_.savings_ms + kProbeShare * modelled_ms - price, plain_ms);
   recent_.tokens = kFade * recent_.tokens + emitted;
   recent_.ms = kFade * recent_.ms + modelled_ms;
-  if (!drafted) {
-    ++recent_.plain_steps;
-    return;
+  const std::array<bool, kProbes> seen{drafted, width > roots, width == roots};
+  for (std::size_t k = 0; k < kProbes; ++k) {
+    Recent::Watch& watch = recent_.watch[k];
+    ++watch.steps;
+    if (!seen[k]) continue;
+    watch.steps = 0;
+    if (probing_[k]) watch.interval = price < 0 ? 0 : std::clamp(watch.interval * 2, 1, kLastProbe[k]);
   }
-  recent_.plain_steps = 0;
-  recent_.probe_interval = wanted ? Recent().probe_interval : std::min(kLastProbe, recent_.probe_interval * 2);
+  notice_surprises();
+  if (drafted && wanted) recent_.watch[0].interval = Recent::Watch().interval;
+  probing_ = {};
+}
+
+void Planner::surprise() {
+  recent_.urgent = kUrgent;
+  for (Recent::Watch& watch : recent_.watch) watch.interval = 0;
+}
+
+// A measurement far from what was believed is repeated at once, and so is what else was believed. What was reached at
+// the old costs is no measure any more.
+void Planner::notice_surprises() {
+  recent_.urgent = std::max(0, recent_.urgent - 1);
+  const std::int64_t surprises = target_.surprises() + draft_.surprises();
+  const std::int64_t revisions = target_.revisions() + draft_.revisions();
+  if (revisions != revisions_) recent_.tokens = recent_.ms = 0;
+  if (surprises != surprises_ || revisions != revisions_) surprise();
+  surprises_ = surprises;
+  revisions_ = revisions;
 }
 
 }  // namespace gsd

@@ -1,4 +1,6 @@
 #include <fmt/format.h>
+#include <ggml-backend.h>
+#include <ggml.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "../core/stopwatch.h"
+#include "../util/atomic_file.h"
 #include "gsd/utf8.h"
 #include "handles.h"
 
@@ -60,6 +63,35 @@ void from_json(const json& j, std::map<int, Calibration>& calibrations) {
   }
 }
 
+// What profiles.json holds; empty if there is none, or it is damaged. Nothing in it is nested deeper than this: what
+// is, was not written here, and would take long to write again.
+json read_profiles(const std::filesystem::path& file) {
+  constexpr int kMaxNesting = 4;
+  const auto shallow = [](int depth, json::parse_event_t, const json&) {
+    if (depth > kMaxNesting) throw Error(ErrorCode::kIo, "The profiles are nested too deep.");
+    return true;
+  };
+  try {
+    std::ifstream in(file);
+    json all = json::parse(in, shallow);
+    if (all.is_object()) return all;
+  } catch (const std::exception&) {
+  }
+  return json::object();
+}
+
+// The graphics processors that layers may lie on.
+std::string gpu_names() {
+  std::string names;
+  for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+    ggml_backend_dev_t device = ggml_backend_dev_get(i);
+    const auto type = ggml_backend_dev_type(device);
+    if (type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU)
+      names += fmt::format(" {}", ggml_backend_dev_description(device));
+  }
+  return names;
+}
+
 int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
 
 }  // namespace
@@ -70,38 +102,6 @@ std::string cpu_name() {
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
   }
   return "unknown";
-}
-
-void measure_cost(Backend& backend, CostModel& cost, double budget_ms) {
-  const BackendInfo& info = backend.info();
-  const int most = std::min({cost.max_width(), info.max_outputs, info.n_ctx});
-  std::vector<NodeInput> nodes;
-  const auto pass = [&](int width) {
-    nodes.clear();
-    for (int i = 0; i < width; ++i) nodes.push_back({0, static_cast<Token>(i % info.n_vocab), i - 1, true});
-    const Stopwatch clock;
-    backend.forward(nodes);
-    const double ms = clock.ms();
-    backend.commit(0, {});
-    return ms;
-  };
-  const Stopwatch whole;
-  pass(1);  // brings the weights into memory
-  std::vector<CostModel::Point> points;
-  // The widths that tell most come first: a slow model gets no further.
-  for (const int width : {1, 8, 4, 16, 2, 32}) {
-    if (width > most) continue;
-    const double guess = points.empty() ? 0 : points.front().ms * width;
-    if (points.size() >= 2 && whole.ms() + guess > budget_ms) break;
-    // The first pass of a shape builds its graph, which does not matter where passes are slow.
-    std::vector<double> times{pass(width)};
-    if (times.front() < budget_ms / 50) times.clear();
-    for (int i = 0; i < 5 && whole.ms() <= budget_ms; ++i) times.push_back(pass(width));
-    if (times.empty()) break;
-    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
-    points.push_back({width, times[times.size() / 2]});
-  }
-  cost.load(points);
 }
 
 struct Pair::Impl {
@@ -128,10 +128,13 @@ struct Pair::Impl {
 // Everything the times depend on, as far as it can be known.
 std::string Pair::Impl::profile_key() const {
   const auto model = [](const Model* m, int layers) {
-    return m == nullptr ? std::string("none")
-                        : fmt::format("{} {} {} gpu {}", m->description(), m->n_params(), m->n_bytes(), layers);
+    if (m == nullptr) return std::string("none");
+    return fmt::format("{} {} {} {}{}", m->description(), m->n_params(), m->n_bytes(),
+                       m->impl().options.mmap.value_or(false) ? "mapped" : "read",
+                       layers == 0 ? "" : fmt::format(" gpu {}{}", layers, gpu_names()));
   };
-  return fmt::format("{} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", cpu_name(),
+  return fmt::format("gsd {} | ggml {} {} | {} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}",
+                     GSD_VERSION, ggml_version(), ggml_commit(), cpu_name(),
                      model(target.get(), options.target_gpu_layers), model(draft.get(), options.draft_gpu_layers),
                      n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
                      options.engine.exact ? "exact" : "fast",
@@ -140,18 +143,20 @@ std::string Pair::Impl::profile_key() const {
 
 bool Pair::Impl::load_profile() {
   try {
-    std::ifstream in(profile_file());
-    const json all = json::parse(in);
+    const json all = read_profiles(profile_file());
     const json& mine = all.at(profile_key());
     from_json(mine.at("target_ms"), engine->planner().target_cost());
     if (draft) from_json(mine.at("draft_ms"), engine->planner().draft_cost());
     Learned learned;
     from_json(mine.value("acceptance", json::object()), learned.calibrations);
     engine->exchange(learned);
-    return true;
   } catch (const std::exception&) {
     return false;  // no file, not ours, or damaged: measure
   }
+  constexpr double kBudgetMs = 100;  // a user waits for it in every run
+  check_cost(*target_backend, engine->planner().target_cost(), kBudgetMs);
+  if (draft) check_cost(*draft_backend, engine->planner().draft_cost(), kBudgetMs / 5);
+  return true;
 }
 
 void Pair::Impl::make_profile(double load_ms) {
@@ -224,24 +229,20 @@ const std::string& Pair::profile_source() const { return impl_->profile_source; 
 void Pair::save_profile() const {
   const std::filesystem::path file = impl_->profile_file();
   if (file.empty() || !impl_->options.profile) return;
-  json all = json::object();
   try {
-    std::ifstream in(file);
-    all = json::parse(in);
-  } catch (const std::exception&) {  // none yet, or damaged: start anew
+    std::filesystem::create_directories(file.parent_path());
+    const FileLock lock(file.string() + ".lock");  // what others wrote meanwhile stays
+    json all = read_profiles(file);
+    if (all.size() > 200) all = json::object();  // bounded
+    Planner& planner = impl_->engine->planner();
+    all[impl_->profile_key()] = {{"target_ms", to_json(planner.target_cost())},
+                                 {"draft_ms", to_json(planner.draft_cost())},
+                                 {"acceptance", to_json(impl_->engine->calibrations())}};
+    AtomicFile out(file.string(), "profile");
+    out.write(all.dump(1));
+    out.commit();
+  } catch (const std::exception&) {
   }
-  if (!all.is_object() || all.size() > 200) all = json::object();  // bounded
-  Planner& planner = impl_->engine->planner();
-  all[impl_->profile_key()] = {{"target_ms", to_json(planner.target_cost())},
-                               {"draft_ms", to_json(planner.draft_cost())},
-                               {"acceptance", to_json(impl_->engine->calibrations())}};
-  std::error_code ignored;
-  std::filesystem::create_directories(file.parent_path(), ignored);
-  // Written beside and renamed, so that two programs never leave half a file.
-  const std::filesystem::path scratch =
-      file.string() + fmt::format(".{}", std::hash<std::thread::id>{}(std::this_thread::get_id()));
-  if (std::ofstream out(scratch); !(out << all.dump(1))) return;
-  std::filesystem::rename(scratch, file, ignored);
 }
 
 std::string Pair::generate(std::string_view prompt, SessionOptions options,

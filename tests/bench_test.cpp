@@ -70,8 +70,8 @@ TEST(Workload, ConfigurationsNameTheirParameters) {
   EXPECT_EQ(c.params.max_width, 9);
   EXPECT_EQ(c.params.depth, 3);
   EXPECT_FALSE(c.params.history);
-  EXPECT_EQ(parse_config("auto", {}).params.max_width, 32);
-  EXPECT_EQ(parse_config("tree", {}).params.max_width, 16);
+  EXPECT_EQ(parse_config("auto", {}).params.width(), 32);
+  EXPECT_EQ(parse_config("tree", {}).params.width(), 16);
   for (const char* bad :
        {"", "fast", "tree depth", "tree depth=", "tree depth=x", "tree depth=0", "tree speed=1", "tree depth=3x"})
     EXPECT_THROW(parse_config(bad, {}), Error) << bad;

@@ -70,8 +70,7 @@ class Bench {
       auto more = parse_prompts(read_file(path), flags.per_kind, path);
       prompts_.insert(prompts_.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
     }
-    SpeculationParams defaults = flags.model.speculation;
-    defaults.history = !flags.model.no_history;
+    const SpeculationParams defaults = flags.model.session().speculation;
     std::vector<std::string> texts = flags.configs;
     if (texts.empty() && !flags.ablate) texts = flags.modes;
     if (flags.ablate) texts = ablation_configs();
@@ -79,12 +78,7 @@ class Bench {
       const auto more = chain_configs();
       texts.insert(texts.end(), more.begin(), more.end());
     }
-    for (const std::string& text : texts) {
-      Config c = parse_config(text, defaults);
-      if (flags.model.width != "auto" && text.find("width=") == std::string::npos)
-        c.params.max_width = flags.model.session().speculation.max_width;
-      configs_.push_back(std::move(c));
-    }
+    for (const std::string& text : texts) configs_.push_back(parse_config(text, defaults));
     temperatures_ = flags.temperatures;
     if (temperatures_.empty()) temperatures_.push_back(flags.model.sampling.temperature);
     const auto is_there = [&](const Peer& peer) {

@@ -108,12 +108,10 @@ SessionOptions ModelFlags::session() const {
   o.speculation = speculation;
   o.speculation.mode = parse_mode(mode);
   o.speculation.history = !no_history;
-  if (width == "auto") {
-    o.speculation.max_width = o.speculation.mode == Mode::kAuto ? 32 : 16;
-  } else {
+  if (width != "auto") {
     char* end = nullptr;
     const long w = std::strtol(width.c_str(), &end, 10);
-    if (end == width.c_str() || *end != '\0')
+    if (end == width.c_str() || *end != '\0' || w == 0)
       throw Error(ErrorCode::kUsage, "The width must be a number from 1 to 64 or auto, not '" + width + "'.");
     o.speculation.max_width = static_cast<int>(std::clamp(w, -1L, 1000L));
   }

@@ -83,7 +83,6 @@ Config parse_config(std::string_view text, const SpeculationParams& defaults) {
   if (!(words >> word)) throw Error(ErrorCode::kUsage, "A configuration begins with a mode, for example \"auto\".");
   Config c{word, defaults};
   c.params.mode = parse_mode(word);
-  c.params.max_width = c.params.mode == Mode::kAuto ? 32 : 16;
   while (words >> word) {
     const std::size_t sign = word.find('=');
     if (sign == std::string::npos)

@@ -400,7 +400,7 @@ std::string Api::props() const {
                     {"max_tokens", options_.defaults.max_tokens},
                     {"speculative",
                      {{"mode", mode_name(p.mode)},
-                      {"max_width", p.max_width},
+                      {"max_width", p.width()},
                       {"depth", p.depth},
                       {"top_k", p.top_k},
                       {"sibling_threshold", p.sibling_threshold},

@@ -205,10 +205,7 @@ void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
   const Fields s(*v, "speculative");
   std::string mode;
   s.read("mode", mode);
-  if (!mode.empty()) {
-    p.mode = parse_mode(mode);
-    if (p.mode != Mode::kAuto) p.max_width = std::min(p.max_width, 16);
-  }
+  if (!mode.empty()) p.mode = parse_mode(mode);
   s.read("max_width", p.max_width, 1, 64);
   s.read("depth", p.depth, 1, 64);
   s.read("top_k", p.top_k, 1, 16);

@@ -116,6 +116,20 @@ TEST(Request, ReadsOpenAisAndLlamaCppsFields) {
   EXPECT_FALSE(r.speculation.history);
 }
 
+TEST(Request, TheWidthSuitsTheModeUnlessItIsNamed) {
+  for (const Mode mode : {Mode::kAuto, Mode::kGraph}) {
+    RequestDefaults d;
+    d.speculation.mode = mode;  // the server's
+    const auto width = [&](const std::string& speculative) {
+      return parse_completion(R"({"prompt": "x", "speculative": )" + speculative + "}", d).speculation.width();
+    };
+    EXPECT_EQ(width(R"({"mode": "auto"})"), 32);
+    EXPECT_EQ(width(R"({"mode": "chain"})"), 16);
+    EXPECT_EQ(width("{}"), mode == Mode::kAuto ? 32 : 16);
+    EXPECT_EQ(width(R"({"mode": "auto", "max_width": 5})"), 5);
+  }
+}
+
 TEST(Request, NullCountsAsAbsentAndDefaultsApply) {
   RequestDefaults d;
   d.sampling.temperature = 0.7F;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -388,7 +389,7 @@ TEST(Engine, TreesAndGraphsKeepTheirInvariants) {
       o.on_step = [&](const StepView& v) {
         v.hypotheses.graph().check_integrity();
         v.hypotheses.tree().check_integrity();
-        ASSERT_LE(v.hypotheses.tree().size(), v.hypotheses.params().max_width);
+        ASSERT_LE(v.hypotheses.tree().size(), v.hypotheses.params().width());
         ASSERT_EQ(v.acceptance.path.size() + 1, v.acceptance.token.size());
       };
       Rig(setup).run(o, {1, 2, 3, 4});
@@ -883,6 +884,222 @@ TEST(Engine, AStepShowsTheLogitsThatEachTokenWasDrawnFrom) {
   };
   rig.run(o, {1, 2, 3});
   EXPECT_GT(accepted, 10);
+}
+
+// --- several sessions with wishes of their own
+
+// Sessions with `wishes`, stepped together until the first has ended.
+struct Company {
+  Company(Rig& rig, const std::vector<SessionOptions>& wishes) {
+    for (const SessionOptions& o : wishes) {
+      sessions.push_back(rig.engine.open(o));
+      rig.engine.set_prompt(*sessions.back(), std::vector<Token>{static_cast<Token>(sessions.size()), 2, 3});
+      while (rig.engine.prefill(*sessions.back()) > 0) {
+      }
+    }
+    rig.engine.reset_stats();
+    std::vector<Session*> list;
+    for (const auto& s : sessions) list.push_back(s.get());
+    while (std::none_of(list.begin(), list.end(), [](const Session* s) { return s->finished(); })) {
+      rig.engine.step(list);
+      ++steps;
+    }
+    step_ms = rig.engine.stats().modelled_ms / steps;
+  }
+  double per_step(std::int64_t n) const { return static_cast<double>(n) / steps; }
+
+  std::vector<std::unique_ptr<Session>> sessions;
+  int steps = 0;
+  double step_ms = 0;
+};
+
+World company_world() {
+  World world;
+  world.n_seq = 4;
+  world.n_vocab = 40;
+  world.n_ctx = 1024;
+  return world;
+}
+
+TEST(Engine, AWishSetByHandLeavesTheOthersLevelsToThePlanner) {
+  World world = company_world();
+  world.drift = 0.8F;
+  const auto draft_nodes = [&](Mode other) {
+    Rig rig(world);
+    rig.engine.planner().draft_cost().freeze(false);
+    rig.engine.planner().draft_cost().load({{1, 4}, {16, 8}});
+    rig.engine.planner().draft_cost().freeze(true);
+    const Company c(rig, {options(Mode::kAuto, 0, 1, 150), options(other, 0, 2, 400)});
+    return c.per_step(c.sessions[0]->stats().draft_nodes);
+  };
+  const double beside_auto = draft_nodes(Mode::kAuto);
+  EXPECT_LT(draft_nodes(Mode::kGraph), beside_auto + 1);
+  EXPECT_LT(draft_nodes(Mode::kChain), beside_auto + 1);
+}
+
+TEST(Engine, TheLargestWishDoesNotSlowTheOthers) {
+  SessionOptions largest = options(Mode::kTree, 0, 4, 400);
+  largest.speculation.depth = 64;
+  largest.speculation.top_k = 16;
+  largest.speculation.path_threshold = 0;
+  largest.speculation.frontier = 64;
+  largest.speculation.max_nodes = 1024;
+  largest.speculation.max_width = 64;
+  const auto step_ms = [&](const SessionOptions& fourth) {
+    Rig rig(company_world());
+    const SessionOptions automatic = options(Mode::kAuto, 0, 1, 150);
+    const Company c(rig, {automatic, automatic, automatic, fourth});
+    return c.step_ms;
+  };
+  EXPECT_LT(step_ms(largest), 1.2 * step_ms(options(Mode::kAuto, 0, 4, 400)));
+}
+
+TEST(Engine, WishesThatAgreeAreObeyedInCompany) {
+  World world = company_world();
+  world.drift = 0.9F;
+  Rig rig(world);
+  SessionOptions chain = options(Mode::kChain, 0, 1, 100);
+  chain.speculation.depth = 4;
+  chain.speculation.path_threshold = 0;
+  const Company c(rig, {chain, chain});
+  EXPECT_GT(c.per_step(rig.engine.stats().draft_forwards), 3.8);
+}
+
+// --- parts that texts alone do not show
+
+TEST(Engine, TheDraftsBacklogIsPriced) {
+  World world;
+  world.drift = 0;
+  world.n_ctx = 1024;
+  Rig rig(world);
+  rig.engine.planner().draft_cost().freeze(false);
+  rig.engine.planner().draft_cost().load({{1, 6}, {16, 90}});
+  rig.engine.planner().draft_cost().freeze(true);
+  SessionOptions o = options(Mode::kAuto, 0, 0, 200);
+  o.speculation.depth = 1;  // what is accepted was never evaluated: the next pass takes two tokens
+  o.speculation.history = false;
+  rig.run(o, {1, 2, 3});
+  EXPECT_GT(rig.stats.draft_forwards, 0);
+  EXPECT_LT(rig.stats.draft_forwards, 20);
+}
+
+// What the target said where its bits did not count stands first in the next step, and only there.
+TEST(Engine, ExactModeProposesFirstWhatItVerifiedOffThePath) {
+  World world;
+  world.engine.exact = true;
+  world.drift = 0.6F;
+  world.n_ctx = 1024;
+  Rig rig(world);
+  SessionOptions o = options(Mode::kTree, 0, 0, 400);
+  o.speculation.history = false;
+  std::vector<Token> hint;
+  int hints = 0;
+  o.on_step = [&](const StepView& v) {
+    const TokenTree& t = v.hypotheses.tree();
+    const auto room = std::min<std::size_t>(hint.size(), static_cast<std::size_t>(t.primary));
+    EXPECT_EQ(room, hint.size());
+    for (std::size_t i = 0; i < room; ++i) {
+      EXPECT_EQ(t.token[i + 1], hint[i]);
+      EXPECT_EQ(t.origin[i + 1], Origin::kHint);
+    }
+    EXPECT_EQ(std::count(t.origin.begin(), t.origin.end(), Origin::kHint), static_cast<std::ptrdiff_t>(hint.size()));
+    hint = v.acceptance.tentative;
+    hints += hint.empty() ? 0 : 1;
+  };
+  rig.run(o, {1, 2, 3});
+  EXPECT_GT(hints, 5);
+}
+
+// Beyond the path the constraint's state would be another token's.
+TEST(Accept, DoesNotAskTheConstraintBeyondTheExactPath) {
+  const BackendInfo info{
+      .n_vocab = 4, .n_ctx = 16, .n_seq = 1, .max_batch = 16, .max_outputs = 16, .max_leaves = 4};
+  const auto always_two = [](std::span<const Token>, std::span<float> logits) {
+    std::fill(logits.begin(), logits.end(), 0.0F);
+    logits[2] = 5;
+  };
+  ScriptedBackend backend(info, always_two, 1);
+  TokenTree tree;
+  tree.add(0, -1, 1, Origin::kRoot, 0);
+  tree.add(1, 0, 0.9F, Origin::kDraft, -1);
+  tree.primary = 1;
+  tree.add(2, 0, 0.1F, Origin::kDraft, -1);
+  const std::vector<NodeInput> batch{{0, 0, -1, true}, {0, 1, 0, true}, {0, 2, 0, true}};
+  backend.forward(batch);
+  int emitted = 0;
+  const Constraint constraint{[&](Token) {
+                                EXPECT_EQ(emitted, 0) << "asked for a token that is not emitted";
+                                return true;
+                              },
+                              [&](Token) { ++emitted; }};
+  Sampler sampler({});
+  std::vector<Token> tokens{0};
+  Acceptance out;
+  const std::function<bool(Token)> none;
+  accept({.tree = tree,
+          .backend = backend,
+          .first_row = 0,
+          .on_token = none,
+          .constraint = &constraint,
+          .position = 0,
+          .max_tokens = 10,
+          .primary_only = true,
+          .ignore_eog = false},
+         sampler, tokens, out);
+  EXPECT_EQ(out.token, (std::vector<Token>{2}));
+  EXPECT_EQ(out.tentative, (std::vector<Token>{2}));
+  EXPECT_EQ(emitted, 1);
+}
+
+// One session's hypotheses, driven by hand.
+struct Proposals {
+  explicit Proposals(bool history) : hypotheses(params(history), sampler, calibration, {is_eog.data(), 12}, 64) {}
+  static SpeculationParams params(bool history) {
+    SpeculationParams p;
+    p.mode = Mode::kChain;
+    p.path_threshold = 0;
+    p.history = history;
+    return p;
+  }
+  // Drafts `token` at the frontier's first node, or the root.
+  void draft(std::int32_t node, Token token) {
+    std::array<float, 12> logits{};
+    logits[static_cast<std::size_t>(token)] = 9;
+    hypotheses.expand(node, logits);
+  }
+
+  std::array<bool, 12> is_eog{};
+  Sampler sampler{SamplingParams{.temperature = 0}};
+  Calibration calibration{true};
+  Hypotheses hypotheses;
+};
+
+TEST(Hypotheses, ProposesAgainWhatWasDraftedAndNotAccepted) {
+  Proposals p(true);
+  std::vector<Token> text{5, 6, 7, 8};
+  p.hypotheses.begin(text, 0);
+  p.draft(0, 9);
+  p.draft(1, 10);
+  p.hypotheses.build(p.hypotheses.unroll(8, 8, 1));
+  p.hypotheses.learn({}, std::vector<Token>{1});
+  text = {2, 6, 7, 8};
+  p.hypotheses.begin(text, 1);
+  const TokenTree& tree = p.hypotheses.build(p.hypotheses.unroll(8, 8, 1));
+  EXPECT_EQ(tree.token, (std::vector<Token>{8, 9, 10}));
+  EXPECT_EQ(tree.origin[1], Origin::kRecycled);
+  EXPECT_EQ(tree.origin[2], Origin::kRecycled);
+}
+
+TEST(Hypotheses, TheHistoryForetellsSomethingOnlyWhereItIsDrawnOnAndMatches) {
+  const std::vector<Token> text{5, 6, 7, 1, 5, 6, 7};
+  for (const bool history : {true, false}) {
+    Proposals p(history);
+    p.hypotheses.begin(text, 0);
+    EXPECT_EQ(p.hypotheses.history_probability(), 0) << "nothing is remembered";
+    for (const Token t : text) p.hypotheses.remember(t);
+    p.hypotheses.begin(text, 0);
+    EXPECT_EQ(p.hypotheses.history_probability() > 0, history);
+  }
 }
 
 }  // namespace

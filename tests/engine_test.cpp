@@ -1095,10 +1095,10 @@ TEST(Hypotheses, TheHistoryForetellsSomethingOnlyWhereItIsDrawnOnAndMatches) {
   for (const bool history : {true, false}) {
     Proposals p(history);
     p.hypotheses.begin(text, 0);
-    EXPECT_EQ(p.hypotheses.history_probability(), 0) << "nothing is remembered";
+    EXPECT_EQ(p.hypotheses.source_probability(), 0) << "nothing is remembered";
     for (const Token t : text) p.hypotheses.remember(t);
     p.hypotheses.begin(text, 0);
-    EXPECT_EQ(p.hypotheses.history_probability() > 0, history);
+    EXPECT_EQ(p.hypotheses.source_probability() > 0, history);
   }
 }
 

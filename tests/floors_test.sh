@@ -9,6 +9,7 @@ include/gsd/error.h
 src/util
 include/gsd
 src/core
+src/draft
 include/gsd/llama.h src/llama narrow/include | src/record
 src/server | src/bench
 src/app

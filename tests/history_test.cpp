@@ -21,14 +21,14 @@ TEST(History, ContinuesTheLongestMatch) {
   const auto m = h.find(context);
   ASSERT_TRUE(m);
   EXPECT_EQ(m.length, 4);
-  EXPECT_EQ(h.next(m.position), 50) << "the older occurrence agrees in four tokens";
+  EXPECT_EQ(h.next(m), 50) << "the older occurrence agrees in four tokens";
 }
 
 TEST(History, NewestOfEqualMatches) {
   History h(64);
   push_all(h, {1, 2, 3, 50, 4, 1, 2, 3, 60});
   const std::vector<Token> context{8, 1, 2, 3};
-  EXPECT_EQ(h.next(h.find(context).position), 60);
+  EXPECT_EQ(h.next(h.find(context)), 60);
 }
 
 TEST(History, ChainsDoNotTouch) {
@@ -90,7 +90,7 @@ TEST(History, RandomChainsAgreeWithASearch) {
                     context[context.size() - 1 - static_cast<std::size_t>(i)]);
         }
         ASSERT_GE(m.position - m.length + 1, oldest);
-        ASSERT_EQ(h.next(m.position), all[static_cast<std::size_t>(m.position + 1)]);
+        ASSERT_EQ(h.next(m), all[static_cast<std::size_t>(m.position + 1)]);
       }
       if (occurrences == 1) {
         ASSERT_TRUE(m);

@@ -242,8 +242,8 @@ TEST(Calibration, CellsOfDifferentKindsDoNotMeet) {
   Calibration c(false);
   std::vector<Calibration::Cell> cells;
   for (int rank = 0; rank < 4; ++rank) cells.push_back(c.draft_cell(rank, -1, 1));
-  for (const Origin o : {Origin::kHistory, Origin::kRecycled, Origin::kHint}) {
-    for (const int length : {3, 4, 5, 6, 8, 12, 20}) cells.push_back(c.history_cell(o, length));
+  for (const Origin o : {Origin::kHistory, Origin::kRecycled, Origin::kLookup, Origin::kHint}) {
+    for (const int length : {3, 4, 5, 6, 8, 12, 20}) cells.push_back(c.source_cell(o, length));
   }
   for (int a = 1; a <= 6; ++a) cells.push_back(c.merge_cell(a));
   std::sort(cells.begin(), cells.end());

@@ -60,7 +60,7 @@ Replay record(std::uint64_t seed, const std::vector<Token>& text, const Sampling
   wide.max_nodes = 400;
   wide.path_threshold = 0;
   const auto is_eog = std::make_unique<bool[]>(kVocab);
-  return record_drafts(m.draft, text, 3, sampling, wide, {is_eog.get(), kVocab}, {});
+  return record_drafts(*make_model_drafter(m.draft, kVocab), text, 3, sampling, wide, {is_eog.get(), kVocab}, {});
 }
 
 SpeculationParams params(Mode mode) {

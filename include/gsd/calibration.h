@@ -26,8 +26,8 @@ class Calibration {
   // Cell of a draft candidate. `rank`: in (perturbed) order, 0 = best; `log_q`: its log-probability; `gap`: distance
   // in perturbed score to the best candidate, for the best one to the second. Greedy looks at log_q, else at gap.
   Cell draft_cell(int rank, float log_q, float gap) const;
-  // Cell of the continuation of a history match. REQUIRES: origin is kHistory, kRecycled or kHint.
-  Cell history_cell(Origin origin, int match_length) const;
+  // Cell of the continuation of a source's match. REQUIRES: origin is kHistory, kRecycled, kLookup or kHint.
+  Cell source_cell(Origin origin, int match_length) const;
   // Cell of the discount for candidates inherited through a merge that agree in `agreement` >= 1 tokens with the path.
   Cell merge_cell(int agreement) const;
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one: prices a
@@ -57,8 +57,8 @@ class Calibration {
   static constexpr int kLengths = 7;
   static constexpr int kAgreements = 6;
   static constexpr int kDepths = 8;
-  static constexpr int kHistoryBase = kRanks * kBins;
-  static constexpr int kMergeBase = kHistoryBase + 3 * kLengths;
+  static constexpr int kSourceBase = kRanks * kBins;
+  static constexpr int kMergeBase = kSourceBase + 4 * kLengths;
   static constexpr int kCells = kMergeBase + kAgreements;
 
   struct Counts {

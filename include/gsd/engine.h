@@ -12,6 +12,7 @@
 #include "gsd/acceptance.h"
 #include "gsd/backend.h"
 #include "gsd/calibration.h"
+#include "gsd/drafter.h"
 #include "gsd/hypotheses.h"
 #include "gsd/planner.h"
 #include "gsd/sampling.h"
@@ -98,7 +99,6 @@ class Session {
   std::vector<Token> tokens_;
   std::size_t n_prompt_ = 0;
   std::size_t n_reused_ = 0;
-  std::size_t n_drafted_ = 0;  // tokens the draft's memory holds
   FinishReason finish_ = FinishReason::kNone;
   Acceptance acceptance_;
   Stats stats_;
@@ -107,9 +107,7 @@ class Session {
   int n_chosen_ = 0;
   int depth_limit_ = 0;
   std::int32_t first_row_ = 0;
-  int draft_leaves_ = 0;  // leaves of the draft's speculative tree
-  int level_nodes_ = 0;   // nodes of this session in the level in progress
-  std::vector<std::int32_t> draft_path_;
+  int level_nodes_ = 0;  // tokens of this session in the pass in progress
 };
 
 struct EngineOptions {
@@ -131,10 +129,17 @@ struct Learned {
 // Holds the models and what is learned about them; steps sessions. One thread owns an engine and its sessions.
 class Engine {
  public:
-  // `draft` may be null: then only the history is drawn on. Both backends must outlive the engine and are used by it
-  // alone. Throws Error(kPairMismatch) if the draft has fewer sequences or a shorter context than the target.
+  // Without a drafter only sources are drawn on. The target must outlive the engine and is used by it alone.
+  // Throws Error(kPairMismatch) if the drafter has fewer sequences or a shorter context than the target.
+  explicit Engine(Backend& target, std::unique_ptr<Drafter> drafter = {}, EngineOptions options = {});
+  // The same with the drafter of a language model, which must outlive the engine too and is used by it alone; null for
+  // none.
   Engine(Backend& target, Backend* draft, EngineOptions options = {});
   ~Engine();
+
+  // A store that every session opened from now on draws on, beside its own history. Throws Error(kUsage) for more than
+  // Hypotheses::kMaxShared.
+  void add_source(std::shared_ptr<const Source> source);
 
   // Takes a free slot: of those whose memory is kept the one that begins like `prompt` (which set_prompt is still to be
   // given) in at least a tenth of it, otherwise the one unused for longest.
@@ -167,7 +172,7 @@ class Engine {
   Planner& planner() { return planner_; }
   const std::map<int, Calibration>& calibrations() const { return calibrations_; }  // see Learned
   Backend& target() { return target_; }
-  Backend* draft() { return draft_; }
+  Drafter* drafter() { return drafter_.get(); }  // null without one
   const EngineOptions& options() const { return options_; }
   const Stats& stats() const { return stats_; }  // over all sessions and steps; shared passes are counted once
   void reset_stats() { stats_ = {}; }
@@ -189,22 +194,21 @@ class Engine {
   void draft_all();
   void choose_drafting_sessions();
   Planner::Ahead ahead(int depth) const;
-  int draft_chunk() const;
-  bool catch_up(Session& s, std::size_t end);
+  void account_draft(double start, int width);
+  std::size_t n_lacking(const Session& s) const;
+  void catch_up(Session& s, std::size_t end);
   bool lags(const Session& s) const;
   bool draft_roots();
   bool draft_level();
-  bool forward_draft();
-  std::span<const float> draft_logits(std::int32_t row) const;
   void choose_widths();
   void gather_trees();
   void verify();
   void take(Session& s);
-  void commit_draft(Session& s);
   void account(double total_ms, double sequence_ms);
 
   Backend& target_;
-  Backend* draft_;
+  std::unique_ptr<Drafter> drafter_;
+  std::vector<std::shared_ptr<const Source>> sources_;
   EngineOptions options_;
   CostModel target_cost_;
   CostModel draft_cost_;
@@ -218,7 +222,8 @@ class Engine {
   // Work buffers of a step.
   std::vector<Session*> active_;
   std::vector<NodeInput> batch_;
-  std::vector<NodeInput> feed_batch_;
+  std::vector<Drafter::Root> roots_;
+  std::vector<Drafter::Node> level_;
   std::vector<Planner::Item> items_;
   std::vector<std::int32_t> path_;
   double step_draft_ms_ = 0;

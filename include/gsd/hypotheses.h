@@ -1,7 +1,9 @@
 // The hypotheses of one session in one step: the token graph, the history chains, and their unrolling to a tree.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "gsd/calibration.h"
 #include "gsd/history.h"
 #include "gsd/sampling.h"
+#include "gsd/source.h"
 #include "gsd/token_graph.h"
 #include "gsd/token_tree.h"
 #include "gsd/types.h"
@@ -53,10 +56,16 @@ void validate(const SpeculationParams& params);
 // Not thread safe. After the first steps nothing allocates.
 class Hypotheses {
  public:
+  static constexpr std::size_t kMaxShared = 2;
+
   // `sampler` ranks the draft's candidates as the target will draw; both references must outlive this object.
   // `is_eog`: [n_vocab] true for end-of-generation tokens, which are always leaves.
+  // `shared`: sources beside the history of this session, at most kMaxShared.
   Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,
-             std::span<const bool> is_eog, int history_capacity);
+             std::span<const bool> is_eog, int history_capacity,
+             std::span<const std::shared_ptr<const Source>> shared = {});
+  Hypotheses(const Hypotheses&) = delete;
+  Hypotheses& operator=(const Hypotheses&) = delete;
 
   const SpeculationParams& params() const { return params_; }
   std::size_t vocabulary() const { return is_eog_.size(); }
@@ -95,14 +104,12 @@ class Hypotheses {
 
   const TokenGraph& graph() const { return graph_; }
   TokenGraph& graph() { return graph_; }
-  // Calibrated probability that the history alone names the target's next token; 0 without a match. After begin().
-  float history_probability();
+  // Calibrated probability that sources alone name the target's next token; 0 without a match. After begin().
+  float source_probability();
   // True if acceptance turned out not to be what an earlier run had learned, since the last call.
   bool take_surprise() { return calibration_.take_surprise(); }
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
-  float expansion_gain(int depth) const {
-    return static_cast<float>(calibration_.expansion_gain(depth));
-  }
+  float expansion_gain(int depth) const { return static_cast<float>(calibration_.expansion_gain(depth)); }
 
  private:
   struct Item {  // a candidate of the unrolling
@@ -116,9 +123,9 @@ class Hypotheses {
     Calibration::Cell cell;        // of the surest source that names it
     Calibration::Cell draft_cell;  // of the draft, if it names it
     Calibration::Cell merge_cell;
-    std::int32_t agreement;   // tokens shared with a merged node's creation path; 0 = not below a merge
-    std::int32_t hint;        // index of the next hint token, or -1
-    History::Match match[2];  // in main_ and recycled_
+    std::int32_t agreement;  // tokens shared with a merged node's creation path; 0 = not below a merge
+    std::int32_t hint;       // index of the next hint token, or -1
+    std::array<Source::Match, 2 + kMaxShared> match;  // in sources_
   };
   struct Popped {
     std::int32_t item;
@@ -134,11 +141,12 @@ class Hypotheses {
   bool admitted(std::size_t rank) const;
   void enumerate(int popped_index);
   void enumerate_draft(std::int32_t father, const Item& f);
-  void enumerate_history(std::int32_t father, const Item& f, std::size_t first);
+  void enumerate_sources(std::int32_t father, const Item& f, std::size_t first);
   void offer(std::size_t first, Item candidate);
-  Item history_item(std::int32_t father, const Item& f, std::size_t source, Token token) const;
+  Item source_item(std::int32_t father, const Item& f, Origin origin, int match_length, Token token) const;
   Item root_item() const;
-  History::Match find(const History& store, int popped_index);
+  Source::Match find(const Source& source, int popped_index);
+  std::size_t first_source() const { return params_.history ? 0 : 2; }
   void recycle(std::span<const std::int32_t> path);
   Token hint_at(std::int32_t i) const {
     return i >= 0 && i < static_cast<std::int32_t>(hint_.size()) ? hint_[static_cast<std::size_t>(i)] : -1;
@@ -149,8 +157,9 @@ class Hypotheses {
   Calibration& calibration_;
   std::span<const bool> is_eog_;
   TokenGraph graph_;
-  History main_;      // prompt and generated text
-  History recycled_;  // drafted, not accepted
+  History main_;                        // prompt and generated text
+  History recycled_;                    // drafted, not accepted
+  std::vector<const Source*> sources_;  // main_, recycled_, then the shared ones
   std::vector<Token> hint_;
   std::span<const Token> tokens_;
   std::uint32_t position_ = 0;

@@ -42,13 +42,13 @@ struct Replay {
   void check() const;
 };
 
-// Asks `draft` for everything that drafting with `params` could want to know behind each position of a generation
+// Asks `drafter` for everything that drafting with `params` could want to know behind each position of a generation
 // (`text`: prompt and generated, `n_prompt` >= 1 of the prompt), and further: trees of params.depth levels and
-// params.frontier nodes a level at every token. Uses sequence 0 of `draft`, which is left empty.
+// params.frontier nodes a level at every token. Uses slot 0 of `drafter`, which is left empty.
 // `is_eog`: [n_vocab of the target]. `progress` may be empty; share done [0, 1], false stops early.
-// Throws what the backend throws.
-Replay record_drafts(Backend& draft, std::span<const Token> text, std::size_t n_prompt, const SamplingParams& sampling,
-                     const SpeculationParams& params, std::span<const bool> is_eog,
+// Throws what the drafter throws.
+Replay record_drafts(Drafter& drafter, std::span<const Token> text, std::size_t n_prompt,
+                     const SamplingParams& sampling, const SpeculationParams& params, std::span<const bool> is_eog,
                      const std::function<bool(double)>& progress);
 
 // What passes cost somewhere: milliseconds by width, and our own time of a step.

@@ -30,7 +30,6 @@ struct GraphNode {
   std::int32_t parent = -1;       // creation father; -1 for the root
   std::int32_t depth = 0;         // along the creation fathers; root = 0
   std::int32_t first_edge = -1;   // edges to candidates; -1 until expanded
-  std::int32_t draft_index = -1;  // index of the node in the draft's KV memory (Backend), -1 if never evaluated
   float probability = 1;          // calibrated path probability along the creation path, (0, 1]
   bool expanded = false;          // the draft has named its candidates
 };

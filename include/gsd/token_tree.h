@@ -15,6 +15,7 @@ enum class Origin : std::uint8_t {
   kMerged,    // a candidate of the draft model, inherited through a merge edge
   kHistory,   // the continuation of an n-gram of the prompt or the generated text
   kRecycled,  // the continuation of an n-gram that was drafted in an earlier step and not accepted
+  kLookup,    // the continuation of an n-gram of a text that was given to look things up in
   kHint,      // verified in the previous step in a place where its bits were not exact (see Engine, exact mode)
 };
 

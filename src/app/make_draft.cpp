@@ -48,7 +48,7 @@ class Search {
     target_backend_ = make_backend(target, context_);
     target_cost_ = std::make_unique<CostModel>(64);
     measure_cost(*target_backend_, *target_cost_, 500);
-    Engine engine(*target_backend_, nullptr);
+    Engine engine(*target_backend_);
     plain_ = run(engine, Mode::kPlain, 0);
   }
   ~Search() { std::remove(scratch_.c_str()); }

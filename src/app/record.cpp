@@ -31,8 +31,8 @@ void Recorder::step(const StepView& v) {
 
 void Recorder::drafts(Pair& pair, std::span<const Token> prompt, std::span<const Token> generated,
                       const SessionOptions& options) {
-  Backend* draft = pair.engine().draft();
-  if (draft == nullptr || generated.empty()) return;
+  Drafter* drafter = pair.engine().drafter();
+  if (drafter == nullptr || generated.empty()) return;
   std::vector<Token> text(prompt.begin(), prompt.end());
   text.insert(text.end(), generated.begin(), generated.end());
   SpeculationParams wide = options.speculation;  // wider and deeper than any step is likely to look
@@ -45,7 +45,7 @@ void Recorder::drafts(Pair& pair, std::span<const Token> prompt, std::span<const
   ProgressLine line("Recording the draft's answers");
   Replay r;
   try {
-    r = record_drafts(*draft, text, prompt.size(), options.sampling, wide, {is_eog.get(), n_vocab}, [&](double share) {
+    r = record_drafts(*drafter, text, prompt.size(), options.sampling, wide, {is_eog.get(), n_vocab}, [&](double share) {
       line.show(static_cast<float>(share));
       return !interrupted();
     });

@@ -48,9 +48,10 @@ Calibration::Calibration(bool greedy) : greedy_(greedy) {
   }
   constexpr std::array<double, kLengths> by_length{0.9, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35};
   for (int i = 0; i < kLengths; ++i) {
-    set(kHistoryBase + i, by_length[static_cast<std::size_t>(i)]);
-    set(kHistoryBase + kLengths + i, by_length[static_cast<std::size_t>(i)] * 0.7);
-    set(kHistoryBase + 2 * kLengths + i, 0.98);
+    set(kSourceBase + i, by_length[static_cast<std::size_t>(i)]);
+    set(kSourceBase + kLengths + i, by_length[static_cast<std::size_t>(i)] * 0.7);
+    set(kSourceBase + 2 * kLengths + i, by_length[static_cast<std::size_t>(i)] * 0.7);
+    set(kSourceBase + 3 * kLengths + i, 0.98);
   }
   for (int i = 0; i < kAgreements; ++i) set(kMergeBase + i, 0.6 + 0.06 * i);
   prior_ = now_;
@@ -61,9 +62,9 @@ Calibration::Cell Calibration::draft_cell(int rank, float log_q, float gap) cons
   return static_cast<Cell>(std::min(rank, kRanks - 1) * kBins + b);
 }
 
-Calibration::Cell Calibration::history_cell(Origin origin, int match_length) const {
-  const int group = origin == Origin::kHistory ? 0 : origin == Origin::kRecycled ? 1 : 2;
-  return static_cast<Cell>(kHistoryBase + group * kLengths + bin(kLength, match_length));
+Calibration::Cell Calibration::source_cell(Origin origin, int match_length) const {
+  const int group = static_cast<int>(origin) - static_cast<int>(Origin::kHistory);
+  return static_cast<Cell>(kSourceBase + group * kLengths + bin(kLength, match_length));
 }
 
 Calibration::Cell Calibration::merge_cell(int agreement) const {

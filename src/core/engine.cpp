@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "feed.h"
 #include "gsd/error.h"
 
 namespace gsd {
@@ -34,10 +33,9 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
       sampler_(options_.sampling),
       hypotheses_(options_.speculation, sampler_, calibration,
                   {engine.is_eog_.get(), static_cast<std::size_t>(engine.target_.info().n_vocab)},
-                  engine.target_.info().n_ctx) {
+                  engine.target_.info().n_ctx, engine.sources_) {
   const auto n_ctx = static_cast<std::size_t>(engine.target_.info().n_ctx);
   tokens_.reserve(n_ctx + 1);
-  draft_path_.reserve(64);
   acceptance_.path.reserve(64);
   acceptance_.token.reserve(65);
   acceptance_.margin.reserve(65);
@@ -47,20 +45,24 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
 Session::~Session() { engine_.release(*this); }
 
 Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
+    : Engine(target, draft != nullptr ? make_model_drafter(*draft, target.info().n_vocab) : nullptr,
+             std::move(options)) {}
+
+Engine::Engine(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions options)
     : target_(target),
-      draft_(draft),
-      options_(options),
-      target_cost_(std::max(1, options.max_total_width)),
+      drafter_(std::move(drafter)),
+      options_(std::move(options)),
+      target_cost_(std::max(1, options_.max_total_width)),
       draft_cost_(128),
       planner_(target_cost_, draft_cost_) {
   const BackendInfo& t = target.info();
-  if (options.prefill_chunk < 1 || options.max_total_width < 1) {
+  if (options_.prefill_chunk < 1 || options_.max_total_width < 1) {
     throw Error(ErrorCode::kUsage, "The prefill chunk and the total width must be at least 1.");
   }
-  options_.max_total_width = std::min({options.max_total_width, t.max_batch, t.max_outputs});
-  options_.prefill_chunk = std::min(options.prefill_chunk, t.max_batch);
-  if (draft != nullptr) {
-    const BackendInfo& d = draft->info();
+  options_.max_total_width = std::min({options_.max_total_width, t.max_batch, t.max_outputs});
+  options_.prefill_chunk = std::min(options_.prefill_chunk, t.max_batch);
+  if (drafter_) {
+    const DrafterInfo& d = drafter_->info();
     if (d.n_seq < t.n_seq || d.n_ctx < t.n_ctx) {
       throw Error(ErrorCode::kPairMismatch,
                   "The draft model's context (" + std::to_string(d.n_seq) + " sequences of " + std::to_string(d.n_ctx) +
@@ -71,7 +73,8 @@ Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
   for (Token i = 0; i < t.n_vocab; ++i) is_eog_[static_cast<std::size_t>(i)] = target.is_eog(i);
   slots_.resize(static_cast<std::size_t>(t.n_seq));
   batch_.reserve(static_cast<std::size_t>(t.max_batch));
-  feed_batch_.reserve(static_cast<std::size_t>(t.max_batch));
+  roots_.reserve(static_cast<std::size_t>(t.n_seq));
+  level_.reserve(1024);
   active_.reserve(static_cast<std::size_t>(t.n_seq));
   items_.reserve(1024);
   path_.reserve(static_cast<std::size_t>(t.max_batch));
@@ -89,6 +92,12 @@ void Engine::exchange(Learned& other) {
   const Planner::Recent recent = planner_.recent();
   planner_.set_recent(other.recent);
   other.recent = recent;
+}
+
+void Engine::add_source(std::shared_ptr<const Source> source) {
+  if (sources_.size() == Hypotheses::kMaxShared)
+    throw Error(ErrorCode::kUsage, "An engine takes at most " + std::to_string(Hypotheses::kMaxShared) + " sources.");
+  sources_.push_back(std::move(source));
 }
 
 std::int32_t Engine::choose_slot(std::span<const Token> prompt) const {
@@ -138,7 +147,7 @@ void Engine::release(Session& s) noexcept {
       return;
     }
     target_.truncate(s.slot_, 0);
-    if (draft_ != nullptr) draft_->truncate(s.slot_, 0);
+    if (drafter_) drafter_->truncate(s.slot_, 0);
   } catch (...) {
     slot.kept.clear();  // set_prompt() then keeps nothing
   }
@@ -168,10 +177,7 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
           : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
   const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
   s.n_reused_ = static_cast<std::size_t>(target_.truncate(s.slot_, keep));
-  if (draft_ != nullptr) {
-    const auto known = static_cast<std::int32_t>(std::min<std::int64_t>(common, draft_->n_committed(s.slot_)));
-    s.n_drafted_ = static_cast<std::size_t>(draft_->truncate(s.slot_, known));
-  }
+  if (drafter_) drafter_->truncate(s.slot_, static_cast<std::int32_t>(common));
   kept.clear();
   s.tokens_.assign(prompt.begin(), prompt.end());
   s.n_prompt_ = prompt.size();
@@ -192,23 +198,25 @@ std::size_t Engine::prefill(Session& s) {
   drop_leftovers(s);
   const std::size_t from = s.tokens_.size() - 1 - left;
   const std::size_t to = from + std::min(left, static_cast<std::size_t>(options_.prefill_chunk));
-  feed(target_, s.slot_, s.tokens_, from, to, batch_, path_);
-  // The draft takes as much, so that nobody waits for more; what it lacks then it takes in between the steps.
-  if (draft_ != nullptr && s.options_.speculation.mode != Mode::kPlain) catch_up(s, to);
+  batch_.clear();
+  path_.clear();
+  for (std::size_t i = from; i < to; ++i) {
+    const auto index = static_cast<std::int32_t>(i - from);
+    batch_.push_back({s.slot_, s.tokens_[i], index - 1, false, true});
+    path_.push_back(index);
+  }
+  target_.forward(batch_);
+  target_.commit(s.slot_, path_);
+  // The drafter takes as much, so that nobody waits for more; what it lacks then it takes in between the steps.
+  if (drafter_ && s.options_.speculation.mode != Mode::kPlain) catch_up(s, to);
   return prefill_left(s);
 }
-
-int Engine::draft_chunk() const { return std::min(options_.prefill_chunk, draft_->info().max_batch); }
 
 // A step that failed half-way may have left speculative nodes, and the root in the draft's memory, where it is fed
 // anew.
 void Engine::drop_leftovers(Session& s) {
   if (target_.n_speculative(s.slot_) > 0) target_.commit(s.slot_, {});
-  if (draft_ == nullptr) return;
-  if (draft_->n_speculative(s.slot_) > 0) draft_->commit(s.slot_, {});
-  s.n_drafted_ = std::min({s.n_drafted_, static_cast<std::size_t>(draft_->n_committed(s.slot_)), s.tokens_.size() - 1});
-  if (static_cast<std::size_t>(draft_->n_committed(s.slot_)) > s.n_drafted_)
-    s.n_drafted_ = static_cast<std::size_t>(draft_->truncate(s.slot_, static_cast<std::int32_t>(s.n_drafted_)));
+  if (drafter_) drafter_->truncate(s.slot_, static_cast<std::int32_t>(s.tokens_.size()) - 1);
 }
 
 // Readies a session for the step; false if it finished instead.
@@ -238,7 +246,7 @@ void Engine::step(std::span<Session* const> sessions) {
   step_draft_ms_ = step_verify_ms_ = step_modelled_ms_ = 0;
   step_draft_forwards_ = 0;
   step_wanted_ = false;
-  const double sequence_before = target_.sequence_ms() + (draft_ != nullptr ? draft_->sequence_ms() : 0);
+  const double sequence_before = target_.sequence_ms() + (drafter_ ? drafter_->sequence_ms() : 0);
   active_.clear();
   for (Session* s : sessions) {
     if (prepare(*s)) active_.push_back(s);
@@ -251,7 +259,7 @@ void Engine::step(std::span<Session* const> sessions) {
   const int roots = static_cast<int>(active_.size());
   step_planned_ = to_be_planned();
   step_probes_plain_ = step_planned_ && planner_.probe(Planner::Probe::kPlain, roots);
-  if (draft_ != nullptr) draft_all();
+  if (drafter_) draft_all();
   choose_widths();
   verify();
   int emitted = 0;
@@ -264,7 +272,7 @@ void Engine::step(std::span<Session* const> sessions) {
   for (Session* s : active_) {
     if (s->hypotheses_.take_surprise()) planner_.surprise();
   }
-  const double sequence_ms = target_.sequence_ms() + (draft_ != nullptr ? draft_->sequence_ms() : 0) - sequence_before;
+  const double sequence_ms = target_.sequence_ms() + (drafter_ ? drafter_->sequence_ms() : 0) - sequence_before;
   account(now() - start, sequence_ms);
 }
 
@@ -375,7 +383,7 @@ void Engine::take(Session& s) {
   path_.push_back(0);
   path_.insert(path_.end(), s.acceptance_.path.begin(), s.acceptance_.path.end());
   target_.commit(s.slot_, path_);
-  if (draft_ != nullptr) commit_draft(s);
+  if (s.wants_draft_) drafter_->commit(s.slot_, s.hypotheses_, s.acceptance_.path);
   for (const Token t : s.acceptance_.token) s.hypotheses_.remember(t);
   if (s.acceptance_.token.size() > s.acceptance_.path.size())
     s.hypotheses_.learn(s.acceptance_.path, s.acceptance_.token);

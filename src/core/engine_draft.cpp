@@ -1,9 +1,7 @@
-// The draft phase of a step: level by level, one draft forward for all sessions.
+// The draft phase of a step: level by level, one pass of the drafter for all sessions.
 #include <algorithm>
 
-#include "feed.h"
 #include "gsd/engine.h"
-#include "gsd/error.h"
 
 namespace gsd {
 
@@ -26,8 +24,8 @@ void Engine::choose_drafting_sessions() {
     if (!s.wants_draft_ || lags(s)) continue;
     // What the history names anyway is no gain of the draft.
     items_.push_back(
-        {static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.history_probability())});
-    backlog += static_cast<int>(s.tokens_.size() - s.n_drafted_) - 1;
+        {static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.source_probability())});
+    backlog += static_cast<int>(n_lacking(s)) - 1;
   }
   if (items_.empty()) return;
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
@@ -50,51 +48,40 @@ Planner::Ahead Engine::ahead(int depth) const {
   return out;
 }
 
-// One pass of the draft over batch_. False if its memory has no room: the step then goes on with what there is.
-bool Engine::forward_draft() {
-  const double start = now();
-  try {
-    draft_->forward(batch_);
-  } catch (const Error& e) {
-    if (e.code() != ErrorCode::kNoKvSlot) throw;
-    return false;
-  }
+// Books a pass of the drafter over `width` tokens that began at `start`.
+void Engine::account_draft(double start, int width) {
   const double ms = now() - start;
-  const int width = static_cast<int>(batch_.size());
   ++step_draft_forwards_;
   step_draft_ms_ += ms;
   draft_cost_.observe(width, ms);
   step_modelled_ms_ += draft_cost_.ms(width);
-  return true;
 }
 
-// Takes one chunk of what the draft's memory lacks of the text up to `end`; false if its memory has no room.
-bool Engine::catch_up(Session& s, std::size_t end) {
-  if (s.n_drafted_ >= end) return true;
-  const std::size_t stop = std::min(end, s.n_drafted_ + static_cast<std::size_t>(draft_chunk()));
-  try {
-    feed(*draft_, s.slot_, s.tokens_, s.n_drafted_, stop, feed_batch_, path_);
-  } catch (const Error& e) {
-    if (e.code() != ErrorCode::kNoKvSlot) throw;
-    return false;
-  }
-  s.step_.draft_nodes += static_cast<std::int64_t>(stop - s.n_drafted_);
-  s.n_drafted_ = stop;
-  return true;
+std::size_t Engine::n_lacking(const Session& s) const {
+  return s.tokens_.size() - static_cast<std::size_t>(drafter_->n_known(s.slot_));
 }
 
-// True if what the draft has not seen of the text is too much for one pass beside the other sessions.
+// Lets the drafter take one chunk of what it lacks of the text up to `end`.
+void Engine::catch_up(Session& s, std::size_t end) {
+  const auto known = static_cast<std::size_t>(drafter_->n_known(s.slot_));
+  if (known >= end) return;
+  const auto chunk = static_cast<std::size_t>(std::min(options_.prefill_chunk, drafter_->info().max_batch));
+  const std::size_t stop = std::min(end, known + chunk);
+  if (drafter_->catch_up(s.slot_, s.tokens_, static_cast<std::int32_t>(stop)))
+    s.step_.draft_nodes += static_cast<std::int64_t>(stop - known);
+}
+
+// True if what the drafter has not seen of the text is too much for one pass beside the other sessions.
 bool Engine::lags(const Session& s) const {
-  const auto most = static_cast<std::size_t>(draft_->info().max_batch);
-  return s.tokens_.size() - s.n_drafted_ > std::max<std::size_t>(1, most / active_.size());
+  const auto most = static_cast<std::size_t>(drafter_->info().max_batch);
+  return n_lacking(s) > std::max<std::size_t>(1, most / active_.size());
 }
 
-// Feeds what the draft has not seen of each session (at least the root) and expands the roots. A session that lags goes
-// without the draft; in each step one of them catches up by one chunk, so that nobody waits for more than that.
+// Shows the drafter what it has not seen of each session (at least the root) and expands the roots. A session that lags
+// goes without; in each step one of them catches up by one chunk, so that nobody waits for more than that.
 bool Engine::draft_roots() {
-  const auto at_once = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
-  batch_.clear();
-  std::size_t drafting = 0;
+  roots_.clear();
+  int width = 0;
   bool caught_up = false;
   for (Session* s : active_) {
     if (!s->wants_draft_) continue;
@@ -103,37 +90,24 @@ bool Engine::draft_roots() {
       if (!caught_up) catch_up(*s, s->tokens_.size() - 1);
       caught_up = true;
       step_draft_ms_ += now() - start;
-    } else if (drafting < at_once) {
-      ++drafting;
-      std::int32_t parent = -1;
-      for (std::size_t i = s->n_drafted_; i < s->tokens_.size(); ++i) {
-        batch_.push_back({s->slot_, known_token(*draft_, s->tokens_[i]), parent, i + 1 == s->tokens_.size(), true});
-        ++parent;
-      }
+    } else if (roots_.size() < static_cast<std::size_t>(drafter_->info().max_nodes)) {
+      roots_.push_back({s->slot_, s->tokens_, &s->hypotheses_});
+      s->level_nodes_ = static_cast<int>(n_lacking(*s));
+      width += s->level_nodes_;
       continue;
     }
     s->wants_draft_ = false;
   }
-  if (batch_.empty() || !forward_draft()) return false;
-  std::int32_t row = 0;
+  if (roots_.empty()) return false;
+  const double start = now();
+  if (!drafter_->roots(roots_)) return false;
+  account_draft(start, width);
   for (Session* s : active_) {
     if (!s->wants_draft_) continue;
-    path_.clear();
-    for (std::int32_t i = 0; i < static_cast<std::int32_t>(s->tokens_.size() - s->n_drafted_); ++i) path_.push_back(i);
-    s->hypotheses_.expand(0, draft_logits(row++));
-    draft_->commit(s->slot_, path_);
-    s->step_.draft_nodes += static_cast<std::int64_t>(path_.size());
+    s->step_.draft_nodes += s->level_nodes_;
     ++s->step_.draft_forwards;
-    s->n_drafted_ = s->tokens_.size();
-    s->draft_leaves_ = 1;
   }
   return true;
-}
-
-// The part of a row that the target knows too: vocabularies may differ in unused ids at the end.
-std::span<const float> Engine::draft_logits(std::int32_t row) const {
-  const auto all = draft_->logits(row);
-  return all.first(std::min(all.size(), static_cast<std::size_t>(target_.info().n_vocab)));
 }
 
 // Evaluates the next frontier of all drafting sessions; false when there is nothing left that pays.
@@ -153,56 +127,25 @@ bool Engine::draft_level() {
     }
   }
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
-  const auto most = static_cast<std::size_t>(std::min(draft_->info().max_batch, draft_->info().max_outputs));
+  const auto most = static_cast<std::size_t>(drafter_->info().max_nodes);
   if (items_.size() > most) items_.resize(most);
   if (step_planned_)
     items_.resize(planner_.choose_level(items_, static_cast<int>(active_.size()), width, 0, ahead(deepest + 1)));
-  // One level's nodes of a session must be numbered in batch order, and siblings' leaves are counted as they come.
-  batch_.clear();
-  std::erase_if(items_, [this](const Planner::Item& item) {
+  level_.clear();
+  for (const Planner::Item& item : items_) {
     Session& s = *active_[static_cast<std::size_t>(item.session)];
-    if (!take_leaf(*draft_, s.hypotheses_.graph(), item.id, s.draft_leaves_)) return true;
-    GraphNode& n = s.hypotheses_.graph().node(item.id);
-    const std::int32_t parent = n.parent == 0 ? -1 : s.hypotheses_.graph().node(n.parent).draft_index;
-    n.draft_index = draft_->n_speculative(s.slot_) + static_cast<std::int32_t>(s.level_nodes_++);
-    batch_.push_back({s.slot_, n.token, parent, true});
-    return false;
-  });
-  for (Session* s : active_) s->level_nodes_ = 0;
-  if (batch_.empty()) return false;
-  if (!forward_draft()) {
-    for (const Planner::Item& item : items_)
-      active_[static_cast<std::size_t>(item.session)]->hypotheses_.graph().node(item.id).draft_index = -1;
-    return false;
+    level_.push_back({s.slot_, item.id, &s.hypotheses_});
   }
-  for (std::size_t n = 0; n < items_.size(); ++n) {
-    Session& s = *active_[static_cast<std::size_t>(items_[n].session)];
-    s.hypotheses_.expand(items_[n].id, draft_logits(static_cast<std::int32_t>(n)));
-    ++s.step_.draft_nodes;
-    ++s.level_nodes_;
-  }
+  if (level_.empty()) return false;
+  const double start = now();
+  if (!drafter_->level(level_)) return false;
+  account_draft(start, static_cast<int>(level_.size()));
   for (Session* s : active_) {
-    s->step_.draft_forwards += s->level_nodes_ > 0 ? 1 : 0;
-    s->level_nodes_ = 0;
+    const auto mine = std::count_if(level_.begin(), level_.end(), [s](const auto& n) { return n.slot == s->slot_; });
+    s->step_.draft_nodes += mine;
+    s->step_.draft_forwards += mine > 0 ? 1 : 0;
   }
   return true;
-}
-
-// Keeps in the draft's memory what was accepted and evaluated there behind the same tokens. A node reached through a
-// merge was evaluated behind other tokens: it is fed again with the next step's root.
-void Engine::commit_draft(Session& s) {
-  if (!s.wants_draft_) return;
-  const TokenTree& tree = s.hypotheses_.tree();
-  s.draft_path_.clear();
-  std::int32_t parent = 0;
-  for (const std::int32_t t : s.acceptance_.path) {
-    const std::int32_t g = tree.graph_node[static_cast<std::size_t>(t)];
-    if (g < 0 || s.hypotheses_.graph().node(g).parent != parent || s.hypotheses_.graph().node(g).draft_index < 0) break;
-    s.draft_path_.push_back(s.hypotheses_.graph().node(g).draft_index);
-    parent = g;
-  }
-  draft_->commit(s.slot_, s.draft_path_);
-  s.n_drafted_ += s.draft_path_.size();
 }
 
 }  // namespace gsd

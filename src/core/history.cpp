@@ -7,7 +7,7 @@
 
 namespace gsd {
 
-History::History(int capacity) {
+History::History(int capacity, Origin origin) : origin_(origin) {
   if (capacity < kGram || capacity > (1 << 24)) {
     throw Error(ErrorCode::kUsage, "A history takes a capacity from 3 to 16777216 tokens.");
   }
@@ -47,17 +47,17 @@ void History::end_chain() {
   if (end_ > 0 && token_[slot(end_ - 1)] >= 0) push(-1);
 }
 
-Token History::next(std::int64_t position) const {
+Token History::after(std::int64_t position) const {
   return holds(position) && position + 1 < end_ ? token_[slot(position + 1)] : -1;
 }
 
-History::Match History::find(std::span<const Token> context) const {
+Source::Match History::find(std::span<const Token> context) const {
   Match best;
   const std::size_t n = context.size();
   if (n < kGram) return best;
   std::int64_t at = bucket_[bucket(context[n - 3], context[n - 2], context[n - 1])];
   for (int tried = 0; tried < kCandidates && holds(at); ++tried, at = older_[slot(at)]) {
-    if (next(at) < 0) continue;
+    if (after(at) < 0) continue;
     const auto longest =
         std::min<std::int64_t>({kMaxMatch, static_cast<std::int64_t>(n), capacity() - (end_ - at) + 1});
     std::int32_t length = 0;

@@ -50,15 +50,18 @@ void validate(const SpeculationParams& p) {
 }
 
 Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,
-                       std::span<const bool> is_eog, int history_capacity)
+                       std::span<const bool> is_eog, int history_capacity,
+                       std::span<const std::shared_ptr<const Source>> shared)
     : params_(params),
       sampler_(sampler),
       calibration_(calibration),
       is_eog_(is_eog),
       graph_(params.max_nodes, merge_length_of(params)),
       main_(std::max(history_capacity, History::kGram)),
-      recycled_(kRecycledCapacity) {
+      recycled_(kRecycledCapacity, Origin::kRecycled),
+      sources_{&main_, &recycled_} {
   validate(params);
+  for (const auto& source : shared.first(std::min(shared.size(), kMaxShared))) sources_.push_back(source.get());
   frontier_.reserve(static_cast<std::size_t>(params.max_nodes));
   scratch_flags_.reserve(static_cast<std::size_t>(params.max_nodes));
   items_.reserve(2048);
@@ -67,7 +70,7 @@ Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, 
   ranked_.reserve(kSampledCandidates);
   scratch_tokens_.resize(kSampledCandidates);
   scratch_log_q_.resize(kSampledCandidates);
-  path_tokens_.reserve(2 * History::kMaxMatch + 64);
+  path_tokens_.reserve(2 * Source::kMaxMatch + 64);
   tree_.reserve(128);
 }
 
@@ -208,18 +211,16 @@ Hypotheses::Item Hypotheses::root_item() const {
               .match = {}};
 }
 
-float Hypotheses::history_probability() {
-  float best =
-      hint_.empty()
-          ? 0
-          : static_cast<float>(calibration_.probability(calibration_.history_cell(Origin::kHint, History::kMaxMatch)));
-  if (!params_.history) return best;
+float Hypotheses::source_probability() {
+  const auto probability = [this](Origin origin, int length) {
+    return static_cast<float>(calibration_.probability(calibration_.source_cell(origin, length)));
+  };
+  float best = hint_.empty() ? 0 : probability(Origin::kHint, Source::kMaxMatch);
   items_.assign(1, root_item());
   order_.assign(1, {.item = 0});
-  for (const auto& [store, origin] : {std::pair{&main_, Origin::kHistory}, std::pair{&recycled_, Origin::kRecycled}}) {
-    const History::Match m = find(*store, 0);
-    if (m)
-      best = std::max(best, static_cast<float>(calibration_.probability(calibration_.history_cell(origin, m.length))));
+  for (std::size_t i = first_source(); i < sources_.size(); ++i) {
+    if (const Source::Match m = find(*sources_[i], 0))
+      best = std::max(best, probability(sources_[i]->origin(), m.length));
   }
   items_.clear();
   order_.clear();
@@ -231,13 +232,12 @@ void Hypotheses::enumerate(int index) {
   const auto first = items_.size();
   Item f = popped(index);  // a copy: items_ grows
   if (f.depth < max_depth_ && !(f.depth > 0 && is_eog_[static_cast<std::size_t>(f.token)])) {
-    if (params_.history && f.probability >= kLookupFloor) {
+    for (std::size_t i = first_source(); i < sources_.size() && f.probability >= kLookupFloor; ++i) {
       // A match that has run to the end of its chain is looked for again.
-      if (!f.match[0] || main_.next(f.match[0].position) < 0) f.match[0] = find(main_, index);
-      if (!f.match[1] || recycled_.next(f.match[1].position) < 0) f.match[1] = find(recycled_, index);
+      if (!f.match[i] || sources_[i]->next(f.match[i]) < 0) f.match[i] = find(*sources_[i], index);
     }
     if (f.graph_node >= 0 && graph_.node(f.graph_node).expanded) enumerate_draft(index, f);
-    enumerate_history(index, f, first);
+    enumerate_sources(index, f, first);
   }
   Popped& p = order_[static_cast<std::size_t>(index)];
   p.begin = static_cast<std::int32_t>(first);
@@ -272,37 +272,38 @@ void Hypotheses::enumerate_draft(std::int32_t father, const Item& f) {
   }
 }
 
-void Hypotheses::enumerate_history(std::int32_t father, const Item& f, std::size_t first) {
-  const std::array<Token, 3> next{f.match[0] ? main_.next(f.match[0].position) : -1,
-                                  f.match[1] ? recycled_.next(f.match[1].position) : -1, hint_at(f.hint)};
-  for (std::size_t source = 0; source < next.size(); ++source) {
-    if (next[source] >= 0) offer(first, history_item(father, f, source, next[source]));
+void Hypotheses::enumerate_sources(std::int32_t father, const Item& f, std::size_t first) {
+  for (std::size_t i = first_source(); i < sources_.size(); ++i) {
+    const Token next = f.match[i] ? sources_[i]->next(f.match[i]) : -1;
+    if (next < 0) continue;
+    Item c = source_item(father, f, sources_[i]->origin(), f.match[i].length, next);
+    c.match[i] = sources_[i]->advance(f.match[i]);
+    offer(first, c);
+  }
+  if (const Token next = hint_at(f.hint); next >= 0) {
+    Item c = source_item(father, f, Origin::kHint, Source::kMaxMatch, next);
+    c.hint = f.hint + 1;
+    offer(first, c);
   }
 }
 
-// The continuation of a match of the history (source 0), of the recycled chains (1), or of the hint (2).
-Hypotheses::Item Hypotheses::history_item(std::int32_t father, const Item& f, std::size_t source, Token token) const {
-  constexpr std::array<Origin, 3> kOrigins{Origin::kHistory, Origin::kRecycled, Origin::kHint};
-  const auto cell =
-      calibration_.history_cell(kOrigins[source], source < 2 ? f.match[source].length : History::kMaxMatch);
+Hypotheses::Item Hypotheses::source_item(std::int32_t father, const Item& f, Origin origin, int match_length,
+                                         Token token) const {
+  const auto cell = calibration_.source_cell(origin, match_length);
   const double p = calibration_.probability(cell);
-  Item c{.token = token,
-         .parent = father,
-         .graph_node = -1,
-         .depth = f.depth + 1,
-         .probability = static_cast<float>(f.probability * p),
-         .base = static_cast<float>(p),
-         .origin = kOrigins[source],
-         .cell = cell,
-         .draft_cell = Calibration::kNone,
-         .merge_cell = Calibration::kNone,
-         .agreement = 0,
-         .hint = -1,
-         .match = {}};
-  if (source < 2)
-    c.match[source] = {f.match[source].position + 1, std::min(f.match[source].length + 1, History::kMaxMatch)};
-  if (source == 2) c.hint = f.hint + 1;
-  return c;
+  return Item{.token = token,
+              .parent = father,
+              .graph_node = -1,
+              .depth = f.depth + 1,
+              .probability = static_cast<float>(f.probability * p),
+              .base = static_cast<float>(p),
+              .origin = origin,
+              .cell = cell,
+              .draft_cell = Calibration::kNone,
+              .merge_cell = Calibration::kNone,
+              .agreement = 0,
+              .hint = -1,
+              .match = {}};
 }
 
 // Two sources that name the same token make one candidate, as probable as the surer of the two.
@@ -310,7 +311,7 @@ void Hypotheses::offer(std::size_t first, Item c) {
   for (std::size_t i = first; i < items_.size(); ++i) {
     Item& old = items_[i];
     if (old.token != c.token) continue;
-    for (std::size_t m = 0; m < 2; ++m) {
+    for (std::size_t m = 0; m < c.match.size(); ++m) {
       if (c.match[m]) old.match[m] = c.match[m];
     }
     old.hint = std::max(old.hint, c.hint);
@@ -327,14 +328,14 @@ void Hypotheses::offer(std::size_t first, Item c) {
   items_.push_back(c);
 }
 
-History::Match Hypotheses::find(const History& store, int index) {
+Source::Match Hypotheses::find(const Source& source, int index) {
   path_tokens_.clear();
-  for (std::int32_t at = index; at > 0 && path_tokens_.size() < History::kMaxMatch; at = popped(at).parent)
+  for (std::int32_t at = index; at > 0 && path_tokens_.size() < Source::kMaxMatch; at = popped(at).parent)
     path_tokens_.push_back(popped(at).token);
-  const std::size_t rest = std::min<std::size_t>(History::kMaxMatch - path_tokens_.size(), tokens_.size());
+  const std::size_t rest = std::min<std::size_t>(Source::kMaxMatch - path_tokens_.size(), tokens_.size());
   for (std::size_t i = 0; i < rest; ++i) path_tokens_.push_back(tokens_[tokens_.size() - 1 - i]);
   std::reverse(path_tokens_.begin(), path_tokens_.end());
-  return store.find(path_tokens_);
+  return source.find(path_tokens_);
 }
 
 const TokenTree& Hypotheses::build(int n) {

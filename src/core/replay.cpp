@@ -5,43 +5,24 @@
 #include <memory>
 #include <string>
 
-#include "feed.h"
 #include "gsd/error.h"
 #include "replay_backend.h"
 
 namespace gsd {
 namespace {
 
-// Drafts the whole tree behind the tokens that `draft` holds and the last one of `tokens`, which it does not.
-void draft_tree(Backend& draft, Hypotheses& tree, std::span<const Token> tokens, std::uint32_t position) {
-  std::vector<NodeInput> batch{{0, known_token(draft, tokens.back()), -1, true, true}};
-  draft.forward(batch);
-  draft.commit(0, std::vector<std::int32_t>{0});
+// Drafts the whole tree after `tokens`, of which `drafter` lacks the last one.
+void draft_tree(Drafter& drafter, Hypotheses& tree, std::span<const Token> tokens, std::uint32_t position) {
   tree.begin(tokens, position);
-  tree.expand(0, draft.logits(0).first(std::min(draft.logits(0).size(), tree.vocabulary())));
-  int leaves = 1;
-  while (true) {
-    const auto frontier = tree.frontier();
-    std::vector<std::int32_t> level(frontier.begin(), frontier.end());
-    level.resize(std::min({level.size(), static_cast<std::size_t>(draft.info().max_outputs),
-                           static_cast<std::size_t>(draft.info().max_batch)}));
-    batch.clear();
-    std::erase_if(level, [&](std::int32_t id) {
-      if (!take_leaf(draft, tree.graph(), id, leaves)) return true;
-      GraphNode& n = tree.graph().node(id);
-      n.draft_index = draft.n_speculative(0) + static_cast<std::int32_t>(batch.size());
-      batch.push_back(
-          {0, known_token(draft, n.token), n.parent == 0 ? -1 : tree.graph().node(n.parent).draft_index, true});
-      return false;
-    });
-    if (batch.empty()) break;
-    draft.forward(batch);
-    for (std::size_t i = 0; i < level.size(); ++i) {
-      const auto row = draft.logits(static_cast<std::int32_t>(i));
-      tree.expand(level[i], row.first(std::min(row.size(), tree.vocabulary())));
+  const Drafter::Root root{0, tokens, &tree};
+  std::vector<Drafter::Node> level;
+  for (bool more = drafter.roots({&root, 1}); more; more = drafter.level(level)) {
+    level.clear();
+    for (const std::int32_t id : tree.frontier()) {
+      if (std::ssize(level) < drafter.info().max_nodes) level.push_back({0, id, &tree});
     }
   }
-  draft.commit(0, {});
+  drafter.truncate(0, static_cast<std::int32_t>(tokens.size()));  // what was speculated
 }
 
 // Copies what was drafted at `at` into the replay, but for what lies on the text: that comes with its own position.
@@ -120,8 +101,8 @@ void Replay::check() const {
   }
 }
 
-Replay record_drafts(Backend& draft, std::span<const Token> text, std::size_t n_prompt, const SamplingParams& sampling,
-                     const SpeculationParams& params, std::span<const bool> is_eog,
+Replay record_drafts(Drafter& drafter, std::span<const Token> text, std::size_t n_prompt,
+                     const SamplingParams& sampling, const SpeculationParams& params, std::span<const bool> is_eog,
                      const std::function<bool(double)>& progress) {
   Replay replay;
   replay.n_vocab = static_cast<std::int32_t>(is_eog.size());
@@ -136,20 +117,18 @@ Replay record_drafts(Backend& draft, std::span<const Token> text, std::size_t n_
   tree.history = false;
   const Sampler sampler(replay.sampling);
   Calibration calibration(sampling.greedy());
-  Hypotheses hypotheses(tree, sampler, calibration, is_eog, draft.info().n_ctx);
-  std::vector<NodeInput> batch;
-  std::vector<std::int32_t> path;
-  draft.truncate(0, 0);
-  const auto chunk = static_cast<std::size_t>(draft.info().max_batch);
-  for (std::size_t i = 0; i + 1 < n_prompt; i += chunk)
-    feed(draft, 0, text, i, std::min(n_prompt - 1, i + chunk), batch, path);
+  Hypotheses hypotheses(tree, sampler, calibration, is_eog, drafter.info().n_ctx);
+  drafter.truncate(0, 0);
+  while (drafter.n_known(0) + 1 < static_cast<std::int32_t>(n_prompt) &&
+         drafter.catch_up(0, text, static_cast<std::int32_t>(n_prompt) - 1)) {
+  }
   for (std::size_t at = n_prompt - 1; at + 1 < text.size(); ++at) {
     if (progress && !progress(static_cast<double>(at - n_prompt + 1) / static_cast<double>(text.size() - n_prompt)))
       break;
-    draft_tree(draft, hypotheses, text.first(at + 1), static_cast<std::uint32_t>(at + 1 - n_prompt));
+    draft_tree(drafter, hypotheses, text.first(at + 1), static_cast<std::uint32_t>(at + 1 - n_prompt));
     keep_tree(replay, hypotheses.graph(), static_cast<std::int32_t>(at));
   }
-  draft.truncate(0, 0);
+  drafter.truncate(0, 0);
   for (const Replay::Node& n : replay.nodes) {
     for (const Token t : n.candidates) {
       const bool known = std::find(replay.eog.begin(), replay.eog.end(), t) != replay.eog.end();

@@ -18,6 +18,8 @@ const char* origin_name(Origin origin) {
       return "history";
     case Origin::kRecycled:
       return "recycled";
+    case Origin::kLookup:
+      return "lookup";
     case Origin::kHint:
       return "hint";
   }

@@ -12,6 +12,7 @@
 
 #include "chi_square.h"
 #include "gsd/error.h"
+#include "gsd/lookup_text.h"
 #include "gsd/scripted_backend.h"
 #include "random.h"
 
@@ -500,6 +501,35 @@ TEST(Engine, HistoryAloneIsAcceptedOnRepetitiveText) {
   rig.run(options(Mode::kTree, 0, 0, 600), {1, 2, 3});  // greedy order-1 text runs into a loop of at most 12 tokens
   EXPECT_GT(rig.stats.accepted_per_step(),
             10);  // 13.9 here; 2.9 if a match is not looked for again at the end of its chain
+}
+
+// A text given for lookup is drawn on without a draft and without a history of one's own.
+TEST(Engine, ALookupTextIsAcceptedWhereTheTargetFollowsIt) {
+  World world;
+  world.order = 3;
+  world.n_vocab = 50;
+  world.with_draft = false;
+  SessionOptions o = options(Mode::kPlain, 0, 0, 60);
+  const std::vector<Token> prompt{1, 2, 3, 4, 5};
+  std::vector<Token> text = prompt;
+  const auto want = Rig(world).run(o, prompt);
+  text.insert(text.end(), want.begin(), want.end());
+  for (const Mode mode : {Mode::kChain, Mode::kAuto}) {
+    Rig rig(world);
+    rig.engine.add_source(make_lookup_text(std::vector<Token>{7, 7, 7}));  // never matches
+    rig.engine.add_source(make_lookup_text(text));
+    o.speculation.mode = mode;
+    o.speculation.history = false;
+    int looked_up = 0;
+    o.on_step = [&](const StepView& v) {
+      for (const Origin origin : v.hypotheses.tree().origin) looked_up += origin == Origin::kLookup ? 1 : 0;
+    };
+    EXPECT_EQ(rig.run(o, prompt), want);
+    EXPECT_GT(rig.stats.accepted_per_step(), 3);
+    EXPECT_GT(looked_up, 30);
+    EXPECT_THROW(rig.engine.add_source(make_lookup_text(text)), Error) << "more than it takes";
+  }
+  EXPECT_THROW(make_lookup_text(text, 2), Error);
 }
 
 TEST(Engine, TheTotalWidthHoldsOverAllSessions) {

@@ -144,6 +144,7 @@ Constraint make_grammar(const Model& model, const std::string& gbnf);
 struct PairOptions {
   std::string target;  // path
   std::string draft;   // path; empty = no draft model, only the history is drawn on
+  std::vector<std::string> lookup;  // text files to draw continuations from (lookup_text.h)
   int target_gpu_layers = 0;
   int draft_gpu_layers = 0;
   ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096
@@ -158,7 +159,8 @@ struct PairOptions {
 // A target, its draft, and the engine over both. One thread owns it.
 class Pair {
  public:
-  // Throws what Model and make_backend throw, and Error(kPairMismatch) for a draft that does not fit.
+  // Throws what Model and make_backend throw, Error(kPairMismatch) for a draft that does not fit, and Error(kIo) for a
+  // lookup file that cannot be read.
   explicit Pair(const PairOptions& options);
   ~Pair();
   Pair(Pair&&) noexcept;

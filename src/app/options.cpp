@@ -47,6 +47,8 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("-d,--draft,--model-draft", f.pair.draft,
                        "Draft model (GGUF); without it only the history is drawn on"))
       ->type_name("FILE");
+  group(app.add_option("--lookup", f.pair.lookup, "A text file to draw continuations from; may be given twice"))
+      ->type_name("FILE");
   group(app.add_flag("--exact", f.pair.engine.exact,
                      "Emit the same bits as plain decoding on a CPU, at some cost in speed"));
   group(app.add_flag("--no-profile", f.no_profile,

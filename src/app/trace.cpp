@@ -33,7 +33,8 @@ constexpr std::size_t kMaxSteps = 20000;
 constexpr std::size_t kMaxPage = 256 << 20;  // bytes; browsers give up on more
 constexpr std::size_t kMaxNodes = 4096;      // of one step's graph or tree
 constexpr std::size_t kMaxEdges = 16 * kMaxNodes;
-constexpr std::array<std::string_view, 7> kOrigins{"root", "draft", "merged", "history", "recycled", "hint", "target"};
+constexpr std::array<std::string_view, 8> kOrigins{"root",     "draft",  "merged", "history",
+                                                   "recycled", "lookup", "hint",   "target"};
 
 struct TraceFlags {
   std::string record;

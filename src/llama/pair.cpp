@@ -14,6 +14,7 @@
 
 #include "../core/stopwatch.h"
 #include "../util/atomic_file.h"
+#include "gsd/lookup_text.h"
 #include "gsd/utf8.h"
 #include "handles.h"
 
@@ -90,6 +91,14 @@ std::string gpu_names() {
       names += fmt::format(" {}", ggml_backend_dev_description(device));
   }
   return names;
+}
+
+std::string read_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!in.is_open() || in.bad())
+    throw Error(ErrorCode::kIo, "The file '" + path + "' cannot be read; check its name and permissions.");
+  return text;
 }
 
 int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
@@ -205,6 +214,8 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
     m.draft_backend = make_backend(*m.draft, draft_context);
   }
   m.engine = std::make_unique<Engine>(*m.target_backend, m.draft_backend.get(), options.engine);
+  for (const std::string& file : options.lookup)
+    m.engine->add_source(make_lookup_text(m.target->tokenize(read_text(file), false, false)));
   if (!options.profile) return;
   if (m.load_profile()) {
     m.profile_source = "cached";

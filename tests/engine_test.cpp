@@ -570,8 +570,8 @@ TEST(Engine, ShapesFollowTheParameters) {
     o.on_step = [&](const StepView& v) {
       const TokenTree& t = v.hypotheses.tree();
       for (std::int32_t i = 1; i < t.size(); ++i) {
-        const auto father = static_cast<std::size_t>(t.parent[static_cast<std::size_t>(i)]);
-        ASSERT_TRUE(father == 0 || t.token[father] != 4) << "something hangs below an end of text";
+        const auto parent = static_cast<std::size_t>(t.parent[static_cast<std::size_t>(i)]);
+        ASSERT_TRUE(parent == 0 || t.token[parent] != 4) << "something hangs below an end of text";
       }
       const TokenGraph& g = v.hypotheses.graph();
       for (std::int32_t n = 0; n < g.size(); ++n) {

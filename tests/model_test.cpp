@@ -89,7 +89,7 @@ TEST(LlamaBackend, MemoryIsRightAfterEveryStepOfARandomRun) {
         committed.resize(rng() % (committed.size() + 1));
         b->truncate(seq, static_cast<std::int32_t>(committed.size()));
       }
-      // A tree grown in one to three passes; each father's children have distinct tokens.
+      // A tree grown in one to three passes; each parent's children have distinct tokens.
       std::vector<NodeInput> all;
       int leaves = 1;
       for (int pass = 1 + static_cast<int>(rng() % 3); pass > 0; --pass) {
@@ -201,10 +201,10 @@ double width_deviation(const Model& m, const ContextOptions& options, std::span<
     std::vector<NodeInput> nodes;
     std::vector<std::int32_t> path;
     for (std::size_t i = 0; i < 6; ++i) {
-      const std::int32_t father = path.empty() ? -1 : path.back();
-      nodes.push_back({0, (text[at + i] + 1) % m.n_vocab(), father, true});
+      const std::int32_t parent = path.empty() ? -1 : path.back();
+      nodes.push_back({0, (text[at + i] + 1) % m.n_vocab(), parent, true});
       path.push_back(static_cast<std::int32_t>(nodes.size()));
-      nodes.push_back({0, text[at + i], father, true});
+      nodes.push_back({0, text[at + i], parent, true});
     }
     trees->forward(nodes);
     for (std::size_t i = 0; i < 6; ++i) {

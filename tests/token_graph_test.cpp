@@ -14,7 +14,7 @@
 namespace gsd {
 namespace {
 
-std::int32_t child(TokenGraph& g, std::int32_t father, Token t) { return g.add_child(father, g.find_edge(father, t)); }
+std::int32_t child(TokenGraph& g, std::int32_t parent, Token t) { return g.add_child(parent, g.find_edge(parent, t)); }
 
 void expand(TokenGraph& g, std::int32_t node, std::vector<Token> tokens) {
   std::vector<float> log_q;
@@ -62,7 +62,7 @@ TEST(TokenGraph, NeverClosesACycleEvenByTwoMerges) {
   const auto b = child(g, 0, 2);
   expand(g, a, {2});
   EXPECT_EQ(child(g, a, 2), b);
-  expand(g, b, {1});  // a -> b stands; b -> a would close a cycle that creation fathers do not show
+  expand(g, b, {1});  // a -> b stands; b -> a would close a cycle that creation parents do not show
   EXPECT_NE(child(g, b, 1), a);
   g.check_integrity();
 }
@@ -75,7 +75,7 @@ TEST(TokenGraph, SeveralMergeEdgesIntoOneNode) {
   const auto a = child(g, 0, 1);
   const auto b = child(g, 0, 2);
   const auto c = child(g, 0, 3);
-  for (const auto father : {a, b, c}) expand(g, father, {9, 8});
+  for (const auto parent : {a, b, c}) expand(g, parent, {9, 8});
   const auto nine = child(g, a, 9);
   const auto eight = child(g, a, 8);
   EXPECT_EQ(child(g, b, 9), nine);
@@ -130,10 +130,10 @@ struct Naive {
     return false;
   }
   // The nodes that a merge may take; empty = a new node is due.
-  std::set<int> allowed(int father, Token t) const {
+  std::set<int> allowed(int parent, Token t) const {
     std::set<int> out;
     if (m < 0) return out;
-    auto want = nodes[static_cast<std::size_t>(father)].path;
+    auto want = nodes[static_cast<std::size_t>(parent)].path;
     want.push_back(t);
     for (int v = 1; v < static_cast<int>(nodes.size()); ++v) {
       const auto& have = nodes[static_cast<std::size_t>(v)].path;
@@ -144,7 +144,7 @@ struct Naive {
         };
         equal &= at(have) == at(want);
       }
-      if (equal && !reaches(v, father)) out.insert(v);
+      if (equal && !reaches(v, parent)) out.insert(v);
     }
     return out;
   }
@@ -161,29 +161,29 @@ TEST(TokenGraph, RandomOperationsAgreeWithANaiveModel) {
     g.reset(context);
     Naive naive{{{context, {}}}, m};
     for (int op = 0; op < 40 && !g.full(); ++op) {
-      const auto father = static_cast<std::int32_t>(rng() % g.size());
-      if (g.node(father).expanded) continue;
+      const auto parent = static_cast<std::int32_t>(rng() % g.size());
+      if (g.node(parent).expanded) continue;
       std::vector<Token> tokens;
       for (Token t = 0; t < vocab; ++t) {
         if (rng() % 2) tokens.push_back(t);
       }
-      expand(g, father, tokens);
+      expand(g, parent, tokens);
       for (const Token t : tokens) {
         if (rng() % 4 == 0) continue;  // stays a bare candidate
-        const auto allowed = naive.allowed(father, t);
+        const auto allowed = naive.allowed(parent, t);
         const int before = g.size();
-        const auto v = child(g, father, t);
+        const auto v = child(g, parent, t);
         if (v < 0) break;
         if (allowed.empty()) {
           ASSERT_EQ(v, before);
-          auto path = naive.nodes[static_cast<std::size_t>(father)].path;
+          auto path = naive.nodes[static_cast<std::size_t>(parent)].path;
           path.push_back(t);
           naive.nodes.push_back({path, {}});
         } else {
           ASSERT_TRUE(allowed.contains(v));
           ASSERT_EQ(g.size(), before);
         }
-        naive.nodes[static_cast<std::size_t>(father)].children.insert(v);
+        naive.nodes[static_cast<std::size_t>(parent)].children.insert(v);
       }
     }
     g.check_integrity();

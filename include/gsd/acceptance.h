@@ -40,7 +40,7 @@ struct Acceptance {
   std::vector<std::int32_t> path;  // accepted tree nodes below the root, in order
   std::vector<Token> token;        // emitted: the accepted nodes' tokens and the target's own last one
   std::vector<float> margin;       // [token.size()] distance to the runner-up, see Choice
-  std::vector<Token> tentative;    // primary_only: what the target said behind the node where the walk left the path
+  std::vector<Token> tentative;    // primary_only: what the target said after the node where the walk left the path
   FinishReason finish = FinishReason::kNone;
   void clear();
 };

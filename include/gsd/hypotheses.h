@@ -118,7 +118,7 @@ class Hypotheses {
     std::int32_t graph_node;  // -1: no node of the graph
     std::int32_t depth;
     float probability;  // of the whole path
-    float base;         // of this candidate given its father, without the merge discount
+    float base;         // of this candidate given its parent, without the merge discount
     Origin origin;
     Calibration::Cell cell;        // of the surest source that names it
     Calibration::Cell draft_cell;  // of the draft, if it names it
@@ -140,10 +140,10 @@ class Hypotheses {
   float gap(std::size_t rank) const;
   bool admitted(std::size_t rank) const;
   void enumerate(int popped_index);
-  void enumerate_draft(std::int32_t father, const Item& f);
-  void enumerate_sources(std::int32_t father, const Item& f, std::size_t first);
+  void enumerate_draft(std::int32_t parent, const Item& f);
+  void enumerate_sources(std::int32_t parent, const Item& f, std::size_t first);
   void offer(std::size_t first, Item candidate);
-  Item source_item(std::int32_t father, const Item& f, Origin origin, int match_length, Token token) const;
+  Item source_item(std::int32_t parent, const Item& f, Origin origin, int match_length, Token token) const;
   Item root_item() const;
   Source::Match find(const Source& source, int popped_index);
   std::size_t first_source() const { return params_.history ? 0 : 2; }

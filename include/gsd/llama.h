@@ -177,7 +177,7 @@ class Pair {
   // Writes what was learned about costs, for the next load. Errors are ignored and change nothing.
   void save_profile() const;
 
-  // Generates behind `prompt` and hands each piece of text to `on_text` as soon as it is certain; false stops. Whole
+  // Generates after `prompt` and hands each piece of text to `on_text` as soon as it is certain; false stops. Whole
   // UTF-8 characters only. Returns the text.
   std::string generate(std::string_view prompt, SessionOptions options,
                        const std::function<bool(std::string_view)>& on_text = {});

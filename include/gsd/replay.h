@@ -13,12 +13,12 @@
 
 namespace gsd {
 
-// The target's text and the draft's answers behind it, on the text and off it. A draft's answer depends on the tokens
+// The target's text and the draft's answers after it, on the text and off it. A draft's answer depends on the tokens
 // before it only, so it is kept where it leaves the text: once for all steps in which it could be asked for.
 struct Replay {
-  struct Node {                     // the draft's answer behind the text up to some position and then further tokens
+  struct Node {                     // the draft's answer after the text up to some position and then further tokens
     Token token = -1;               // last of them; of a root: the text's own token
-    std::int32_t father = -1;       // -1: a root
+    std::int32_t parent = -1;       // -1: a root
     std::int32_t first_child = -1;  // nodes that go on from here off the text, or -1
     std::int32_t next_sibling = -1;
     std::vector<Token> candidates;  // [k] most probable first
@@ -35,14 +35,14 @@ struct Replay {
 
   // Child of `node` with that token, or -1.
   std::int32_t find(std::int32_t node, Token token) const;
-  // Adds a node below `father` and returns it; father -1: the answer at position `at` of the text.
-  std::int32_t add(std::int32_t father, std::int32_t at, Token token, std::span<const Token> candidates,
+  // Adds a node below `parent` and returns it; parent -1: the answer at position `at` of the text.
+  std::int32_t add(std::int32_t parent, std::int32_t at, Token token, std::span<const Token> candidates,
                    std::span<const float> log_q);
   // Throws Error(kUsage) with what is wrong if it cannot be played: for records from outside.
   void check() const;
 };
 
-// Asks `drafter` for everything that drafting with `params` could want to know behind each position of a generation
+// Asks `drafter` for everything that drafting with `params` could want to know after each position of a generation
 // (`text`: prompt and generated, `n_prompt` >= 1 of the prompt), and further: trees of params.depth levels and
 // params.frontier nodes a level at every token. Uses slot 0 of `drafter`, which is left empty.
 // `is_eog`: [n_vocab of the target]. `progress` may be empty; share done [0, 1], false stops early.

@@ -19,19 +19,19 @@ namespace gsd {
 // TokenGraph::add_child: a new one, or by a merge one that stood there already.
 struct GraphEdge {
   Token token = -1;
-  float log_q = 0;          // log of the draft's conditional probability of `token` at the father
+  float log_q = 0;          // log of the draft's conditional probability of `token` at the parent
   std::int32_t child = -1;  // node id, or -1
-  std::int32_t next = -1;   // next edge of the same father, best log_q first, or -1
+  std::int32_t next = -1;   // next edge of the same parent, best log_q first, or -1
   bool merged = false;      // `child` existed before this edge
 };
 
 struct GraphNode {
   Token token = -1;
-  std::int32_t parent = -1;       // creation father; -1 for the root
-  std::int32_t depth = 0;         // along the creation fathers; root = 0
-  std::int32_t first_edge = -1;   // edges to candidates; -1 until expanded
-  float probability = 1;          // calibrated path probability along the creation path, (0, 1]
-  bool expanded = false;          // the draft has named its candidates
+  std::int32_t parent = -1;      // creation parent; -1 for the root
+  std::int32_t depth = 0;        // along the creation parents; root = 0
+  std::int32_t first_edge = -1;  // edges to candidates; -1 until expanded
+  float probability = 1;         // calibrated path probability along the creation path, (0, 1]
+  bool expanded = false;         // the draft has named its candidates
 };
 
 // Directed acyclic graph of tokens with an n-gram index. Node 0 is the root: the last token already emitted.
@@ -43,7 +43,7 @@ class TokenGraph {
   static constexpr int kNoMerge = -1;
 
   // `merge_length` m: a candidate is merged with a node whose (m+1)-gram (its token and the m tokens before it along
-  // the creation fathers, continued into the context before the root) is equal. kNoMerge makes a tree.
+  // the creation parents, continued into the context before the root) is equal. kNoMerge makes a tree.
   // REQUIRES: max_nodes in [1, 4096], merge_length in [-1, 16]. Throws Error(kUsage) otherwise.
   explicit TokenGraph(int max_nodes = 256, int merge_length = 0);
 
@@ -56,10 +56,10 @@ class TokenGraph {
   // REQUIRES: not expanded before; tokens are distinct. tokens: [k], log_q: [k].
   void expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q);
 
-  // Gives edge `edge` of `father` a node: an equal n-gram is reused unless that would close a cycle, otherwise a new
+  // Gives edge `edge` of `parent` a node: an equal n-gram is reused unless that would close a cycle, otherwise a new
   // node is made. Returns the node's id, or -1 when the graph is full (the edge stays a bare candidate).
   // REQUIRES: the edge has no child yet.
-  std::int32_t add_child(std::int32_t father, std::int32_t edge);
+  std::int32_t add_child(std::int32_t parent, std::int32_t edge);
 
   int size() const { return static_cast<int>(nodes_.size()); }
   int n_edges() const { return static_cast<int>(edges_.size()); }
@@ -73,19 +73,19 @@ class TokenGraph {
   // True if a path of edges leads from `from` to `to`. A node reaches itself.
   bool reaches(std::int32_t from, std::int32_t to) const;
 
-  // Edge of `father` with that token, or -1.
-  std::int32_t find_edge(std::int32_t father, Token token) const;
+  // Edge of `parent` with that token, or -1.
+  std::int32_t find_edge(std::int32_t parent, Token token) const;
 
-  // Throws Error(kInternal) naming the violated invariant: acyclic, distinct sibling tokens, creation fathers older
+  // Throws Error(kInternal) naming the violated invariant: acyclic, distinct sibling tokens, creation parents older
   // than children, merge edges with equal n-grams, reachability equal to a fresh search. For tests; O(nodes * edges).
   void check_integrity() const;
 
  private:
-  Token gram_token(std::int32_t father, int back) const;  // the token `back` places before a child of `father`
-  std::uint64_t gram_hash(std::int32_t father, Token token) const;
-  bool gram_equal(std::int32_t father, Token token, std::int32_t node) const;
-  std::int32_t find_merge(std::int32_t father, Token token, std::uint64_t hash) const;
-  void link(std::int32_t father, std::int32_t child);
+  Token gram_token(std::int32_t parent, int back) const;  // the token `back` places before a child of `parent`
+  std::uint64_t gram_hash(std::int32_t parent, Token token) const;
+  bool gram_equal(std::int32_t parent, Token token, std::int32_t node) const;
+  std::int32_t find_merge(std::int32_t parent, Token token, std::uint64_t hash) const;
+  void link(std::int32_t parent, std::int32_t child);
   std::uint64_t* reach_row(std::int32_t id) { return &reach_[static_cast<std::size_t>(id) * words_]; }
   const std::uint64_t* reach_row(std::int32_t id) const { return &reach_[static_cast<std::size_t>(id) * words_]; }
 

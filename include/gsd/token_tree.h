@@ -21,7 +21,7 @@ enum class Origin : std::uint8_t {
 
 const char* origin_name(Origin origin);
 
-// A rooted tree in parallel arrays, fathers before children; element 0 is the root (the last emitted token).
+// A rooted tree in parallel arrays, parents before children; element 0 is the root (the last emitted token).
 // Siblings have distinct tokens. The first `primary` + 1 nodes are one path: the root and the most probable chain.
 struct TokenTree {
   std::vector<Token> token;              // [n]
@@ -35,8 +35,8 @@ struct TokenTree {
   int size() const { return static_cast<int>(token.size()); }
   void clear();
   void reserve(int n);
-  // Returns the index of the new node.
-  std::int32_t add(Token t, std::int32_t father, float p, Origin o, std::int32_t graph_id);
+  // Adds a node below node `below` (-1: the root) and returns its index.
+  std::int32_t add(Token t, std::int32_t below, float p, Origin o, std::int32_t graph_id);
   // Child of `node` with that token, or -1.
   std::int32_t find_child(std::int32_t node, Token t) const;
   // Throws Error(kInternal) naming the violated invariant. For tests; O(n^2).

@@ -65,8 +65,8 @@ void Recorder::drafts(Pair& pair, std::span<const Token> prompt, std::span<const
       const Replay::Node& n = r.nodes[i];
       json log_q = json::array();
       for (const float q : n.log_q) log_q.push_back(std::round(q * 1e4) / 1e4);
-      nodes.push_back({n.father < 0 ? -1 : n.father - static_cast<std::int32_t>(first), n.token, n.candidates, log_q});
-    } while (++i < r.nodes.size() && r.nodes[i].father >= 0);
+      nodes.push_back({n.parent < 0 ? -1 : n.parent - static_cast<std::int32_t>(first), n.token, n.candidates, log_q});
+    } while (++i < r.nodes.size() && r.nodes[i].parent >= 0);
     write(json{{"drafted", {{"at", at}, {"nodes", nodes}}}});
   }
 }

@@ -18,7 +18,7 @@ using nlohmann::json;
 constexpr std::size_t kMaxLine = 16 << 20;  // bytes
 constexpr std::size_t kMaxNodes = 1 << 22;  // of a replay
 
-// One position's answers: {"drafted": {"at": p, "nodes": [[father, token, [candidates], [log q]], …]}}, fathers
+// One position's answers: {"drafted": {"at": p, "nodes": [[parent, token, [candidates], [log q]], …]}}, parents
 // numbered within the line, -1 for the first.
 void read_answers(const json& j, Replay& replay) {
   const auto at = j.at("at").get<std::int64_t>();
@@ -27,10 +27,10 @@ void read_answers(const json& j, Replay& replay) {
   const auto first = static_cast<std::int32_t>(replay.nodes.size());
   std::int32_t n = 0;
   for (const json& node : j.at("nodes")) {
-    const auto father = node.at(0).get<std::int64_t>();
-    if (father < (n == 0 ? -1 : 0) || father >= n || replay.nodes.size() >= kMaxNodes)
-      throw Error(ErrorCode::kUsage, "an answer comes before its father, or there are too many");
-    replay.add(father < 0 ? -1 : first + static_cast<std::int32_t>(father), static_cast<std::int32_t>(at),
+    const auto parent = node.at(0).get<std::int64_t>();
+    if (parent < (n == 0 ? -1 : 0) || parent >= n || replay.nodes.size() >= kMaxNodes)
+      throw Error(ErrorCode::kUsage, "an answer comes before its parent, or there are too many");
+    replay.add(parent < 0 ? -1 : first + static_cast<std::int32_t>(parent), static_cast<std::int32_t>(at),
                node.at(1).get<Token>(), node.at(2).get<std::vector<Token>>(), node.at(3).get<std::vector<float>>());
     ++n;
   }

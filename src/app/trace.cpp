@@ -141,9 +141,9 @@ class PageData {
     depths_.clear();
     for (const json& n : nodes) {
       const auto i = static_cast<std::int64_t>(depths_.size());
-      const std::int64_t parent = integer(n.at("parent"), i == 0 ? -1 : 0, i - 1, "a node comes before its father");
+      const std::int64_t parent = integer(n.at("parent"), i == 0 ? -1 : 0, i - 1, "a node comes before its parent");
       depths_.push_back(i == 0 ? 0 : depths_[static_cast<std::size_t>(parent)] + 1);
-      require(n.at("depth") == depths_.back(), "the depth of a node does not fit its father's");
+      require(n.at("depth") == depths_.back(), "the depth of a node does not fit its parent's");
       add_token(n);
       add(parent);
       add_number(n.at("p"));

@@ -30,7 +30,7 @@ void Acceptance::clear() {
 
 namespace {
 
-// Follows the target's word behind a node whose bits do not count, without the constraint (its state must not move).
+// Follows the target's token after a node whose bits do not count, without the constraint (its state must not move).
 void walk_tentatively(const AcceptInput& in, Sampler& sampler, std::int32_t node, std::vector<Token>& tokens,
                       Acceptance& out) {
   const std::size_t emitted = tokens.size();

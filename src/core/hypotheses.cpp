@@ -184,12 +184,12 @@ int Hypotheses::unroll(int max_nodes, int max_depth, int max_leaves) {
     const std::int32_t best = heap_.back();
     heap_.pop_back();
     const auto index = static_cast<std::int32_t>(order_.size());
-    const auto father = static_cast<std::size_t>(items_[static_cast<std::size_t>(best)].parent);
-    const bool branches = order_[father].first_child >= 0;
+    const auto parent = static_cast<std::size_t>(items_[static_cast<std::size_t>(best)].parent);
+    const bool branches = order_[parent].first_child >= 0;
     if (branches && leaves == max_leaves) continue;
     leaves += branches ? 1 : 0;
     order_.push_back({.item = best});
-    if (!branches) order_[father].first_child = index;
+    if (!branches) order_[parent].first_child = index;
     enumerate(index);
   }
   return static_cast<int>(order_.size()) - 1;
@@ -244,7 +244,7 @@ void Hypotheses::enumerate(int index) {
   p.end = static_cast<std::int32_t>(items_.size());
 }
 
-void Hypotheses::enumerate_draft(std::int32_t father, const Item& f) {
+void Hypotheses::enumerate_draft(std::int32_t parent, const Item& f) {
   rank_edges(f.graph_node, f.depth);
   const auto merge = f.agreement > 0 ? calibration_.merge_cell(f.agreement) : Calibration::kNone;
   const double factor = merge == Calibration::kNone ? 1 : std::min(1.0, calibration_.probability(merge));
@@ -254,10 +254,10 @@ void Hypotheses::enumerate_draft(std::int32_t father, const Item& f) {
     const double base = calibration_.probability(cell);
     const auto path = static_cast<float>(f.probability * base * factor);
     if (params_.mode != Mode::kAuto && path < params_.path_threshold) continue;
-    // Below a merge edge the candidates were drafted behind other tokens; only the merged n-gram agrees at first.
+    // Below a merge edge the candidates were drafted after other tokens; only the merged n-gram agrees at first.
     const std::int32_t agreement = f.agreement > 0 ? f.agreement + 1 : e.merged ? graph_.merge_length() + 1 : 0;
     items_.push_back(Item{.token = e.token,
-                          .parent = father,
+                          .parent = parent,
                           .graph_node = e.child,
                           .depth = f.depth + 1,
                           .probability = path,
@@ -272,27 +272,27 @@ void Hypotheses::enumerate_draft(std::int32_t father, const Item& f) {
   }
 }
 
-void Hypotheses::enumerate_sources(std::int32_t father, const Item& f, std::size_t first) {
+void Hypotheses::enumerate_sources(std::int32_t parent, const Item& f, std::size_t first) {
   for (std::size_t i = first_source(); i < sources_.size(); ++i) {
     const Token next = f.match[i] ? sources_[i]->next(f.match[i]) : -1;
     if (next < 0) continue;
-    Item c = source_item(father, f, sources_[i]->origin(), f.match[i].length, next);
+    Item c = source_item(parent, f, sources_[i]->origin(), f.match[i].length, next);
     c.match[i] = sources_[i]->advance(f.match[i]);
     offer(first, c);
   }
   if (const Token next = hint_at(f.hint); next >= 0) {
-    Item c = source_item(father, f, Origin::kHint, Source::kMaxMatch, next);
+    Item c = source_item(parent, f, Origin::kHint, Source::kMaxMatch, next);
     c.hint = f.hint + 1;
     offer(first, c);
   }
 }
 
-Hypotheses::Item Hypotheses::source_item(std::int32_t father, const Item& f, Origin origin, int match_length,
+Hypotheses::Item Hypotheses::source_item(std::int32_t parent, const Item& f, Origin origin, int match_length,
                                          Token token) const {
   const auto cell = calibration_.source_cell(origin, match_length);
   const double p = calibration_.probability(cell);
   return Item{.token = token,
-              .parent = father,
+              .parent = parent,
               .graph_node = -1,
               .depth = f.depth + 1,
               .probability = static_cast<float>(f.probability * p),
@@ -343,9 +343,9 @@ const TokenTree& Hypotheses::build(int n) {
   for (Popped& p : order_) p.tree_index = -1;
   const auto put = [this](int index) {
     const Item& x = popped(index);
-    const std::int32_t father = x.parent < 0 ? -1 : order_[static_cast<std::size_t>(x.parent)].tree_index;
+    const std::int32_t parent = x.parent < 0 ? -1 : order_[static_cast<std::size_t>(x.parent)].tree_index;
     order_[static_cast<std::size_t>(index)].tree_index =
-        tree_.add(x.token, father, x.probability, x.origin, x.graph_node);
+        tree_.add(x.token, parent, x.probability, x.origin, x.graph_node);
   };
   if (order_.empty()) {  // nothing was unrolled: plain decoding
     tree_.add(tokens_.back(), -1, 1, Origin::kRoot, 0);
@@ -367,7 +367,7 @@ const TokenTree& Hypotheses::build(int n) {
 void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token> emitted) {
   std::size_t step = 0;
   for (const Popped& p : order_) {
-    // order_ holds fathers before children, so the accepted path comes by in its own order.
+    // order_ holds parents before children, so the accepted path comes by in its own order.
     const std::int32_t want = step == 0 ? 0 : path[step - 1];
     if (p.tree_index != want) continue;
     const Token y = emitted[step];

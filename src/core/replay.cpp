@@ -33,18 +33,18 @@ void keep_tree(Replay& replay, const TokenGraph& graph, std::int32_t at) {
   std::vector<float> log_q;
   for (std::int32_t id = 0; id < graph.size(); ++id) {
     const GraphNode& n = graph.node(id);
-    const auto father = static_cast<std::size_t>(std::max(0, n.parent));
+    const auto parent = static_cast<std::size_t>(std::max(0, n.parent));
     const auto next = static_cast<std::size_t>(at + n.depth);
     const auto i = static_cast<std::size_t>(id);
-    on_text[i] = id == 0 || (on_text[father] && next < replay.text.size() && replay.text[next] == n.token);
-    if (!n.expanded || (id > 0 && (on_text[i] || node[father] < 0))) continue;
+    on_text[i] = id == 0 || (on_text[parent] && next < replay.text.size() && replay.text[next] == n.token);
+    if (!n.expanded || (id > 0 && (on_text[i] || node[parent] < 0))) continue;
     candidates.clear();
     log_q.clear();
     for (std::int32_t e = n.first_edge; e >= 0; e = graph.edge(e).next) {
       candidates.push_back(graph.edge(e).token);
       log_q.push_back(graph.edge(e).log_q);
     }
-    node[i] = replay.add(id == 0 ? -1 : node[father], at, n.token, candidates, log_q);
+    node[i] = replay.add(id == 0 ? -1 : node[parent], at, n.token, candidates, log_q);
   }
 }
 
@@ -57,20 +57,20 @@ std::int32_t Replay::find(std::int32_t node, Token token) const {
   return child;
 }
 
-std::int32_t Replay::add(std::int32_t father, std::int32_t at, Token token, std::span<const Token> names,
+std::int32_t Replay::add(std::int32_t parent, std::int32_t at, Token token, std::span<const Token> names,
                          std::span<const float> log_q) {
   const auto id = static_cast<std::int32_t>(nodes.size());
   Node n;
   n.token = token;
-  n.father = father;
+  n.parent = parent;
   n.candidates.assign(names.begin(), names.end());
   n.log_q.assign(log_q.begin(), log_q.end());
-  if (father < 0) {
+  if (parent < 0) {
     root.resize(text.size(), -1);
     root[static_cast<std::size_t>(at)] = id;
   } else {
-    n.next_sibling = nodes[static_cast<std::size_t>(father)].first_child;
-    nodes[static_cast<std::size_t>(father)].first_child = id;
+    n.next_sibling = nodes[static_cast<std::size_t>(parent)].first_child;
+    nodes[static_cast<std::size_t>(parent)].first_child = id;
   }
   nodes.push_back(std::move(n));
   return id;

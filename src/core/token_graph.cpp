@@ -63,27 +63,27 @@ void TokenGraph::expand(std::int32_t id, std::span<const Token> tokens, std::spa
   }
 }
 
-std::int32_t TokenGraph::add_child(std::int32_t father, std::int32_t edge_id) {
+std::int32_t TokenGraph::add_child(std::int32_t parent, std::int32_t edge_id) {
   GraphEdge& e = edges_[static_cast<std::size_t>(edge_id)];
   std::uint64_t hash = 0;
   if (merge_length_ != kNoMerge) {
-    hash = gram_hash(father, e.token);
-    const std::int32_t old = find_merge(father, e.token, hash);
+    hash = gram_hash(parent, e.token);
+    const std::int32_t old = find_merge(parent, e.token, hash);
     if (old >= 0) {
       e.child = old;
       e.merged = true;
       ++n_merges_;
-      link(father, old);
+      link(parent, old);
       return old;
     }
   }
   if (full()) return -1;
   const std::int32_t id = size();
-  nodes_.push_back(GraphNode{.token = e.token, .parent = father, .depth = node(father).depth + 1});
+  nodes_.push_back(GraphNode{.token = e.token, .parent = parent, .depth = node(parent).depth + 1});
   e.child = id;
   std::fill_n(reach_row(id), words_, 0);
   reach_row(id)[static_cast<std::size_t>(id) / 64] |= 1ULL << (id % 64);
-  link(father, id);
+  link(parent, id);
   if (merge_length_ != kNoMerge) {
     std::int32_t& head = bucket_[hash & (bucket_.size() - 1)];
     same_bucket_[static_cast<std::size_t>(id)] = head;
@@ -92,11 +92,11 @@ std::int32_t TokenGraph::add_child(std::int32_t father, std::int32_t edge_id) {
   return id;
 }
 
-// Everything that reaches `father` now also reaches what `child` reaches.
-void TokenGraph::link(std::int32_t father, std::int32_t child) {
+// Everything that reaches `parent` now also reaches what `child` reaches.
+void TokenGraph::link(std::int32_t parent, std::int32_t child) {
   const std::uint64_t* add = reach_row(child);
   for (std::int32_t u = 0; u < size(); ++u) {
-    if (!reaches(u, father)) continue;
+    if (!reaches(u, parent)) continue;
     std::uint64_t* row = reach_row(u);
     for (std::size_t w = 0; w < words_; ++w) row[w] |= add[w];
   }
@@ -106,16 +106,16 @@ bool TokenGraph::reaches(std::int32_t from, std::int32_t to) const {
   return (reach_row(from)[static_cast<std::size_t>(to) / 64] >> (to % 64)) & 1;
 }
 
-std::int32_t TokenGraph::find_edge(std::int32_t father, Token token) const {
-  for (std::int32_t e = node(father).first_edge; e >= 0; e = edge(e).next) {
+std::int32_t TokenGraph::find_edge(std::int32_t parent, Token token) const {
+  for (std::int32_t e = node(parent).first_edge; e >= 0; e = edge(e).next) {
     if (edge(e).token == token) return e;
   }
   return -1;
 }
 
-// back = 1 is the father itself; beyond the root the context goes on; -1 where nothing is known.
-Token TokenGraph::gram_token(std::int32_t father, int back) const {
-  std::int32_t at = father;
+// back = 1 is the parent itself; beyond the root the context goes on; -1 where nothing is known.
+Token TokenGraph::gram_token(std::int32_t parent, int back) const {
+  std::int32_t at = parent;
   while (--back > 0) {
     const std::int32_t up = node(at).parent;
     if (up < 0) {
@@ -127,25 +127,25 @@ Token TokenGraph::gram_token(std::int32_t father, int back) const {
   return node(at).token;
 }
 
-std::uint64_t TokenGraph::gram_hash(std::int32_t father, Token token) const {
+std::uint64_t TokenGraph::gram_hash(std::int32_t parent, Token token) const {
   std::uint64_t h = mix(0, static_cast<std::uint32_t>(token));
   for (int back = 1; back <= merge_length_; ++back) {
-    h = mix(h, static_cast<std::uint32_t>(gram_token(father, back)));
+    h = mix(h, static_cast<std::uint32_t>(gram_token(parent, back)));
   }
   return h;
 }
 
-bool TokenGraph::gram_equal(std::int32_t father, Token token, std::int32_t id) const {
+bool TokenGraph::gram_equal(std::int32_t parent, Token token, std::int32_t id) const {
   if (node(id).token != token) return false;
   for (int back = 1; back <= merge_length_; ++back) {
-    if (gram_token(father, back) != gram_token(node(id).parent, back)) return false;
+    if (gram_token(parent, back) != gram_token(node(id).parent, back)) return false;
   }
   return true;
 }
 
-std::int32_t TokenGraph::find_merge(std::int32_t father, Token token, std::uint64_t hash) const {
+std::int32_t TokenGraph::find_merge(std::int32_t parent, Token token, std::uint64_t hash) const {
   for (std::int32_t v = bucket_[hash & (bucket_.size() - 1)]; v >= 0; v = same_bucket_[static_cast<std::size_t>(v)]) {
-    if (gram_equal(father, token, v) && !reaches(v, father)) return v;
+    if (gram_equal(parent, token, v) && !reaches(v, parent)) return v;
   }
   return -1;
 }
@@ -156,13 +156,13 @@ void TokenGraph::check_integrity() const {
   for (std::int32_t id = 0; id < size(); ++id) {
     const GraphNode& n = node(id);
     if (id > 0) {
-      require(n.parent >= 0 && n.parent < id, "a creation father is not older than its child");
-      require(n.depth == node(n.parent).depth + 1, "a depth is not one more than the father's");
+      require(n.parent >= 0 && n.parent < id, "a creation parent is not older than its child");
+      require(n.depth == node(n.parent).depth + 1, "a depth is not one more than the parent's");
       const std::int32_t e = find_edge(n.parent, n.token);
       require(e >= 0 && edge(e).child == id && !edge(e).merged, "a creation edge is missing");
     }
     for (std::int32_t e = n.first_edge; e >= 0; e = edge(e).next) {
-      require(find_edge(id, edge(e).token) == e, "two candidates of one father have the same token");
+      require(find_edge(id, edge(e).token) == e, "two candidates of one parent have the same token");
       if (edge(e).child < 0) continue;
       const GraphNode& c = node(edge(e).child);
       require(c.token == edge(e).token, "an edge and its child differ in token");

@@ -46,10 +46,10 @@ void TokenTree::reserve(int n) {
   graph_node.reserve(count);
 }
 
-std::int32_t TokenTree::add(Token t, std::int32_t father, float p, Origin o, std::int32_t graph_id) {
+std::int32_t TokenTree::add(Token t, std::int32_t below, float p, Origin o, std::int32_t graph_id) {
   token.push_back(t);
-  parent.push_back(father);
-  depth.push_back(father < 0 ? 0 : depth[static_cast<std::size_t>(father)] + 1);
+  parent.push_back(below);
+  depth.push_back(below < 0 ? 0 : depth[static_cast<std::size_t>(below)] + 1);
   probability.push_back(p);
   origin.push_back(o);
   graph_node.push_back(graph_id);
@@ -71,12 +71,12 @@ void TokenTree::check_integrity() const {
   require(size() > 0 && parent[0] == -1, "element 0 is not the root");
   for (std::int32_t i = 1; i < size(); ++i) {
     const auto at = static_cast<std::size_t>(i);
-    require(parent[at] >= 0 && parent[at] < i, "a father does not stand before its child");
+    require(parent[at] >= 0 && parent[at] < i, "a parent does not stand before its child");
     require(depth[at] == depth[static_cast<std::size_t>(parent[at])] + 1, "a depth is wrong");
     require(find_child(parent[at], token[at]) == i, "two siblings have the same token");
     require(i > primary || parent[at] == i - 1, "the primary path does not stand first");
     require(probability[at] <= probability[static_cast<std::size_t>(parent[at])] + 1e-5F,
-            "a child is more probable than its father");
+            "a child is more probable than its parent");
   }
 }
 

@@ -39,7 +39,7 @@ echo '{"gsd_record":1}' >bare && expect 11 "line 1" bare
 { say "$header"; echo "[1]"; } >list && expect 11 "line 2 is not one step" list
 { say "$header"; say "$step" | sed 's/"to":1,/"to":77,/'; } >edge && expect 11 "line 2.*an edge names no graph node" edge
 { say "$header"; say "$step" | sed 's/"path":\[1\]/"path":[-1]/'; } >path && expect 11 "line 2.*its path" path
-{ say "$header"; say "$step" | sed 's/"parent":1/"parent":3/'; } >father && expect 11 "line 2.*before its father" father
+{ say "$header"; say "$step" | sed 's/"parent":1/"parent":3/'; } >parent && expect 11 "line 2.*before its parent" parent
 { say "$header"; say "$step" | sed 's/"origin":"hint"/"origin":"x"/'; } >origin && expect 11 "line 2.*origin" origin
 { say "$header"; say "$step" | sed 's/"token":3/"token":18446744073709551615/'; } >number && expect 11 "line 2.*number" number
 { say "$header"; printf '{"graph":"\377"}\n'; } >utf8 && expect 11 "line 2 is no valid JSON" utf8

@@ -16,12 +16,13 @@ namespace gsd::app {
 
 using nlohmann::json;
 
-Recorder::Recorder(const std::string& path, const Pair& pair, const std::string& prompt) : path_(path), pair_(pair) {
+Recorder::Recorder(const std::string& path, const Pair& pair, const std::string& prompt)
+    : path_(path), part_(path + ".part"), pair_(pair) {
   std::error_code ignored;
   if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
     throw Error(ErrorCode::kIo, "'" + path + "' is no ordinary file; give another name.");
   }
-  out_.open(path + ".part");
+  out_.open(part_);
   if (!out_) throw Error(ErrorCode::kIo, "The record '" + path + "' cannot be written: " + std::strerror(errno) + ".");
   const json header{{"gsd_record", 1},
                     {"target", pair.target().description()},
@@ -31,7 +32,7 @@ Recorder::Recorder(const std::string& path, const Pair& pair, const std::string&
 }
 
 Recorder::~Recorder() {
-  if (!closed_) std::remove((path_ + ".part").c_str());
+  if (!closed_) std::remove(part_.c_str());
 }
 
 void Recorder::step(const StepView& v) {
@@ -80,7 +81,7 @@ void Recorder::drafts(Pair& pair, std::span<const Token> prompt, std::span<const
 
 void Recorder::close() {
   out_.close();
-  if (!out_ || std::rename((path_ + ".part").c_str(), path_.c_str()) != 0) {
+  if (!out_ || std::rename(part_.c_str(), path_.c_str()) != 0) {
     throw Error(ErrorCode::kIo, "The record '" + path_ + "' cannot be written: " + std::strerror(errno) + ".");
   }
   closed_ = true;

@@ -25,6 +25,7 @@ class Recorder {
 
  private:
   std::string path_;
+  std::string part_;  // where it is written until it is complete
   const Pair& pair_;
   std::ofstream out_;
   bool closed_ = false;

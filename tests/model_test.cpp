@@ -74,6 +74,14 @@ void feed(Backend& b, std::int32_t seq, std::span<const Token> tokens, bool last
 // Random trees, levels, commits and cuts on two sequences; after each commit the next position's logits are those of a
 // fresh context fed the same prefix. Tolerance 0.1 (root mean square over the vocabulary): other widths and cell orders
 // round by up to 0.025 here.
+TEST(Model, WhatProgressThrowsReachesTheCaller) {
+  const auto load = [](const std::function<bool(float)>& progress) {
+    Model(ModelOptions{.path = kTarget, .mmap = {}, .progress = progress});
+  };
+  EXPECT_THROW(load([](float) -> bool { throw std::range_error("mine"); }), std::range_error);
+  EXPECT_THROW(load([](float) { return false; }), Error) << "given up";
+}
+
 TEST(LlamaBackend, MemoryIsRightAfterEveryStepOfARandomRun) {
   const Model& m = model(kDraft);
   for (int round = 0; round < 4; ++round) {

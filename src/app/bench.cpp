@@ -464,10 +464,6 @@ void write_page(const BenchFlags& flags, const Measurements& m) {
   if (!(out << page(m) << std::flush)) throw Error(ErrorCode::kIo, "The page '" + flags.html + "' cannot be written.");
 }
 
-void print(const std::string& text) {
-  if (!write_out(text)) throw Error(ErrorCode::kIo, "The output was closed before everything was written.");
-}
-
 int bench_main(const BenchFlags& flags) {
   if (!flags.compare.empty()) {
     bool slower = false;

@@ -36,12 +36,13 @@ class Chat {
     const Stats& after = session_->stats();
     const double ms = after.total_ms - before.total_ms;
     const auto n = after.emitted - before.emitted;
-    fmt::print(
-        stderr, "\n[{} tokens, {:.1f} tokens/s, {:.2f} per step, {} prompt tokens reused{}]\n", n,
+    const std::string costs = fmt::format(
+        "\n[{} tokens, {:.1f} tokens/s, {:.2f} per step, {} prompt tokens reused{}]\n", n,
         ms > 0 ? 1000 * static_cast<double>(n) / ms : 0,
         after.steps > before.steps ? static_cast<double>(n) / static_cast<double>(after.steps - before.steps) : 0,
         session_->n_reused(),
         session_->finish() == FinishReason::kContextFull ? "; the context is full, start a new chat" : "");
+    std::fputs(costs.c_str(), stderr);
     if (closed_) throw Error(ErrorCode::kIo, "The output was closed before the answer was complete.");
   }
 
@@ -70,7 +71,7 @@ int chat(const ModelFlags& flags, const std::string& system) {
   pair.target().apply_template(std::vector<ChatMessage>{{"user", "?"}}, true);  // complain about the template at once
   Chat conversation(pair, flags.session(pair));
   const bool terminal = isatty(STDIN_FILENO) != 0;
-  if (terminal) fmt::print(stderr, "Type a message; an empty line or Ctrl-D ends.\n");
+  if (terminal) std::fputs("Type a message; an empty line or Ctrl-D ends.\n", stderr);
   for (std::string line; !interrupted();) {
     if (terminal) write_out("> ");
     if (!std::getline(std::cin, line) || line.empty()) break;

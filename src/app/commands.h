@@ -2,8 +2,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <string>
-#include <vector>
 
 namespace gsd::app {
 
@@ -15,9 +13,5 @@ void add_make_draft(CLI::App& program, int& exit_code);
 void add_serve(CLI::App& program, int& exit_code);
 void add_simulate(CLI::App& program, int& exit_code);
 void add_trace(CLI::App& program, int& exit_code);
-
-// The program's arguments as CLI11 wants them, last one first. Of `gsd serve` llama-server's short flags of several
-// letters (-md, -np, -ngl, -ngld) are replaced by their long names.
-std::vector<std::string> known_flags(int argc, char** argv);
 
 }  // namespace gsd::app

@@ -27,6 +27,13 @@ void on_signal(int signal) {
 
 }  // namespace
 
+void open_standard_descriptors() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // The lowest free number is the one that is missing.
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_RDWR);
+  }
+}
+
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;  // no SA_RESTART: a read of standard input is interrupted too
@@ -45,6 +52,11 @@ bool write_out(std::string_view text) {
     text.remove_prefix(static_cast<std::size_t>(n));
   }
   return true;
+}
+
+void print(std::string_view text) {
+  if (!write_out(text))
+    throw Error(ErrorCode::kIo, fmt::format("The output cannot be written: {}.", std::strerror(errno)));
 }
 
 ProgressLine::ProgressLine(std::string what) : what_(std::move(what)) {}

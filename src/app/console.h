@@ -12,12 +12,18 @@ namespace gsd::app {
 
 constexpr int kExitInterrupted = 130;
 
+// Opens /dev/null where standard input, output or error is closed, so that no file or socket takes its number. Writing
+// to such an output fails, as it would have; notes to such an error stream are lost. To be called first.
+void open_standard_descriptors();
+
 // Ctrl-C and SIGTERM set a flag; a second one ends the program at once. A closed pipe becomes a write error.
 void catch_signals();
 bool interrupted();
 
-// Writes to stdout at once. False if the reader is gone.
+// Writes to stdout at once. False if that fails: the reader is gone, the disk is full.
 bool write_out(std::string_view text);
+// The same for commands that write their result and are done. Throws Error(kIo).
+void print(std::string_view text);
 
 // A percentage and the time left on stderr while something takes longer than half a second; silent where stderr is no
 // terminal.

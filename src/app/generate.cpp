@@ -70,7 +70,7 @@ int generate(const GenerateFlags& flags) {
   const std::vector<Token> prompt = pair.target().tokenize(text, true, false);
   std::unique_ptr<Recorder> recorder;
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
-  if (!flags.json) write_out(text);
+  if (!flags.json) print(text);
   const Run r = run_prompt(pair, prompt, flags.model.session(pair), !flags.json, recorder.get());
   if (recorder) {
     if (!r.closed) recorder->drafts(pair, prompt, r.tokens, flags.model.session());
@@ -84,18 +84,18 @@ int generate(const GenerateFlags& flags) {
     o.max_tokens = static_cast<std::int64_t>(r.tokens.size());
     plain = run_prompt(pair, prompt, std::move(o), false, nullptr);
   }
-  bool closed = r.closed;
+  pair.save_profile();
   if (flags.json) {
     json j = to_json(r);
     j["mode"] = flags.model.mode;
     j["prompt_tokens"] = prompt.size();
+    j["seed"] = flags.model.sampling.seed;
     if (compare) j["plain"] = to_json(plain);
-    closed = !write_out(j.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
+    print(j.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
   } else {
     print_summary(r, compare ? &plain : nullptr, flags.model.mode);
   }
-  pair.save_profile();
-  if (closed) throw Error(ErrorCode::kIo, "The output was closed before the text was complete.");
+  if (r.closed) throw Error(ErrorCode::kIo, "The output was closed before the text was complete.");
   return interrupted() ? kExitInterrupted : 0;
 }
 

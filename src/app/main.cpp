@@ -1,8 +1,10 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <new>
 
+#include "arguments.h"
 #include "commands.h"
 #include "console.h"
 #include "gsd/error.h"
@@ -24,7 +26,8 @@ Examples:
   gsd serve    -m target.gguf -d draft.gguf --port 8080
   gsd inspect  -m target.gguf -d draft.gguf
   gsd generate -m target.gguf -d draft.gguf -p "# tar" --record run.jsonl && gsd trace run.jsonl -o run.html
-  gsd bench    -m target.gguf -d draft.gguf --prompts models/prompts/prompts.jsonl)";
+  gsd bench    -m target.gguf -d draft.gguf --prompts models/prompts/prompts.jsonl
+  gsd help generate)";
 
 int report(const char* sentence, gsd::ErrorCode code) {
   std::fprintf(stderr, "gsd: %s\n", sentence);
@@ -35,11 +38,13 @@ int report(const char* sentence, gsd::ErrorCode code) {
 
 int main(int argc, char** argv) {
   using namespace gsd;
+  app::open_standard_descriptors();
   app::catch_signals();
   CLI::App program("Graph-structured speculative decoding for GGUF models: the target's own text, faster.", "gsd");
   program.get_formatter()->enable_footer_formatting(false);  // examples keep their lines
   program.footer(kFooter);
   program.require_subcommand(1);
+  program.option_defaults()->take_last();  // a flag in a script can be overridden by one behind it
   program.set_version_flag("--version", "gsd " GSD_VERSION);
   int exit_code = 0;
   app::add_generate(program, exit_code);
@@ -50,10 +55,14 @@ int main(int argc, char** argv) {
   app::add_serve(program, exit_code);
   app::add_simulate(program, exit_code);
   app::add_trace(program, exit_code);
+  std::vector<std::string> from_environment;
   try {
-    program.parse(app::known_flags(argc, argv));
+    program.parse(app::arguments(program, argc, argv, from_environment));
   } catch (const CLI::ParseError& e) {
     const int code = program.exit(e);
+    if (!std::cout.flush()) return report("The output cannot be written.", ErrorCode::kIo);
+    for (const std::string& name : code == 0 ? std::vector<std::string>{} : from_environment)
+      std::fprintf(stderr, "gsd: note: the environment's %s counts as a flag.\n", name.c_str());
     return code == 0 ? 0 : static_cast<int>(ErrorCode::kUsage);
   } catch (const Error& e) {
     if (app::interrupted()) return app::kExitInterrupted;

@@ -182,10 +182,10 @@ class Climb {
     if (layers.empty() || static_cast<int>(layers.size()) == n_layers_ || !seen_.insert(layers).second) return false;
     const Search::Score score = search_.measure(layers, best_score_);
     const bool wins = best_.empty() || score.better_than(best_score_);
-    fmt::print("{:4.0f} s  {:>2} layers, {}: {:.1f} tokens/s {}, {:.2f} per step{}\n", search_.seconds(), layers.size(),
-               list(layers), score.tokens_per_second, score.mode == Mode::kAuto ? "" : " as a chain",
-               score.accepted_per_step, wins ? "  <- best so far" : "");
-    std::fflush(stdout);
+    print(fmt::format("{:4.0f} s  {:>2} layers, {}: {:.1f} tokens/s {}, {:.2f} per step{}\n", search_.seconds(),
+                      layers.size(), list(layers), score.tokens_per_second,
+                      score.mode == Mode::kAuto ? "" : " as a chain", score.accepted_per_step,
+                      wins ? "  <- best so far" : ""));
     if (wins) {
       best_ = layers;
       best_score_ = score;
@@ -216,19 +216,18 @@ int make_draft(const MakeDraftFlags& flags) {
   if (!keep.empty()) write_pruned(target, keep, flags.out);  // complain about layers or folder before measuring
   Search search(flags, target);
   const Search::Score& plain = search.plain();
-  fmt::print("{}: {} layers, {:.1f} tokens/s plain\n", target.description(), target.n_layers(),
-             plain.tokens_per_second);
-  std::fflush(stdout);
+  print(fmt::format("{}: {} layers, {:.1f} tokens/s plain\n", target.description(), target.n_layers(),
+                    plain.tokens_per_second));
   if (keep.empty()) keep = Climb(search, target.n_layers()).run();
   if (interrupted()) return kExitInterrupted;
   const Search::Score final_score = search.measure(keep, {.gains = true});
   if (flags.keep.empty()) write_pruned(target, keep, flags.out);
-  fmt::print("\n'{}' keeps layers {} of {}: {:.1f} tokens/s ({:.2f}x plain), {:.2f} tokens per step; {:.0f} s\n",
-             flags.out, list(keep), target.n_layers(), final_score.tokens_per_second,
-             final_score.tokens_per_second / std::max(1e-9, plain.tokens_per_second), final_score.accepted_per_step,
-             search.seconds());
+  print(fmt::format("\n'{}' keeps layers {} of {}: {:.1f} tokens/s ({:.2f}x plain), {:.2f} tokens per step; {:.0f} s\n",
+                    flags.out, list(keep), target.n_layers(), final_score.tokens_per_second,
+                    final_score.tokens_per_second / std::max(1e-9, plain.tokens_per_second),
+                    final_score.accepted_per_step, search.seconds()));
   if (final_score.tokens_per_second < 1.02 * plain.tokens_per_second) {
-    fmt::print("This draft gains nothing on this machine; a model trained as a draft will do better.\n");
+    print("This draft gains nothing on this machine; a model trained as a draft will do better.\n");
   }
   return 0;
 }

@@ -5,10 +5,19 @@
 
 #include <map>
 #include <optional>
+#include <random>
 
 #include "console.h"
 
 namespace gsd::app {
+namespace {
+
+// Other ways to write a number that llama.cpp's programs take.
+CLI::Transformer also(const char* word, const char* number) {
+  return CLI::Transformer(std::map<std::string, std::string>{{word, number}});
+}
+
+}  // namespace
 
 void add_target_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Models"); };
@@ -19,13 +28,17 @@ void add_target_flags(CLI::App& app, ModelFlags& f) {
       ->check(CLI::Range(0, 1 << 24));
   group(app.add_option("-t,--threads", f.pair.context.n_threads, "Threads; 0 = one per core"))
       ->default_val(0)
+      ->transform(also("-1", "0"))
       ->check(CLI::Range(0, 1024));
   group(app.add_option("--gpu-layers,--n-gpu-layers", f.pair.target_gpu_layers,
-                       "Layers of the target on the GPU; -1 = all"))
+                       "Layers of the target on the GPU; -1 or all = all"))
       ->default_val(0)
+      ->transform(also("all", "-1"))
       ->check(CLI::Range(-1, 10000));
-  group(app.add_option("--gpu-layers-draft", f.pair.draft_gpu_layers, "Layers of the draft on the GPU; -1 = all"))
+  group(
+      app.add_option("--gpu-layers-draft", f.pair.draft_gpu_layers, "Layers of the draft on the GPU; -1 or all = all"))
       ->default_val(0)
+      ->transform(also("all", "-1"))
       ->check(CLI::Range(-1, 10000));
   group(app.add_option("--cache-type-k", f.pair.context.type_k, "Type of the K cache: f32, f16, bf16, q8_0, q4_0"))
       ->capture_default_str();
@@ -95,7 +108,11 @@ void add_draw_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("--presence-penalty", p.presence_penalty, "Subtracted once per recent token"));
   group(app.add_option("--frequency-penalty", p.frequency_penalty, "Subtracted per occurrence of a recent token"));
   group(app.add_option("--repeat-last-n", p.penalty_last_n, "Tokens that count as recent; -1 = all"));
-  group(app.add_option("-s,--seed", p.seed, "Seed: same seed, same text, whatever is drafted"));
+  group(app.add_option("-s,--seed", p.seed, "Seed: same seed, same text, whatever is drafted; -1 = draw one"))
+      ->transform([&f](const std::string& text) {
+        f.random_seed = text == "-1";
+        return f.random_seed ? std::to_string(std::random_device()()) : text;
+      });
 }
 
 void add_sampling_flags(CLI::App& app, ModelFlags& f) {

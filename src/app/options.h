@@ -19,6 +19,7 @@ struct ModelFlags {
   std::string grammar_file;
   std::string grammar;
   bool ignore_eos = false;
+  bool random_seed = false;  // --seed -1: sampling.seed was drawn
   bool no_history = false;
   bool no_profile = false;
   bool no_narrow = false;

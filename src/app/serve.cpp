@@ -2,20 +2,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <sstream>
-#include <thread>
 
-#include "../server/http.h"
+#include "../server/service.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
 
 namespace gsd::app {
 namespace {
+
+constexpr int kMinContext = 16;  // of a slot, see ContextOptions
 
 struct ServeFlags {
   ModelFlags model;
@@ -27,6 +28,7 @@ struct ServeFlags {
   std::string chat_template;
   std::string api_key_file;
   bool random_seed = true;
+  bool strict_model = false;
 };
 
 std::vector<std::string> split(const std::string& text, char at) {
@@ -84,6 +86,7 @@ server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
   out.n_params = m.n_params();
   out.n_bytes = m.n_bytes();
   out.n_vocab = m.n_vocab();
+  for (Token t = 0; t < m.n_vocab(); ++t) out.max_token_bytes = std::max(out.max_token_bytes, m.piece(t, true).size());
   out.n_ctx = pair.n_ctx();
   out.n_ctx_train = m.n_ctx_train();
   out.tokenize = [&m](std::string_view text, bool add_special, bool parse_special) {
@@ -98,6 +101,29 @@ server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
   return out;
 }
 
+// Keys from everywhere they can be given; all of them are good. One that is there but empty would leave a server open
+// that its owner believes closed.
+std::vector<std::string> all_keys(const ServeFlags& flags) {
+  std::vector<std::string> out = flags.http.api_keys;
+  const auto refuse = [](const std::string& what) {
+    throw Error(ErrorCode::kUsage, what + "; give a key, or leave it away to serve without one.");
+  };
+  if (std::find(out.begin(), out.end(), "") != out.end()) refuse("The key of --api-key is empty");
+  for (const char* name : {"GSD_API_KEY", "LLAMA_API_KEY"}) {
+    const char* const key = std::getenv(name);
+    if (key == nullptr) continue;
+    if (*key == '\0') refuse(fmt::format("The environment's {} is empty", name));
+    out.emplace_back(key);
+  }
+  if (!flags.api_key_file.empty()) {
+    std::vector<std::string> keys = split(read_file(flags.api_key_file), '\n');
+    std::erase_if(keys, [](const std::string& line) { return line.starts_with('#'); });
+    if (keys.empty()) refuse("The file '" + flags.api_key_file + "' holds no API key");
+    out.insert(out.end(), keys.begin(), keys.end());
+  }
+  return out;
+}
+
 void check_address(const server::HttpOptions& o) {
   if (!server::is_loopback(o.host) && o.api_keys.empty()) {
     std::fprintf(
@@ -108,36 +134,23 @@ void check_address(const server::HttpOptions& o) {
   }
 }
 
-// Runs until a signal: then what was accepted is finished. A second signal ends the program at once (catch_signals).
-void run(server::Scheduler& scheduler, server::HttpServer& http) {
-  std::thread listener([&] { http.listen(); });
-  std::atomic<bool> done{false};
-  std::thread watcher([&] {
-    while (!interrupted() && !done) std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    scheduler.drain();
-  });
-  scheduler.run();
-  done = true;
-  watcher.join();
-  http.stop();
-  listener.join();
-}
-
 int serve(ServeFlags flags) {
   flags.model.session();  // complain about parameters before the models are loaded
-  if (!flags.api_key_file.empty()) {
-    const std::vector<std::string> keys = split(read_file(flags.api_key_file), '\n');
-    flags.http.api_keys.insert(flags.http.api_keys.end(), keys.begin(), keys.end());
-    if (keys.empty()) throw Error(ErrorCode::kUsage, "The file '" + flags.api_key_file + "' holds no API key.");
-  }
-  std::erase(flags.http.api_keys, "");
+  flags.http.api_keys = all_keys(flags);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
   check_address(flags.http);
   PairOptions& pair_options = flags.model.pair;
   pair_options.context.n_seq = flags.n_slots;
-  pair_options.context.n_ctx /= flags.n_slots;  // as llama-server's -c: for all slots together
+  int& n_ctx = pair_options.context.n_ctx;  // as llama-server's -c: for all slots together; 0 = not given
+  if (n_ctx > 0 && n_ctx / flags.n_slots < kMinContext)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("A context of {} for {} slots leaves less than {} tokens to each; raise -c or "
+                            "lower -np.",
+                            n_ctx, flags.n_slots, kMinContext));
+  n_ctx /= flags.n_slots;
   pair_options.context.max_leaves = std::min(16, 256 / flags.n_slots);
   pair_options.engine.keep_prefixes = true;
+  server::Service service(flags.http);
   Pair pair = load_pair(flags.model, false);
   const server::TextModel model = text_model(pair, flags);
   server::Metrics metrics;
@@ -149,12 +162,12 @@ int serve(ServeFlags flags) {
                                 .random_seed = flags.random_seed,
                                 .max_tokens = defaults.max_tokens},
                    .exact = pair_options.engine.exact,
+                   .strict_model = flags.strict_model,
                    .version = GSD_VERSION});
-  server::HttpServer http(api, flags.http);
   std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
-               flags.http.host.c_str(), http.port(), flags.n_slots, pair.n_ctx(),
+               server::url_host(flags.http.host).c_str(), service.http().port(), flags.n_slots, pair.n_ctx(),
                pair.draft() == nullptr ? ", no draft model" : "");
-  run(scheduler, http);
+  service.run(scheduler, api, interrupted);  // a second signal ends the program at once (catch_signals)
   pair.save_profile();
   return 0;
 }
@@ -167,6 +180,7 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::Range(0, 65535));
   group(app.add_option("--parallel", f.n_slots, "Slots: requests that are generated at the same time (-np)"))
       ->capture_default_str()
+      ->transform(CLI::Transformer(std::map<std::string, std::string>{{"-1", std::to_string(f.n_slots)}}))
       ->check(CLI::Range(1, 64));
   group(app.add_option("--queue", f.max_queue, "Requests that may wait for a slot; further ones are refused"))
       ->capture_default_str()
@@ -175,13 +189,17 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
   group(app.add_option("--chat-template", f.chat_template,
                        "One of libllama's chat templates by name (chatml, llama3, …); the model's own if not given"));
   group(app.add_option("--api-key", f.http.api_keys, "A key that clients must give; may be repeated"))
-      ->envname("GSD_API_KEY")
-      ->delimiter(',');
-  group(app.add_option("--api-key-file", f.api_key_file, "Keys from a file, one a line"))->type_name("FILE");
+      ->expected(1)
+      ->take_all();
+  group(app.add_option("--api-key-file", f.api_key_file, "Keys from a file, one a line; # begins a comment"))
+      ->type_name("FILE");
+  group(app.add_flag("--strict-model", f.strict_model, "Refuse requests that name another model than the served one"));
   group(app.add_option("--cors-origin", f.http.cors_origin, "Site whose pages may use the server; * = any"));
   group(app.add_option("--allowed-host", f.http.allowed_hosts,
                        "Name by which a server on loopback without keys may be called, beside localhost; may be "
-                       "repeated"));
+                       "repeated"))
+      ->expected(1)
+      ->take_all();
   group(app.add_option("--timeout", f.timeout_s, "Seconds that a client may take to send or receive a piece"))
       ->capture_default_str()
       ->check(CLI::Range(1, 3600));
@@ -191,19 +209,6 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
 }
 
 }  // namespace
-
-std::vector<std::string> known_flags(int argc, char** argv) {
-  static const std::map<std::string, std::string> names{
-      {"-md", "--model-draft"}, {"-np", "--parallel"}, {"-ngl", "--gpu-layers"}, {"-ngld", "--gpu-layers-draft"}};
-  std::vector<std::string> out(argv + 1, argv + argc);
-  if (!out.empty() && out.front() == "serve") {
-    for (std::string& word : out) {
-      if (const auto known = names.find(word); known != names.end()) word = known->second;
-    }
-  }
-  std::reverse(out.begin(), out.end());
-  return out;
-}
 
 void add_serve(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<ServeFlags>();
@@ -228,7 +233,7 @@ Examples:
   add_speculation_flags(*app, flags->model);
   add_draw_flags(*app, flags->model);
   app->callback([flags, app, &exit_code] {
-    flags->random_seed = app->count("--seed") == 0;
+    flags->random_seed = app->count("--seed") == 0 || flags->model.random_seed;
     exit_code = serve(*flags);
   });
 }

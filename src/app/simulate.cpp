@@ -143,7 +143,7 @@ int simulate_main(const SimulateFlags& flags) {
   if (interrupted()) return kExitInterrupted;
   const std::string text =
       flags.as_json ? to_json(outcomes).dump(1) + "\n" : table(outcomes, profile, flags.records.size());
-  if (!write_out(text)) throw Error(ErrorCode::kIo, "The output was closed before everything was written.");
+  print(text);
   return 0;
 }
 

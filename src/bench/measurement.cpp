@@ -153,6 +153,7 @@ Measurements read_measurements(const std::string& path) {
         const Conditions j = Conditions::parse(line);
         if (j.at("gsd_bench") != 1) throw std::invalid_argument("format");
         out.conditions = j.at("conditions");
+        if (!out.conditions.is_object()) throw std::invalid_argument("conditions");
       } else {
         out.list.push_back(measurement(json::parse(line)));
       }

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -97,9 +98,20 @@ void check_usable(const llama_model* model, const std::string& path) {
   if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) refuse("has no vocabulary.");
 }
 
+struct Progress {
+  const std::function<bool(float)>& report;
+  std::exception_ptr failure;
+};
+
+// Called through a C interface, which no exception may cross.
 bool report_progress(float share, void* user) {
-  const auto& progress = *static_cast<const std::function<bool(float)>*>(user);
-  return !progress || progress(share);
+  auto& progress = *static_cast<Progress*>(user);
+  try {
+    return !progress.report || progress.report(share);
+  } catch (...) {
+    progress.failure = std::current_exception();
+    return false;
+  }
 }
 
 }  // namespace
@@ -138,7 +150,8 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   impl_->options.mmap = options.mmap.value_or(options.repack || options.gpu_layers != 0 || !is_small(options.path));
   if (!*impl_->options.mmap) params.load_mode = LLAMA_LOAD_MODE_NONE;
   params.progress_callback = report_progress;
-  params.progress_callback_user_data = &impl_->options.progress;
+  Progress progress{impl_->options.progress, {}};
+  params.progress_callback_user_data = &progress;
   take_llama_errors();
   try {
     impl_->model.reset(llama_model_load_from_file(options.path.c_str(), params));
@@ -148,6 +161,7 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   } catch (const std::exception& e) {
     fail(ErrorCode::kModelFile, "The model '" + options.path + "' cannot be loaded: " + e.what() + ".");
   }
+  if (progress.failure) std::rethrow_exception(progress.failure);
   if (!impl_->model)
     fail(ErrorCode::kModelFile,
          "The model '" + options.path + "' cannot be loaded; it is damaged, truncated or of an unknown architecture.");

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <ctime>
+#include <iterator>
 #include <random>
+#include <utility>
 
 #include "../record/step_json.h"
 #include "gsd/error.h"
@@ -99,6 +101,13 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
       id_(random_id(chat ? "chatcmpl" : "cmpl")),
       created_(static_cast<std::int64_t>(std::time(nullptr))),
       choices_(prompts.size() * static_cast<std::size_t>(request_.n)) {
+  if (choices_.size() > scheduler.capacity())
+    throw ApiError(
+        400,
+        fmt::format("The request asks for {} answers and this server takes in {} at a time; ask for fewer, or "
+                    "start it with a larger --queue.",
+                    choices_.size(), scheduler.capacity()),
+        "n");
   std::vector<Job> jobs;
   for (std::size_t i = 0; i < choices_.size(); ++i) {
     const std::size_t n = static_cast<std::size_t>(request_.n);
@@ -127,27 +136,42 @@ std::string Call::advance(std::chrono::milliseconds timeout) {
   std::string out;
   if (finished()) return out;
   for (Event& e : channel_->take(timeout)) take(e, out);
+  if (channel_->lost()) give_up(out);
   if (!finished() || !request_.stream) return out;
   if (request_.include_usage) {
     Json chunk = head(chat_ ? "chat.completion.chunk" : "text_completion");
     chunk["choices"] = Json::array();
     chunk["usage"] = usage();
+    chunk["timings"] = timings();
     send(out, chunk);
   }
   out += "data: [DONE]\n\n";
   return out;
 }
 
+void Call::give_up(std::string& out) {
+  cancel();
+  for (std::size_t i = 0; i < choices_.size(); ++i) {
+    if (choices_[i].finished) continue;
+    Event e;
+    e.choice = static_cast<std::uint32_t>(i);
+    e.last = true;
+    e.outcome.error = Error(ErrorCode::kOutOfMemory, "There was not enough memory to report the answer.");
+    take(e, out);
+  }
+}
+
 void Call::take(Event& e, std::string& out) {
   Choice& c = choices_[e.choice];
+  if (c.finished) return;
   if (e.last) {
+    c.finished = true;
     ++n_finished_;
     c.outcome = std::move(e.outcome);
     c.stop = std::move(e.stop);
   } else {
     c.outcome.stats = e.stats;
   }
-  const std::size_t offset = c.text.size();
   if (!request_.stream) {
     c.text += e.text;
     std::move(e.tokens.begin(), e.tokens.end(), std::back_inserter(c.tokens));
@@ -159,10 +183,9 @@ void Call::take(Event& e, std::string& out) {
   }
   Json chunk = head(chat_ ? "chat.completion.chunk" : "text_completion");
   Json choice = delta(c, e, e.choice);
-  if (request_.logprobs >= 0) choice["logprobs"] = logprobs(e.tokens, offset);
+  if (request_.logprobs >= 0) choice["logprobs"] = logprobs(e.tokens, c.offset);
   choice["finish_reason"] = e.last ? finish_reason(c) : Json();
   c.greeted = true;
-  c.text += e.text;  // only its length counts from here on
   chunk["choices"] = Json::array({std::move(choice)});
   if (request_.include_usage) chunk["usage"] = nullptr;
   if (e.last || request_.timings_per_token) chunk["timings"] = timings_json(c.outcome);
@@ -196,7 +219,22 @@ Json Call::delta(const Choice& c, const Event& e, std::uint32_t index) const {
 // A log-probability of -inf (a token that a bias or a grammar forced) has no JSON number.
 Json log_number(float log_p) { return std::max(log_p, -9999.0F); }
 
-Json Call::logprobs(const std::vector<TokenReport>& tokens, std::size_t offset) const {
+std::size_t Call::TextOffset::next(std::string_view bytes) {
+  const auto add = [this](std::string_view part) {
+    const std::string text = utf8_.push(part);
+    at_ += static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+  };
+  const std::size_t before = at_;
+  add(bytes.substr(0, 1));
+  // The first byte is in the last character that is complete now, unless it has begun another one.
+  const bool begins =
+      !bytes.empty() && static_cast<unsigned char>(bytes[0]) >= 0xC2 && static_cast<unsigned char>(bytes[0]) < 0xF5;
+  const std::size_t begin = at_ > before && !begins ? at_ - 1 : at_;
+  add(bytes.substr(std::min<std::size_t>(1, bytes.size())));
+  return begin;
+}
+
+Json Call::logprobs(const std::vector<TokenReport>& tokens, TextOffset& offset) const {
   if (chat_) {
     Json content = Json::array();
     for (const TokenReport& t : tokens) {
@@ -226,8 +264,7 @@ Json Call::logprobs(const std::vector<TokenReport>& tokens, std::size_t offset) 
     out["tokens"].push_back(t.bytes);
     out["token_logprobs"].push_back(log_number(t.log_p));
     out["top_logprobs"].push_back(std::move(top));
-    out["text_offset"].push_back(offset);
-    offset += t.bytes.size();
+    out["text_offset"].push_back(offset.next(t.bytes));
   }
   return out;
 }
@@ -247,6 +284,14 @@ Json Call::usage() const {
           {"completion_tokens", completion},
           {"total_tokens", prompt + completion},
           {"prompt_tokens_details", {{"cached_tokens", cached}}}};
+}
+
+// Of one choice an object, of several a list.
+Json Call::timings() const {
+  if (choices_.size() == 1) return timings_json(choices_[0].outcome);
+  Json out = Json::array();
+  for (const Choice& c : choices_) out.push_back(timings_json(c.outcome));
+  return out;
 }
 
 Json Call::finish_reason(const Choice& c) const {
@@ -273,16 +318,15 @@ std::string Call::response() const {
     } else {
       choice["text"] = c.text;
     }
-    choice["logprobs"] = request_.logprobs >= 0 ? logprobs(c.tokens, 0) : Json();
+    TextOffset offset;
+    choice["logprobs"] = request_.logprobs >= 0 ? logprobs(c.tokens, offset) : Json();
     choice["finish_reason"] = finish_reason(c);
     choices.push_back(std::move(choice));
   }
   out["choices"] = std::move(choices);
   out["usage"] = usage();
-  Json timings = Json::array();
-  for (const Choice& c : choices_) timings.push_back(timings_json(c.outcome));
-  out["timings"] = timings.size() == 1 ? timings[0] : timings;
-  out["seed"] = request_.sampling.seed;
+  out["timings"] = timings();
+  out["seed"] = static_cast<std::int64_t>(request_.sampling.seed);  // as a request gives it, below zero too
   return print(out);
 }
 
@@ -296,7 +340,7 @@ void Api::check_model(const std::string& name) const {
 }
 
 std::vector<Token> Api::prompt_tokens(const Prompt& prompt) const {
-  if (const auto* text = std::get_if<std::string>(&prompt)) return model_.tokenize(*text, true, false);
+  if (const auto* text = std::get_if<std::string>(&prompt)) return tokens_of(*text, false, "prompt");
   const auto& tokens = std::get<std::vector<Token>>(prompt);
   for (const Token t : tokens) {
     if (t < 0 || t >= model_.n_vocab)
@@ -305,22 +349,33 @@ std::vector<Token> Api::prompt_tokens(const Prompt& prompt) const {
   return tokens;
 }
 
+void Api::refuse_length(const std::string& n_tokens, const char* field) const {
+  throw ApiError(400,
+                 fmt::format("The prompt has {} tokens and a slot's context holds {}; shorten it or raise the server's "
+                             "--ctx-size.",
+                             n_tokens, model_.n_ctx),
+                 field, "context_length_exceeded");
+}
+
+// Megabytes take the tokenizer seconds: what cannot fit, however well it is packed, is refused before.
+std::vector<Token> Api::tokens_of(const std::string& text, bool parse_special, const char* field) const {
+  const std::size_t least = model_.max_token_bytes > 0 ? text.size() / model_.max_token_bytes : 0;
+  if (least > static_cast<std::size_t>(model_.n_ctx)) refuse_length(fmt::format("at least {}", least), field);
+  return model_.tokenize(text, true, parse_special);
+}
+
 std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
   try {
     CompletionRequest r = chat ? parse_chat(body, options_.defaults) : parse_completion(body, options_.defaults);
-    check_model(r.model);
+    if (options_.strict_model) check_model(r.model);
+    const char* const field = chat ? "messages" : "prompt";
     std::vector<std::vector<Token>> prompts;
     // Control tokens come from the template, the begin of text from the tokenizer: libllama's templates leave it out.
-    if (chat) prompts.push_back(model_.tokenize(model_.apply_template(r.messages, true), true, true));
+    if (chat) prompts.push_back(tokens_of(model_.apply_template(r.messages, true), true, field));
     for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p));
     for (const auto& p : prompts) {
       if (p.empty()) throw ApiError(400, "The prompt is empty; give at least one token.", "prompt");
-      if (static_cast<int>(p.size()) < model_.n_ctx) continue;
-      throw ApiError(400,
-                     fmt::format("The prompt has {} tokens and a slot's context holds {}; shorten it or raise the "
-                                 "server's --ctx-size.",
-                                 p.size(), model_.n_ctx),
-                     chat ? "messages" : "prompt", "context_length_exceeded");
+      if (static_cast<int>(p.size()) >= model_.n_ctx) refuse_length(std::to_string(p.size()), field);
     }
     return std::make_unique<Call>(model_, scheduler_, std::move(r), std::move(prompts), chat);
   } catch (const Error& e) {
@@ -330,17 +385,24 @@ std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
 
 std::string Api::tokenize(std::string_view body) const {
   const TokenizeRequest r = parse_tokenize(body);
-  Json tokens = Json::array();
-  for (const Token t : model_.tokenize(r.content, r.add_special, r.parse_special)) {
+  // Written down at once: as JSON values they would take a hundred times their text.
+  const std::vector<Token> tokens = model_.tokenize(r.content, r.add_special, r.parse_special);
+  std::string out = "{\"tokens\":[";
+  out.reserve(tokens.size() * (r.with_pieces ? 24 : 7));
+  const char* separator = "";
+  for (const Token t : tokens) {
+    out += std::exchange(separator, ",");
     if (!r.with_pieces) {
-      tokens.push_back(t);
+      fmt::format_to(std::back_inserter(out), "{}", t);
       continue;
     }
     const std::string piece = model_.piece(t, true);
-    const bool text = print(Json(piece)) == Json(piece).dump(-1, ' ', false, Json::error_handler_t::ignore);
-    tokens.push_back({{"id", t}, {"piece", text ? Json(piece) : bytes_json(piece)}});
+    const std::string text = print(Json(piece));
+    const bool is_text = text == Json(piece).dump(-1, ' ', false, Json::error_handler_t::ignore);
+    fmt::format_to(std::back_inserter(out), R"({{"id":{},"piece":{}}})", t, is_text ? text : print(bytes_json(piece)));
   }
-  return print({{"tokens", std::move(tokens)}});
+  out += "]}";
+  return out;
 }
 
 std::string Api::detokenize(std::string_view body) const {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "generation.h"
+#include "gsd/utf8.h"
 #include "json_schema.h"
 #include "metrics.h"
 #include "request.h"
@@ -27,7 +28,7 @@ std::string error_json(const ApiError& error);
 // ends the generation with the step in progress.
 class Call {
  public:
-  // Submits the jobs. Throws ApiError(503) if the queue is full.
+  // Submits the jobs. Throws ApiError(503) if the queue is full, ApiError(400) if it could never hold them.
   Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request, std::vector<std::vector<Token>> prompts,
        bool chat);
   ~Call() { cancel(); }
@@ -45,8 +46,20 @@ class Call {
   std::string response() const;
 
  private:
+  // Where a token begins in the text, in characters; one that goes on with a character begins where that does.
+  class TextOffset {
+   public:
+    std::size_t next(std::string_view bytes);
+
+   private:
+    Utf8Buffer utf8_;
+    std::size_t at_ = 0;
+  };
+
   struct Choice {
     std::string text;
+    TextOffset offset;  // of a stream's next token
+    bool finished = false;
     std::vector<TokenReport> tokens;
     bool greeted = false;  // the chunk with the role was sent
     Outcome outcome;
@@ -54,10 +67,12 @@ class Call {
   };
 
   void take(Event& e, std::string& out);
+  void give_up(std::string& out);
   Json head(const char* object) const;
   Json delta(const Choice& c, const Event& e, std::uint32_t index) const;
-  Json logprobs(const std::vector<TokenReport>& tokens, std::size_t offset) const;
+  Json logprobs(const std::vector<TokenReport>& tokens, TextOffset& offset) const;
   Json usage() const;
+  Json timings() const;
   Json finish_reason(const Choice& c) const;
   void send(std::string& out, const Json& chunk) const;
 
@@ -75,6 +90,7 @@ class Call {
 struct ApiOptions {
   RequestDefaults defaults;
   bool exact = false;
+  bool strict_model = false;  // requests that name another model are refused
   std::string version;
 };
 
@@ -102,6 +118,8 @@ class Api {
   void check_model(const std::string& name) const;
   Json model_json() const;
   std::vector<Token> prompt_tokens(const Prompt& prompt) const;
+  std::vector<Token> tokens_of(const std::string& text, bool parse_special, const char* field) const;
+  [[noreturn]] void refuse_length(const std::string& n_tokens, const char* field) const;
 
   const TextModel& model_;
   Scheduler& scheduler_;

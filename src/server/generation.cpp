@@ -22,11 +22,26 @@ void Channel::put(Event event) {
   if (wake) something_.notify_one();
 }
 
+void Channel::lose() noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    lost_ = wake_ = true;
+  }
+  something_.notify_one();
+}
+
+bool Channel::lost() const {
+  const std::lock_guard lock(mutex_);
+  return lost_;
+}
+
 std::deque<Event> Channel::take(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   something_.wait_for(lock, timeout, [this] { return wake_; });
+  std::deque<Event> out;
+  out.swap(events_);
   wake_ = false;
-  return std::exchange(events_, {});
+  return out;
 }
 
 namespace {
@@ -90,7 +105,21 @@ class Generation {
 
   std::shared_ptr<bool> exhausted() const { return exhausted_; }
 
-  void on_finish(const Outcome& outcome) {
+  void on_finish(const Outcome& outcome) noexcept {
+    try {
+      put_last(outcome);
+    } catch (...) {
+      channel_->lose();
+    }
+  }
+
+ private:
+  struct Pending {
+    TokenReport report;
+    std::size_t end;  // bytes of text up to and with this token
+  };
+
+  void put_last(const Outcome& outcome) {
     text_.finish();
     Event e = next_event();
     e.last = true;
@@ -103,12 +132,6 @@ class Generation {
     e.stop = text_.stop();
     channel_->put(std::move(e));
   }
-
- private:
-  struct Pending {
-    TokenReport report;
-    std::size_t end;  // bytes of text up to and with this token
-  };
 
   Event next_event() {
     Event e{

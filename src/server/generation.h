@@ -54,6 +54,9 @@ class Channel {
   // than a screen is drawn: every waking takes a core from the model's threads, which wait for each other.
   explicit Channel(bool stream) : stream_(stream) {}
   void put(Event event);
+  // No memory for an event: choices that have not ended never will. Takes none itself.
+  void lose() noexcept;
+  bool lost() const;
   // Waits until there is something, at most that long, and takes all of it.
   std::deque<Event> take(std::chrono::milliseconds timeout);
 
@@ -61,10 +64,11 @@ class Channel {
   static constexpr std::chrono::milliseconds kFrame{16};
 
   const bool stream_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable something_;
   std::deque<Event> events_;
   bool wake_ = false;
+  bool lost_ = false;
   // An earlier event waits for the next one, or for the reader's timeout.
   std::chrono::steady_clock::time_point next_wake_{};
 };

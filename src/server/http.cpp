@@ -7,20 +7,11 @@
 #include <cctype>
 #include <cerrno>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
-#include <functional>
-#include <mutex>
-#include <system_error>
 #include <thread>
 
-// How often a thread that holds an idle connection looks whether the server is being stopped.
-#define CPPHTTPLIB_KEEPALIVE_TIMEOUT_CHECK_INTERVAL_USECOND 200000
-#define CPPHTTPLIB_LISTEN_BACKLOG 128
-#define CPPHTTPLIB_HEADER_MAX_COUNT 64
-#include <httplib.h>
-
 #include "gsd/error.h"
+#include "listener.h"
 #include "page_html.h"
 
 namespace gsd::server {
@@ -31,75 +22,13 @@ using std::chrono::milliseconds;
 constexpr milliseconds kPoll{20};  // how soon a client that went away is noticed where no token comes
 constexpr const char* kJson = "application/json; charset=utf-8";
 
-// httplib bounds the time between two pieces of a request, not that of a whole one.
-class DeadlineServer final : public httplib::Server {
- public:
-  explicit DeadlineServer(int request_timeout_s) : request_timeout_ms_(request_timeout_s * time_t{1000}) {}
-
-  // httplib's own stop() does nothing as long as listening has not begun. May be called more than once.
-  void close_port() {
-    const socket_t sock = svr_sock_.exchange(INVALID_SOCKET);
-    if (sock == INVALID_SOCKET) return;
-    httplib::detail::shutdown_socket(sock);
-    httplib::detail::close_socket(sock);
-  }
-
- private:
-  bool process_and_close_socket(socket_t sock) override {
-    std::string remote;
-    std::string local;
-    int remote_port = 0;
-    int local_port = 0;
-    httplib::detail::get_remote_ip_and_port(sock, remote, remote_port);
-    httplib::detail::get_local_ip_and_port(sock, local, local_port);
-    const bool ok = httplib::detail::process_server_socket_core(
-        svr_sock_, sock, keep_alive_max_count_, keep_alive_timeout_sec_, [&](bool close, bool& closed) {
-          // The deadline bounds reading only: an answer may stream for hours.
-          httplib::detail::SocketStream stream(sock, read_timeout_sec_, read_timeout_usec_, write_timeout_sec_,
-                                               write_timeout_usec_, request_timeout_ms_,
-                                               std::chrono::steady_clock::now());
-          return process_request(stream, remote, remote_port, local, local_port, close, closed, nullptr);
-        });
-    httplib::detail::shutdown_socket(sock);
-    httplib::detail::close_socket(sock);
-    return ok;
-  }
-
-  time_t request_timeout_ms_;
-};
-
-// A thread for each open connection, up to a limit. httplib's own pool may leave a new connection waiting behind idle
-// ones: it starts a thread only if none was idle when the connection came.
-class ConnectionThreads final : public httplib::TaskQueue {
- public:
-  explicit ConnectionThreads(int most) : most_(most) {}
-  bool enqueue(std::function<void()> serve) override {
-    const std::lock_guard lock(mutex_);
-    if (count_ == most_) return false;
-    try {
-      std::thread([this, serve = std::move(serve)] {
-        serve();
-        const std::lock_guard done(mutex_);
-        --count_;
-        gone_.notify_all();
-      }).detach();
-    } catch (const std::system_error&) {  // the system gives no more threads
-      return false;
-    }
-    ++count_;
-    return true;
-  }
-  void shutdown() override {
-    std::unique_lock lock(mutex_);
-    gone_.wait(lock, [this] { return count_ == 0; });
-  }
-
- private:
-  const int most_;
-  std::mutex mutex_;
-  std::condition_variable gone_;
-  int count_ = 0;
-};
+// The scheme's name has no case (RFC 9110, 11.1).
+bool is_bearer(std::string_view header) {
+  constexpr std::string_view kScheme = "bearer ";
+  return header.size() > kScheme.size() &&
+         std::equal(kScheme.begin(), kScheme.end(), header.begin(),
+                    [](char a, char b) { return a == std::tolower(static_cast<unsigned char>(b)); });
+}
 
 }  // namespace
 
@@ -120,6 +49,8 @@ std::string host_name(std::string_view header) {
   return out;
 }
 
+std::string url_host(const std::string& host) { return host.find(':') == std::string::npos ? host : "[" + host + "]"; }
+
 bool equal_in_constant_time(std::string_view a, std::string_view b) {
   unsigned difference = a.size() == b.size() ? 0 : 1;
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -128,7 +59,7 @@ bool equal_in_constant_time(std::string_view a, std::string_view b) {
 }
 
 struct HttpServer::Impl {
-  Impl(Api& a, HttpOptions o) : api(a), options(std::move(o)), http(options.request_timeout_s) {}
+  explicit Impl(HttpOptions o) : options(std::move(o)), http(options.max_connections, options.request_timeout_s) {}
 
   void configure();
   void route();
@@ -140,16 +71,27 @@ struct HttpServer::Impl {
   void complete(const httplib::Request& req, httplib::Response& res, bool chat);
   void fail(httplib::Response& res, const ApiError& e) const;
 
-  Api& api;
+  Api& loaded() const;
+
+  std::atomic<Api*> api{nullptr};  // null while the model is being loaded
   HttpOptions options;
-  DeadlineServer http;
-  int port = 0;
   std::atomic<int> streams{0};  // being sent
+  int port = 0;
+  Listener http;  // last: its threads use the others until it is gone
 };
+
+Api& HttpServer::Impl::loaded() const {
+  Api* const a = api;
+  if (a == nullptr) throw ApiError(503, "The model is being loaded; try again soon.", {}, "loading_model");
+  return *a;
+}
 
 void HttpServer::Impl::fail(httplib::Response& res, const ApiError& e) const {
   res.status = e.status();
-  if (e.status() == 503) res.set_header("Retry-After", std::to_string(api.retry_after()));
+  if (e.status() == 503) {
+    const Api* const a = api;
+    res.set_header("Retry-After", std::to_string(a != nullptr ? a->retry_after() : 1));
+  }
   if (e.status() == 401) res.set_header("WWW-Authenticate", "Bearer");
   res.set_content(error_json(e), kJson);
 }
@@ -157,7 +99,7 @@ void HttpServer::Impl::fail(httplib::Response& res, const ApiError& e) const {
 bool HttpServer::Impl::authorised(const httplib::Request& req) const {
   std::string key = req.get_header_value("X-Api-Key");
   const std::string bearer = req.get_header_value("Authorization");
-  if (bearer.starts_with("Bearer ")) key = bearer.substr(7);
+  if (is_bearer(bearer)) key = bearer.substr(bearer.find_first_not_of(' ', 6));
   bool good = false;
   for (const std::string& k : options.api_keys) good |= equal_in_constant_time(k, key);
   return good;
@@ -193,8 +135,11 @@ httplib::Server::HandlerResponse HttpServer::Impl::before(const httplib::Request
       res.set_header("Access-Control-Allow-Origin", options.cors_origin);
       res.set_header("Vary", "Origin");
       if (req.method == "OPTIONS") {
+        // Clients add headers of their own (X-Stainless-OS, …), and none of them changes what we do.
+        const std::string asked = req.get_header_value("Access-Control-Request-Headers");
         res.set_header("Access-Control-Allow-Methods", "GET, POST");
-        res.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key");
+        res.set_header("Access-Control-Allow-Headers",
+                       asked.empty() ? "Authorization, Content-Type, X-Api-Key" : asked);
         res.status = 204;
         return R::Handled;
       }
@@ -202,6 +147,7 @@ httplib::Server::HandlerResponse HttpServer::Impl::before(const httplib::Request
     const bool open = req.path == "/" || req.path == "/health" || req.path == "/v1/health";
     if (!open && !options.api_keys.empty() && !authorised(req))
       throw ApiError(401, "A valid API key is needed, as 'Authorization: Bearer KEY'.", {}, "invalid_api_key");
+    if (req.path != "/") loaded();
   } catch (const ApiError& e) {
     fail(res, e);
     return R::Handled;
@@ -210,13 +156,11 @@ httplib::Server::HandlerResponse HttpServer::Impl::before(const httplib::Request
 }
 
 void HttpServer::Impl::configure() {
-  http.new_task_queue = [most = options.max_connections] { return new ConnectionThreads(most); };
   http.set_payload_max_length(options.max_body);
   http.set_read_timeout(options.read_timeout_s);
   http.set_write_timeout(options.write_timeout_s);
   http.set_keep_alive_timeout(options.keep_alive_s);
   http.set_keep_alive_max_count(10000);
-  http.set_tcp_nodelay(true);
   http.set_pre_routing_handler([this](const auto& req, auto& res) { return before(req, res); });
   http.set_exception_handler([this](const auto&, auto& res, std::exception_ptr ep) {
     try {
@@ -241,7 +185,7 @@ void HttpServer::Impl::configure() {
 }
 
 void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& res, bool chat) {
-  std::shared_ptr<Call> call = api.completion(req.body, chat);
+  std::shared_ptr<Call> call = loaded().completion(req.body, chat);
   if (!call->stream()) {
     while (!call->finished()) {
       call->advance(kPoll);
@@ -252,13 +196,22 @@ void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& 
   }
   res.set_header("Cache-Control", "no-cache");
   ++streams;
+  // What fails once the head of the answer is out comes as a chunk; httplib calls this where nothing is caught.
   const auto send = [call](std::size_t, httplib::DataSink& sink) {
-    const std::string ready = call->advance(kPoll);
+    std::string ready;
+    bool failed = false;
+    try {
+      ready = call->advance(kPoll);
+    } catch (const std::exception& e) {
+      failed = true;
+      ready = "data: " + error_json(ApiError(500, e.what())) + "\n\n";
+    }
     if (!sink.is_writable() || !(ready.empty() || sink.write(ready.data(), ready.size()))) {
       call->cancel();
       return false;
     }
-    if (call->finished()) sink.done();
+    if (failed) call->cancel();
+    if (failed || call->finished()) sink.done();
     return true;
   };
   res.set_chunked_content_provider("text/event-stream", send, [this](bool) { --streams; });
@@ -279,20 +232,21 @@ void HttpServer::Impl::route() {
     res.set_content(reinterpret_cast<const char*>(app::page_html), sizeof app::page_html, "text/html; charset=utf-8");
   });
   const auto health = [this](const auto&, auto& res) {
-    if (!api.healthy()) return fail(res, ApiError(503, "The server is shutting down."));
+    if (!loaded().healthy()) return fail(res, ApiError(503, "The server is shutting down."));
     res.set_content(R"({"status":"ok"})", kJson);
   };
   http.Get("/health", health);
   http.Get("/v1/health", health);
-  get("/v1/models", [this](const auto&) { return api.models(); });
-  get("/models", [this](const auto&) { return api.models(); });
-  get(R"(/v1/models/(.+))", [this](const auto& req) { return api.model(req.matches[1]); });
-  get("/props", [this](const auto&) { return api.props(); });
-  get("/slots", [this](const auto&) { return api.slots(); });
-  http.Get("/metrics", [this](const auto&, auto& res) { res.set_content(api.metrics(), "text/plain; version=0.0.4"); });
-  post("/tokenize", [this](const std::string& body) { return api.tokenize(body); });
-  post("/detokenize", [this](const std::string& body) { return api.detokenize(body); });
-  post("/apply-template", [this](const std::string& body) { return api.apply_template(body); });
+  get("/v1/models", [this](const auto&) { return loaded().models(); });
+  get("/models", [this](const auto&) { return loaded().models(); });
+  get(R"(/v1/models/(.+))", [this](const auto& req) { return loaded().model(req.matches[1]); });
+  get("/props", [this](const auto&) { return loaded().props(); });
+  get("/slots", [this](const auto&) { return loaded().slots(); });
+  http.Get("/metrics",
+           [this](const auto&, auto& res) { res.set_content(loaded().metrics(), "text/plain; version=0.0.4"); });
+  post("/tokenize", [this](const std::string& body) { return loaded().tokenize(body); });
+  post("/detokenize", [this](const std::string& body) { return loaded().detokenize(body); });
+  post("/apply-template", [this](const std::string& body) { return loaded().apply_template(body); });
   for (const char* path : {"/v1/chat/completions", "/chat/completions"})
     http.Post(path, [this](const auto& req, auto& res) { complete(req, res, true); });
   for (const char* path : {"/v1/completions", "/completions"})
@@ -307,14 +261,15 @@ void HttpServer::Impl::bind() {
   port = options.port == 0 ? http.bind_to_any_port(options.host)
                            : (http.bind_to_port(options.host, options.port) ? options.port : -1);
   if (port < 0) {
-    throw Error(
-        ErrorCode::kIo,
-        fmt::format("The address {}:{} cannot be used: {}; choose another with --host and --port.", options.host,
-                    options.port, errno != 0 ? std::strerror(errno) : "it is not one of this machine's"));
+    throw Error(ErrorCode::kIo,
+                fmt::format("The address {}:{} cannot be used: {}; choose another with --host and --port.",
+                            url_host(options.host), options.port,
+                            errno != 0 ? std::strerror(errno) : "it is not one of this machine's"));
   }
+  http.bound();
 }
 
-HttpServer::HttpServer(Api& api, HttpOptions options) : impl_(std::make_unique<Impl>(api, std::move(options))) {
+HttpServer::HttpServer(HttpOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {
   impl_->configure();
   impl_->route();
   impl_->bind();
@@ -324,14 +279,21 @@ HttpServer::~HttpServer() { stop(); }
 
 int HttpServer::port() const { return impl_->port; }
 int HttpServer::n_streams() const { return impl_->streams; }
-void HttpServer::listen() { impl_->http.listen_after_bind(); }
+void HttpServer::open(Api& api) { impl_->api = &api; }
+
+void HttpServer::wait() { impl_->http.wait(); }
+
+void HttpServer::listen() {
+  impl_->http.serve();
+  impl_->http.wait();
+}
 
 void HttpServer::stop() {
   // httplib cuts streams short when it stops: the ends of those that are complete must have been sent.
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(impl_->options.write_timeout_s);
   while (impl_->streams > 0 && std::chrono::steady_clock::now() < deadline)
     std::this_thread::sleep_for(milliseconds(5));
-  impl_->http.close_port();
+  impl_->http.close();
 }
 
 }  // namespace gsd::server

@@ -34,21 +34,30 @@ std::string host_name(std::string_view header);
 // True if both are equal; takes the same time wherever they differ.
 bool equal_in_constant_time(std::string_view a, std::string_view b);
 
+// As it is written in a URL: an IPv6 address in brackets.
+std::string url_host(const std::string& host);
+
 class HttpServer {
  public:
-  // Takes the port. Throws Error(kIo) if that is not possible. `api` must outlive it.
-  HttpServer(Api& api, HttpOptions options);
-  // Stops.
+  // Takes the port. Throws Error(kIo) if that is not possible.
+  explicit HttpServer(HttpOptions options);
+  // Stops, and waits for the connections.
   ~HttpServer();
 
   int port() const;
   // Streams that are being sent. May be called from any thread.
   int n_streams() const;
+  // From now on requests go to `api`, which must outlive the server or its stop() and listen(); until then they get
+  // 503, "The model is being loaded". May be called from any thread.
+  void open(Api& api);
   // Serves until stop(), which may have come before; then waits for the requests in progress. Call once.
+  // Throws Error(kIo) at once if the port fails for good; connections that are there are served until stop().
   void listen();
-  // Waits for streams that are still being sent, at most the write timeout; then closes the port and idle connections.
-  // May be called from any thread.
+  // Waits for streams that are still being sent, at most the write timeout; then closes the port and every connection
+  // that is not being answered. May be called from any thread.
   void stop();
+  // Waits for the requests in progress; after stop().
+  void wait();
 
  private:
   struct Impl;

@@ -2,15 +2,33 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <string>
 #include <utility>
 
 namespace gsd::server {
 namespace {
 
-Error as_error(const std::exception& e) {
-  const auto* ours = dynamic_cast<const Error*>(&e);
-  return ours != nullptr ? *ours : Error(ErrorCode::kInternal, e.what());
+// Made while there is memory; copies of an Error share its text.
+const Error no_memory(ErrorCode::kOutOfMemory, "There is not enough memory for this request; try a smaller one.");
+
+// The exception being handled.
+Error current_error() noexcept {
+  try {
+    throw;
+  } catch (const Error& e) {
+    return e;
+  } catch (const std::bad_alloc&) {
+    return no_memory;
+  } catch (const std::exception& e) {
+    try {
+      return {ErrorCode::kInternal, e.what()};
+    } catch (...) {
+      return no_memory;
+    }
+  } catch (...) {
+    return no_memory;
+  }
 }
 
 }  // namespace
@@ -19,7 +37,10 @@ Scheduler::Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options)
     : engine_(engine),
       metrics_(metrics),
       options_(options),
-      n_slots_(static_cast<std::size_t>(engine.target().info().n_seq)) {
+      view_(static_cast<std::size_t>(engine.target().info().n_seq)),
+      n_slots_(view_.size()) {
+  running_.reserve(n_slots_);
+  ready_.reserve(n_slots_);
   publish();
 }
 
@@ -29,11 +50,17 @@ bool Scheduler::submit(std::vector<Job> jobs) {
     // Free slots count as room: a queue of length 0 still lets idle slots work.
     const auto busy = static_cast<std::size_t>(
         std::count_if(view_.begin(), view_.end(), [](const SlotView& s) { return s.processing; }));
-    if (draining_ || queue_.size() + jobs.size() > options_.max_queue + (n_slots_ - std::min(n_slots_, busy))) {
+    if (draining_ || queue_.size() + jobs.size() > capacity() - std::min(n_slots_, busy)) {
       metrics_.refused();
       return false;
     }
-    for (Job& job : jobs) queue_.push_back({std::move(job), {}});
+    const auto before = static_cast<std::ptrdiff_t>(queue_.size());
+    try {
+      for (Job& job : jobs) queue_.push_back({std::move(job), {}});
+    } catch (...) {
+      queue_.erase(queue_.begin() + before, queue_.end());
+      throw;
+    }
   }
   work_.notify_one();
   return true;
@@ -79,14 +106,41 @@ int Scheduler::retry_after() const {
 }
 
 void Scheduler::run() {
-  while (wait_for_work()) {
-    admit();
-    drop_cancelled();
-    prefill_one();
-    step();
-    retire();
-    publish();
+  try {
+    while (wait_for_work()) {
+      admit();
+      drop_cancelled();
+      prefill_one();
+      step();
+      retire();
+      publish();
+    }
+  } catch (...) {
+    end_all(current_error());
+    throw;
   }
+}
+
+// Answers everybody who waits; nobody else would.
+void Scheduler::end_all(const Error& error) {
+  drain();
+  for (Running r; take_queued(r, [](const Job&) { return true; }); r = {}) finish(r, error);
+  for (const auto& r : running_) finish(*r, error);
+  running_.clear();
+  publish();
+}
+
+// Moves the first job in the queue that `wanted` is true of to `r`; false if there is none.
+template <typename Wanted>
+bool Scheduler::take_queued(Running& r, Wanted wanted) {
+  const std::lock_guard lock(mutex_);
+  const auto at = std::find_if(queue_.begin(), queue_.end(), [&](const Queued& q) { return wanted(q.job); });
+  if (at == queue_.end()) return false;
+  r.job = std::move(at->job);
+  r.since = at->since;
+  r.queue_ms = r.since.ms();
+  queue_.erase(at);
+  return true;
 }
 
 // False when nothing is left to do and nothing more will come.
@@ -98,24 +152,15 @@ bool Scheduler::wait_for_work() {
 
 void Scheduler::admit() {
   while (running_.size() < n_slots_) {
-    std::optional<Queued> next;
-    {
-      const std::lock_guard lock(mutex_);
-      if (queue_.empty()) return;
-      next = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    start(std::move(*next));
+    if (!next_) next_ = std::make_unique<Running>();  // before a job is taken: what fails here loses none
+    if (!take_queued(*next_, [](const Job&) { return true; })) return;
+    start(std::move(next_));
     publish();
   }
 }
 
-void Scheduler::start(Queued queued) {
-  running_.reserve(n_slots_);
-  auto r = std::make_unique<Running>();
-  r->job = std::move(queued.job);
-  r->since = queued.since;
-  r->queue_ms = queued.since.ms();
+void Scheduler::start(std::unique_ptr<Running> r) {
+  r->admitted = {};
   r->mode = r->job.options.speculation.mode;
   metrics_.queued(r->queue_ms);
   try {
@@ -124,20 +169,29 @@ void Scheduler::start(Queued queued) {
     r->session = engine_.open(std::move(r->job.options), alike);
     engine_.set_prompt(*r->session, r->job.prompt);
     running_.push_back(std::move(r));
-  } catch (const std::exception& e) {
-    finish(*r, as_error(e));
+  } catch (...) {
+    finish(*r, current_error());
   }
 }
 
-// Puts our own accounting around the job's callbacks.
+// Puts our own accounting around the job's callbacks. What they throw ends their own job, not those in the same step.
 void Scheduler::instrument(Running& r) {
   SessionOptions& o = r.job.options;
   o.on_token = [this, &r, outer = std::move(o.on_token)](Token t) {
-    const bool go_on = !outer || outer(t);
-    return go_on && !*r.job.cancelled && !stopping_;
+    try {
+      const bool go_on = !outer || outer(t);
+      return go_on && !*r.job.cancelled && !stopping_;
+    } catch (...) {
+      r.failed = current_error();
+      return false;
+    }
   };
   o.on_step = [this, &r, outer = std::move(o.on_step)](const StepView& v) {
-    if (outer) outer(v);
+    try {
+      if (outer && !r.failed) outer(v);
+    } catch (...) {
+      r.failed = current_error();
+    }
     if (!r.stepped) metrics_.first_token(r.since.ms());
     metrics_.session_step(v.stats, r.stepped ? r.last_step.ms() : 0);
     r.stepped = true;
@@ -147,26 +201,10 @@ void Scheduler::instrument(Running& r) {
 
 // Jobs given up while they waited or were being prefilled; the others hear of it from on_token.
 void Scheduler::drop_cancelled() {
-  std::deque<Queued> dropped;
-  {
-    const std::lock_guard lock(mutex_);
-    for (auto it = queue_.begin(); it != queue_.end();) {
-      if (stopping_ || *it->job.cancelled) {
-        dropped.push_back(std::move(*it));
-        it = queue_.erase(it);
-      } else {
-        ++it;
-      }
-    }
-  }
-  for (Queued& q : dropped) {
-    Running r;
-    r.job = std::move(q.job);
-    r.queue_ms = q.since.ms();
-    finish(r, std::nullopt);
-  }
-  std::erase_if(running_, [this](const auto& r) {
-    if (!stopping_ && !*r->job.cancelled) return false;
+  const auto is_dropped = [this](const Job& job) { return stopping_ || *job.cancelled; };
+  for (Running r; take_queued(r, is_dropped); r = {}) finish(r, std::nullopt);
+  std::erase_if(running_, [&](const auto& r) {
+    if (!is_dropped(r->job)) return false;
     finish(*r, std::nullopt);
     return true;
   });
@@ -185,8 +223,8 @@ void Scheduler::prefill_one() {
       const std::size_t left = engine_.prefill(*r.session);
       metrics_.prompt(before - left, clock.ms());
       if (left == 0) r.prompt_ms = std::max(1e-3, r.admitted.ms());
-    } catch (const std::exception& e) {
-      finish(r, as_error(e));
+    } catch (...) {
+      finish(r, current_error());
       running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(at));
     }
     return;
@@ -208,8 +246,8 @@ void Scheduler::step_group(std::span<Session* const> group) {
   try {
     engine_.step(group);
     metrics_.engine_step(group.size(), clock.ms());
-  } catch (const std::exception& e) {
-    const Error error = as_error(e);
+  } catch (...) {
+    const Error error = current_error();
     std::erase_if(running_, [&](const auto& r) {
       if (std::find(group.begin(), group.end(), r->session.get()) == group.end()) return false;
       finish(*r, error);
@@ -220,13 +258,13 @@ void Scheduler::step_group(std::span<Session* const> group) {
 
 void Scheduler::retire() {
   std::erase_if(running_, [this](const auto& r) {
-    if (!r->session->finished()) return false;
-    finish(*r, std::nullopt);
+    if (!r->failed && !r->session->finished()) return false;
+    finish(*r, r->failed);
     return true;
   });
 }
 
-void Scheduler::finish(Running& r, std::optional<Error> error) {
+void Scheduler::finish(Running& r, std::optional<Error> error) noexcept {
   Outcome out;
   const bool cancelled = *r.job.cancelled || stopping_;
   if (r.session) {
@@ -247,21 +285,19 @@ void Scheduler::finish(Running& r, std::optional<Error> error) {
 }
 
 void Scheduler::publish() {
-  std::vector<SlotView> view(n_slots_);
-  for (std::size_t i = 0; i < view.size(); ++i) view[i].slot = static_cast<std::int32_t>(i);
+  const std::lock_guard lock(mutex_);
+  for (std::size_t i = 0; i < view_.size(); ++i) view_[i] = {.slot = static_cast<std::int32_t>(i)};
   for (const auto& r : running_) {
     const Session& s = *r->session;
-    view[static_cast<std::size_t>(s.slot())] = {.slot = s.slot(),
-                                                .processing = true,
-                                                .id = r->job.id,
-                                                .mode = r->mode,
-                                                .n_prompt = s.n_prompt(),
-                                                .n_prompt_left = engine_.prefill_left(s),
-                                                .n_decoded = s.generated().size(),
-                                                .accepted_per_step = s.stats().accepted_per_step()};
+    view_[static_cast<std::size_t>(s.slot())] = {.slot = s.slot(),
+                                                 .processing = true,
+                                                 .id = r->job.id,
+                                                 .mode = r->mode,
+                                                 .n_prompt = s.n_prompt(),
+                                                 .n_prompt_left = engine_.prefill_left(s),
+                                                 .n_decoded = s.generated().size(),
+                                                 .accepted_per_step = s.stats().accepted_per_step()};
   }
-  const std::lock_guard lock(mutex_);
-  view_ = std::move(view);
 }
 
 }  // namespace gsd::server

@@ -32,12 +32,13 @@ struct Outcome {
   double predicted_ms = 0;  // from then on
 };
 
-// One generation. The callbacks, also those in `options`, are called from the thread in Scheduler::run.
+// One generation. The callbacks, also those in `options`, are called from the thread in Scheduler::run. What on_token
+// and on_step throw ends the job with that error.
 struct Job {
   std::vector<Token> prompt;
   SessionOptions options;
   std::shared_ptr<std::atomic<bool>> cancelled;   // set by any thread: the job ends with the step in progress
-  std::function<void(const Outcome&)> on_finish;  // exactly once
+  std::function<void(const Outcome&)> on_finish;  // exactly once; may not throw
   std::uint64_t id = 0;                           // for SlotView
 };
 
@@ -65,10 +66,14 @@ class Scheduler {
   // Both references must outlive the scheduler.
   Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options = {});
 
+  // Jobs that can be there at once, in slots and in the queue.
+  std::size_t capacity() const { return options_.max_queue + n_slots_; }
   // Puts the jobs into the queue, all or none. False if it has no room for them or the scheduler is draining.
   bool submit(std::vector<Job> jobs);
 
   // Works until drain() or stop(), then returns when nothing is left. A failed pass ends the jobs that took part in it.
+  // What fails beside that (memory for its own bookkeeping) is thrown after every job was ended with it; no further
+  // jobs are taken then.
   void run();
   // No further jobs are taken; those that are there come to their end.
   void drain();
@@ -96,18 +101,22 @@ class Scheduler {
     double queue_ms = 0;
     double prompt_ms = 0;  // 0 until prefilled
     bool stepped = false;
+    std::optional<Error> failed;  // what a callback of the job has thrown
     Mode mode = Mode::kAuto;
   };
 
   bool wait_for_work();
   void admit();
-  void start(Queued queued);
+  void start(std::unique_ptr<Running> r);
+  template <typename Wanted>
+  bool take_queued(Running& r, Wanted wanted);
   void drop_cancelled();
   void prefill_one();
   void step();
   void step_group(std::span<Session* const> group);
   void retire();
-  void finish(Running& r, std::optional<Error> error);
+  void finish(Running& r, std::optional<Error> error) noexcept;
+  void end_all(const Error& error);
   void publish();
   void instrument(Running& r);
 
@@ -124,6 +133,7 @@ class Scheduler {
   std::atomic<bool> stopping_{false};
   std::atomic<double> job_ms_{1000};  // of the last jobs, smoothed
 
+  std::unique_ptr<Running> next_;
   std::vector<std::unique_ptr<Running>> running_;  // in order of arrival; of the thread in run() only, as what follows
   std::vector<Session*> ready_;
   std::size_t turn_ = 0;  // whose prompt is next

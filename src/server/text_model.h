@@ -18,13 +18,14 @@ struct TextModel {
   std::string id;                    // name in the API
   std::vector<std::string> aliases;  // further names that requests may use
   std::string description;
-  std::string draft_description;  // empty without a draft
-  std::string chat_template;      // name or text
+  std::string draft_description;   // empty without a draft
+  std::string chat_template;       // name or text
   bool own_chat_template = false;  // it is the model's own, or was asked for: not a fallback
   std::uint64_t n_params = 0;
   std::uint64_t n_bytes = 0;
   int n_vocab = 0;
-  int n_ctx = 0;  // positions of one slot
+  std::size_t max_token_bytes = 0;  // of text that one token stands for; 0 = not known
+  int n_ctx = 0;                    // positions of one slot
   int n_ctx_train = 0;
   std::function<std::vector<Token>(std::string_view text, bool add_special, bool parse_special)> tokenize;
   std::function<std::string(Token token, bool special)> piece;  // see Model::piece

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "server_rig.h"
@@ -189,6 +190,7 @@ TEST(Api, ChatStreamsInOpenAisShape) {
   const Json& last = chunks.back();
   EXPECT_TRUE(last["choices"].empty());
   EXPECT_EQ(last["usage"]["completion_tokens"], whole["usage"]["completion_tokens"]);
+  EXPECT_EQ(last["timings"]["predicted_n"], whole["usage"]["completion_tokens"]);
   EXPECT_EQ(last["usage"]["total_tokens"],
             last["usage"]["prompt_tokens"].get<int>() + last["usage"]["completion_tokens"].get<int>());
 }
@@ -250,12 +252,12 @@ TEST(Api, RefusesInOpenAisTerms) {
       EXPECT_TRUE(shown["error"].contains("type") && shown["error"].contains("param"));
     }
   };
-  refused({{"prompt", "x"}, {"model", "gpt-9"}}, 404, "model_not_found");
   refused({{"prompt", std::string(512, 'x')}}, 400, "context_length_exceeded");
   refused({{"prompt", ""}}, 400, "");
   refused({{"prompt", {5, 128}}}, 400, "");
   refused({{"prompt", "x"}, {"grammar", "root ::= ("}}, 400, "");
-  refused({{"prompt", "x"}, {"n", 2}}, 503, "queue_full");
+  refused({{"prompt", "x"}, {"n", 2}}, 400, "");  // never, not "try again later"
+  refused({{"prompt", {"x", "y"}}}, 400, "");
   const auto first = rig.api.completion(R"({"prompt": "x", "model": "other-name", "max_tokens": 3})", false);
   refused({{"prompt", "x"}}, 503, "queue_full");
 }
@@ -291,6 +293,108 @@ TEST(Api, ACallThatIsDroppedFreesItsSlot) {
   }
   EXPECT_EQ(ask(rig.api, {{"prompt", "y"}, {"max_tokens", 3}})["usage"]["completion_tokens"], 3);
   EXPECT_THAT(rig.api.metrics(), HasSubstr("gsd:requests_cancelled_total 1\n"));
+}
+
+// Characters of several bytes, some spread over tokens, and stop strings that hold text back.
+TEST(Api, TextOffsetsAreInCharactersAndTheSameInAStream) {
+  Rig rig;
+  // Each letter of the script stands for one of these.
+  const std::vector<std::string> pieces{"a", "\xc3\xa9", "\xe2\x82", "\xac", "\xf0\x9f\x98\x80", "bc", "\xff", "stop"};
+  rig.model.piece = [&](Token t, bool) { return pieces[static_cast<std::size_t>(t) % pieces.size()]; };
+  rig.start();
+  Json body{{"prompt", "once upon"},
+            {"max_tokens", 120},
+            {"temperature", 0.9},
+            {"seed", 5},
+            {"ignore_eos", true},
+            {"logprobs", 0},
+            {"stop", {"stopstopstopstop", "bcbcbcbc"}}};
+  for (const char* mode : {"plain", "graph"}) {
+    body["speculative"] = {{"mode", mode}};
+    const Json whole = ask(rig.api, body)["choices"][0];
+    // Characters of the text before each token.
+    const std::string text = whole["text"];
+    const auto count = [](const std::string& s) {
+      return std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; });
+    };
+    Json streamed = Json::array();
+    Json shown = Json::array();
+    for (const Json& c : stream(rig.api, body)) {
+      for (const Json& at : c["choices"][0]["logprobs"]["text_offset"]) streamed.push_back(at);
+      for (const Json& t : c["choices"][0]["logprobs"]["tokens"]) shown.push_back(t);
+    }
+    const Json& offsets = whole["logprobs"]["text_offset"];
+    EXPECT_EQ(offsets, streamed);
+    EXPECT_EQ(whole["logprobs"]["tokens"], shown);
+    ASSERT_GT(offsets.size(), 30U);
+    EXPECT_LT(offsets.back(), count(text));
+    EXPECT_GT(static_cast<std::ptrdiff_t>(text.size()), count(text) + 20) << "nothing but ASCII was generated";
+    // Where a token is whole characters, they stand there in the text.
+    std::vector<std::string> characters;
+    for (const char c : text) {
+      if ((c & 0xC0) != 0x80) characters.emplace_back();
+      characters.back() += c;
+    }
+    for (std::size_t i = 0; i < offsets.size(); ++i) {
+      const std::string token = whole["logprobs"]["tokens"][i];
+      if (token == "a" || token == "\xc3\xa9" || token == "\xf0\x9f\x98\x80") {
+        EXPECT_EQ(characters[offsets[i].get<std::size_t>()], token) << i;
+      }
+    }
+  }
+}
+
+TEST(Api, ANegativeSeedIsTakenBackAsItIsReported) {
+  Rig rig;
+  rig.start();
+  Json body{{"prompt", "once upon"}, {"max_tokens", 30}, {"temperature", 1.2}, {"seed", -5}};
+  const Json first = ask(rig.api, body);
+  EXPECT_EQ(first["seed"], -5);
+  body["seed"] = first["seed"];
+  EXPECT_EQ(text_of(ask(rig.api, body)), text_of(first));
+  body["seed"] = -1;
+  EXPECT_GE(ask(rig.api, body)["seed"].get<std::int64_t>(), 0);
+}
+
+TEST(Api, WhatCannotFitIsNotTokenized) {
+  Rig rig;
+  std::size_t tokenized = 0;
+  rig.model.max_token_bytes = 4;
+  rig.model.tokenize = [&, inner = rig.model.tokenize](std::string_view text, bool special, bool parse) {
+    tokenized += text.size();
+    return inner(text, special, parse);
+  };
+  const std::string large(8 << 20, 'x');
+  for (const Json& body : {Json{{"prompt", large}}, Json{{"prompt", {"a", large}}},
+                           Json{{"messages", {{{"role", "user"}, {"content", large}}}}}}) {
+    try {
+      rig.api.completion(body.dump(), body.contains("messages"));
+      ADD_FAILURE() << "accepted";
+    } catch (const ApiError& e) {
+      EXPECT_EQ(e.status(), 400);
+      EXPECT_EQ(e.code(), "context_length_exceeded");
+      EXPECT_THAT(e.what(), HasSubstr("at least 2097"));
+    }
+  }
+  EXPECT_LT(tokenized, 100U);
+  EXPECT_NE(rig.api.completion(Json{{"prompt", std::string(511, 'x')}}.dump(), false), nullptr) << "it fits";
+}
+
+TEST(Api, AnyModelNameIsServedUnlessAskedOtherwise) {
+  Rig rig;
+  rig.start();
+  const Json body{{"prompt", "x"}, {"model", "gpt-9"}, {"max_tokens", 3}};
+  EXPECT_EQ(ask(rig.api, body)["model"], "ascii") << "the answer names what wrote it";
+  ApiOptions strict = api_options();
+  strict.strict_model = true;
+  Api api(rig.model, rig.scheduler, rig.metrics, strict);
+  try {
+    api.completion(body.dump(), false);
+    FAIL() << "accepted";
+  } catch (const ApiError& e) {
+    EXPECT_EQ(e.status(), 404);
+    EXPECT_EQ(e.code(), "model_not_found");
+  }
 }
 
 }  // namespace

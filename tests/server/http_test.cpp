@@ -1,7 +1,7 @@
 // The server over real sockets, on the scripted backend: what clients do wrong, and what they must not be able to do.
-#include "../../src/server/http.h"
-
 #include <arpa/inet.h>
+#include <dlfcn.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -9,7 +9,33 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <deque>
+#include <mutex>
+
+#include "../../src/server/service.h"
 #include "server_rig.h"
+
+namespace {
+
+// What the next calls of accept4 fail with.
+std::mutex accept_mutex;
+std::deque<int> accept_failures;
+
+}  // namespace
+
+// The listener's accept: the system's own, unless a test wants it to fail.
+extern "C" int accept4(int fd, sockaddr* address, socklen_t* length, int flags) {
+  {
+    const std::lock_guard lock(accept_mutex);
+    if (!accept_failures.empty()) {
+      errno = accept_failures.front();
+      accept_failures.pop_front();
+      return -1;
+    }
+  }
+  static const auto real = reinterpret_cast<int (*)(int, sockaddr*, socklen_t*, int)>(dlsym(RTLD_NEXT, "accept4"));
+  return real(fd, address, length, flags);
+}
 
 namespace gsd::server {
 namespace {
@@ -72,14 +98,15 @@ constexpr const char* kEndless = R"({"prompt": "abc", "ignore_eos": true, "strea
 struct Server {
   explicit Server(HttpOptions options = {}, const RigOptions& rig_options = {}) : rig(rig_options) {
     options.port = 0;
-    http = std::make_unique<HttpServer>(rig.api, options);
+    http = std::make_unique<HttpServer>(options);
+    http->open(rig.api);
     rig.start();
     listener = std::thread([this] { http->listen(); });
   }
   ~Server() {
     rig.stop();
     http->stop();
-    listener.join();
+    if (listener.joinable()) listener.join();
   }
   std::string ask(const std::string& request) const {
     const Socket s(http->port());
@@ -140,7 +167,6 @@ TEST(Http, AnswersWhatIsMalformed) {
       {post("/v1/completions", R"({"prompt": "x", "temperature": NaN})"), "400"},
       {post("/v1/completions", R"({"prompt": "x", "temperature": 1e999})"), "400"},
       {post("/v1/completions", "{\"prompt\": \"\xc3\x28\"}"), "400"},
-      {post("/v1/completions", R"({"prompt": "x", "model": "unknown"})"), "404"},
       {post("/v1/completions", "{\"prompt\": \"" + std::string(600, 'x') + "\"}"), "400"},
       {post("/v1/completions", ""), "400"},
       {get("/v1/completions"), "404"},
@@ -348,7 +374,7 @@ TEST(Http, SaysWhenItsPortIsTaken) {
   HttpOptions o;
   o.port = s.http->port();
   try {
-    const HttpServer second(s.rig.api, o);
+    const HttpServer second(o);
     FAIL() << "two servers share a port";
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::kIo);
@@ -356,18 +382,17 @@ TEST(Http, SaysWhenItsPortIsTaken) {
   }
   o.port = 0;
   o.host = "203.0.113.7";
-  EXPECT_THROW(HttpServer(s.rig.api, o), Error);
+  EXPECT_THROW(HttpServer{o}, Error);
 }
 
 TEST(Http, AStopBeforeListeningIsKept) {
-  Rig rig;
   HttpOptions o;
   o.port = 0;
-  HttpServer http(rig.api, o);
+  HttpServer http(o);
   http.stop();
   http.listen();  // returns
   o.port = http.port();
-  EXPECT_NO_THROW(HttpServer(rig.api, o)) << "the port is free again";
+  EXPECT_NO_THROW(HttpServer{o}) << "the port is free again";
 }
 
 TEST(Http, ManyClientsOnFewSlotsGetTheirOwnText) {
@@ -393,6 +418,211 @@ TEST(Http, ManyClientsOnFewSlotsGetTheirOwnText) {
   }
   for (std::thread& t : clients) t.join();
   EXPECT_EQ(good, 96);
+}
+
+void fail_accept(std::deque<int> errors) {
+  const std::lock_guard lock(accept_mutex);
+  accept_failures = std::move(errors);
+}
+
+TEST(Http, PassingFailuresOfThePortDoNotEndIt) {
+  for (const int error :
+       {ECONNABORTED, EMFILE, ENFILE, ENOMEM, ENOBUFS, EINTR, EPROTO, EPERM, ENETDOWN, EHOSTUNREACH}) {
+    const Server s;
+    s.expect_alive();
+    fail_accept({error, error, error});
+    s.ask(get("/health"));  // lets the accept that waits return
+    s.expect_alive();
+    EXPECT_TRUE(accept_failures.empty()) << std::strerror(error);
+  }
+}
+
+// The whole program's way: the port fails under a stream.
+TEST(Http, APortThatFailsForGoodEndsTheServerWithASentence) {
+  Rig rig(slow());
+  HttpOptions o;
+  o.port = 0;
+  std::string sentence;
+  std::string text;
+  {
+    Service service(o);
+    std::thread program([&] {
+      try {
+        service.run(rig.scheduler, rig.api, [] { return false; });
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kIo);
+        sentence = e.what();
+      }
+    });
+    while (true) {  // until the model is there
+      const Socket c(service.http().port());
+      c.send(get("/health"));
+      if (c.read().starts_with("HTTP/1.1 200")) break;
+    }
+    const Socket c(service.http().port());
+    c.send(post("/v1/completions", R"({"prompt": "abc", "max_tokens": 300, "ignore_eos": true, "stream": true})"));
+    text = c.read(200);
+    fail_accept({EINVAL});
+    const Socket last(service.http().port());
+    last.send(get("/health"));
+    text += c.read();
+    program.join();
+  }
+  EXPECT_THAT(sentence, HasSubstr("takes no connections any more: Invalid argument"));
+  EXPECT_THAT(text, HasSubstr("\"finish_reason\":\"length\"")) << "what was accepted is finished";
+  EXPECT_THAT(text, HasSubstr("data: [DONE]"));
+}
+
+TEST(Http, TheSocketsNumberIsClosedOnce) {
+  HttpOptions o;
+  o.port = 0;
+  auto http = std::make_unique<HttpServer>(o);
+  std::thread listener([&] { EXPECT_THROW(http->listen(), Error); });
+  fail_accept({EBADF});
+  { const Socket knocks(http->port()); }
+  listener.join();
+  // Whatever takes the number over must live on. All free numbers are taken, so that it is among them.
+  std::vector<int> files;
+  for (int i = 0; i < 64; ++i) files.push_back(open("/dev/null", O_RDONLY));
+  http->stop();
+  http.reset();
+  for (const int fd : files) {
+    EXPECT_NE(fcntl(fd, F_GETFD), -1) << "the number " << fd << " was closed under its owner";
+    close(fd);
+  }
+}
+
+TEST(Http, SaysThatTheModelIsBeingLoaded) {
+  Rig rig;
+  HttpOptions o;
+  o.port = 0;
+  o.api_keys = {"key"};
+  Service service(o);
+  const auto ask = [&](const std::string& request) {
+    const Socket s(service.http().port());
+    s.send(request);
+    return s.read();
+  };
+  EXPECT_THAT(ask(get("/health")), StartsWith("HTTP/1.1 503"));
+  const std::string early = ask(post("/v1/completions", kShort, "X-Api-Key: key\r\n"));
+  EXPECT_THAT(early, StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(early, HasSubstr("\"code\":\"loading_model\""));
+  EXPECT_THAT(early, HasSubstr("Retry-After: 1"));
+  EXPECT_THAT(ask(get("/props")), StartsWith("HTTP/1.1 401"));
+  EXPECT_THAT(ask(get("/")), StartsWith("HTTP/1.1 200"));
+  std::atomic<bool> over{false};
+  std::thread program([&] { service.run(rig.scheduler, rig.api, [&] { return over.load(); }); });
+  while (!ask(get("/health")).starts_with("HTTP/1.1 200")) {
+  }
+  EXPECT_THAT(ask(post("/v1/completions", kShort, "X-Api-Key: key\r\n")), StartsWith("HTTP/1.1 200"));
+  over = true;
+  program.join();
+}
+
+TEST(Http, FailuresInAStreamEndItAndNothingElse) {
+  RigOptions o;
+  o.n_seq = 2;
+  Server s({}, o);
+  // Pieces of alternatives are looked up by the thread that sends, those of the text by the model's.
+  for (const bool with_memory : {true, false}) {
+    s.rig.model.piece = [with_memory](Token t, bool special) -> std::string {
+      if (!special) return {1, static_cast<char>(t)};
+      if (with_memory) throw std::runtime_error("no such piece");
+      throw std::bad_alloc();
+    };
+    const std::string answer = s.ask(
+        post("/v1/completions", R"({"prompt": "abc", "max_tokens": 9, "stream": true, "logprobs": 2, "seed": 1})"));
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
+    EXPECT_THAT(answer, HasSubstr("data: {\"error\":"));
+    EXPECT_THAT(s.ask(post("/v1/completions", R"({"prompt": "abc", "logprobs": 2})")), StartsWith("HTTP/1.1 500"));
+    s.expect_slots_free();
+    s.expect_alive();
+  }
+}
+
+TEST(Http, ClosesWhatItSaysItCloses) {
+  const Server s;
+  const Socket c(s.http->port());
+  c.send("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  const std::string answer = c.read();
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 404"));
+  EXPECT_THAT(answer, HasSubstr("Connection: close"));
+  EXPECT_THAT(answer, ::testing::Not(HasSubstr("HTTP/1.1 200")));
+}
+
+TEST(Http, RequestsThatArriveTogetherAreAllAnswered) {
+  const Server s;
+  const Socket c(s.http->port());
+  std::string all;
+  for (int i = 0; i < 3; ++i) {
+    const std::string body = R"({"content": ")" + std::string(3000, static_cast<char>('a' + i)) + "\"}";
+    all += "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
+           body;
+  }
+  // Without a length there is no body, and what follows is a request of its own.
+  all += "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  all.insert(0, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  c.send(all);
+  const std::string answers = c.read();
+  std::size_t n = 0;
+  for (std::size_t at = 0; (at = answers.find("HTTP/1.1 200", at)) != std::string::npos; ++at) ++n;
+  EXPECT_EQ(n, 4U);
+  for (const char* token : {"97,97", "98,98", "99,99", "not valid JSON"}) EXPECT_THAT(answers, HasSubstr(token));
+}
+
+TEST(Http, ARefusalIsReadEvenWhileTheBodyIsBeingSent) {
+  HttpOptions o;
+  o.max_body = 1 << 20;
+  const Server s(o);
+  for (int i = 0; i < 3; ++i)
+    EXPECT_THAT(s.ask(post("/tokenize", std::string(4 << 20, 'x'))), StartsWith("HTTP/1.1 413"));
+}
+
+TEST(Http, TakesWhatClientsSendInOtherWays) {
+  HttpOptions o;
+  o.api_keys = {"k"};
+  const Server s(o);
+  EXPECT_THAT(s.ask(get("/v1/models", "Authorization: bearer k\r\n")), StartsWith("HTTP/1.1 200"));
+  EXPECT_THAT(s.ask(get("/v1/models", "Authorization: BEARER  k\r\n")), StartsWith("HTTP/1.1 200"));
+  EXPECT_THAT(s.ask(get("/v1/models", "Authorization: Bearer    \r\n")), StartsWith("HTTP/1.1 401"));
+  for (const char* range : {"Range: bytes=0-3\r\n", "Range: bytes=900000-\r\n"}) {
+    const std::string whole = s.ask(post("/v1/completions", kShort, std::string("X-Api-Key: k\r\n") + range));
+    EXPECT_THAT(whole, StartsWith("HTTP/1.1 200")) << range;
+    EXPECT_THAT(whole, HasSubstr("\"completion_tokens\":5")) << range;
+  }
+  const std::string large = R"({"content": ")" + std::string(100000, 'a') + "\"}";
+  for (const char* type : {"", "Content-Type: application/x-www-form-urlencoded\r\n",
+                           "Content-Type: multipart/form-data; boundary=x\r\n", "Content-Type: text/plain\r\n"})
+    EXPECT_THAT(s.ask(post("/tokenize", large, std::string("X-Api-Key: k\r\n") + type)), HasSubstr("97,97,97")) << type;
+  EXPECT_EQ(url_host("::1"), "[::1]");
+  EXPECT_EQ(url_host("127.0.0.1"), "127.0.0.1");
+}
+
+TEST(Http, PreflightsAllowTheHeadersThatAreAskedFor) {
+  HttpOptions o;
+  o.cors_origin = "http://good.example";
+  const Server s(o);
+  const std::string answer = s.ask(
+      "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: http://good.example\r\n"
+      "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization,x-stainless-os\r\n\r\n");
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 204"));
+  EXPECT_THAT(answer, HasSubstr("Access-Control-Allow-Headers: authorization,x-stainless-os\r\n"));
+}
+
+TEST(Http, HalfARequestDoesNotHoldUpTheEnd) {
+  HttpOptions o;
+  o.read_timeout_s = o.request_timeout_s = 600;
+  Rig rig;
+  o.port = 0;
+  Service service(o);
+  const Socket head(service.http().port());
+  head.send("POST /v1/completions HTTP/1.1\r\nHost: loc");
+  const Socket body(service.http().port());
+  body.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{\"pro");
+  std::atomic<bool> over{false};
+  std::thread program([&] { service.run(rig.scheduler, rig.api, [&] { return over.load(); }); });
+  over = true;
+  program.join();  // the test's own time limit is shorter than the timeout
 }
 
 }  // namespace

@@ -134,7 +134,8 @@ test("JSON mode and JSON schemas", async () => {
 
 test("errors are the package's own classes", async () => {
   const messages = [{role: "user", content: "x"}];
-  await assert.rejects(client.chat.completions.create({model: "gpt-4o", messages}), (e) => e instanceof OpenAI.NotFoundError && e.code === "model_not_found");
+  await assert.rejects(client.models.retrieve("gpt-4o"), (e) => e instanceof OpenAI.NotFoundError && e.code === "model_not_found");
+  assert.equal((await client.chat.completions.create({model: "gpt-4o", messages, max_tokens: 2})).model, "toy-target");
   await assert.rejects(client.chat.completions.create({model: "toy-target", messages: []}), (e) => e instanceof OpenAI.BadRequestError && e.param === "messages");
   await assert.rejects(client.completions.create({model: "toy-target", prompt: "x ".repeat(3000)}), (e) => e.code === "context_length_exceeded");
   await assert.rejects(client.chat.completions.create({model: "toy-target", messages, tools: [{type: "function", function: {name: "f"}}]}), /'tools' is not supported/);

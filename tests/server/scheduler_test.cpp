@@ -300,5 +300,30 @@ TEST(Scheduler, ShowsItsSlots) {
   EXPECT_EQ(rig.scheduler.slots().size(), 3U);
 }
 
+TEST(Scheduler, WhatACallbackThrowsEndsItsOwnJobOnly) {
+  Rig rig;
+  Probe in_token;
+  Probe in_step;
+  Probe stays;
+  in_token.on_token = [&](Token) {
+    if (in_token.text.size() == 7) throw std::runtime_error("no such piece");
+  };
+  in_step.on_step = [&](const StepView&) {
+    if (in_step.text.size() >= 9) throw std::bad_alloc();
+  };
+  rig.scheduler.submit(one(in_token.job("abc", options(Mode::kGraph, 60))));
+  rig.scheduler.submit(one(in_step.job("abd", options(Mode::kGraph, 60))));
+  rig.scheduler.submit(one(stays.job("abe", options(Mode::kGraph, 60))));
+  rig.start();
+  const Outcome first = in_token.outcome.get_future().get();
+  const Outcome second = in_step.outcome.get_future().get();
+  EXPECT_FALSE(stays.outcome.get_future().get().error);
+  rig.finish();
+  ASSERT_TRUE(first.error && second.error);
+  EXPECT_STREQ(first.error->what(), "no such piece");
+  EXPECT_EQ(second.error->code(), ErrorCode::kOutOfMemory);
+  EXPECT_EQ(stays.text, Rig::alone("abe", options(Mode::kPlain, 60)));
+}
+
 }  // namespace
 }  // namespace gsd::server

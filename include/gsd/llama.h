@@ -14,6 +14,7 @@
 #include "gsd/backend.h"
 #include "gsd/engine.h"
 #include "gsd/error.h"
+#include "gsd/grammar.h"
 
 namespace gsd {
 
@@ -81,7 +82,8 @@ class Model {
   // The model's own template, or empty.
   std::string chat_template() const;
   // `chat_template`: the name of one of libllama's templates ("chatml", "llama3", …) or a text that it recognises;
-  // empty = the model's own. Throws Error(kModelUnsupported) if the model has none or libllama does not know it.
+  // empty = the model's own. Throws Error(kModelUnsupported) if the model has none or libllama does not know it,
+  // Error(kUsage) for a message that holds a NUL, where libllama would stop reading.
   std::string apply_template(std::span<const ChatMessage> messages, bool add_assistant,
                              const std::string& chat_template = {}) const;
 
@@ -134,9 +136,9 @@ struct ContextOptions {
 // the context cannot be made.
 std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options);
 
-// A GBNF grammar as a constraint, with its own state: one per generation.
-// Throws Error(kGrammar) if it does not parse.
-Constraint make_grammar(const Model& model, const std::string& gbnf);
+// A GBNF grammar over the model's tokens: see Grammar. Only what a token adds to the text counts, so a control token must
+// be named as one ("<think>"). Throws Error(kGrammar). Thread safe.
+Grammar make_grammar(const Model& model, std::string_view gbnf);
 
 // Milliseconds of passes of a few widths on an empty sequence 0, within about `budget_ms` (widths 1 and 8 in any
 // case); feeds `cost`.

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,14 +20,13 @@ struct ModelDeleter {
 struct ContextDeleter {
   void operator()(llama_context* c) const { llama_free(c); }
 };
-struct SamplerDeleter {
-  void operator()(llama_sampler* s) const { llama_sampler_free(s); }
-};
 
 struct Model::Impl {
   ModelOptions options;
   std::unique_ptr<llama_model, ModelDeleter> model;
   const llama_vocab* vocab = nullptr;
+  std::once_flag texts_once;
+  std::shared_ptr<const TokenTexts> texts;  // made when it is first needed
 };
 
 // Loads ggml's backends once and starts to keep libllama's messages instead of printing them. Thread safe.

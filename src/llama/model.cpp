@@ -205,6 +205,9 @@ std::string Model::apply_template(std::span<const ChatMessage> messages, bool ad
   std::vector<llama_chat_message> list;
   std::size_t size = 256;
   for (const ChatMessage& m : messages) {
+    if (m.role.find('\0') != std::string::npos || m.content.find('\0') != std::string::npos)
+      throw Error(ErrorCode::kUsage,
+                  "A message holds a NUL character, which chat templates cannot carry; leave it out.");
     list.push_back({m.role.c_str(), m.content.c_str()});
     size += 2 * (m.role.size() + m.content.size());
   }
@@ -307,42 +310,17 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
   }
 }
 
-namespace {
-
-// libllama's parser recurses by nesting, without a bound.
-void check_grammar(const std::string& gbnf) {
-  constexpr std::size_t kMaxBytes = 1 << 20;
-  constexpr int kMaxNesting = 200;
-  const auto refuse = [](const char* why) {
-    throw Error(ErrorCode::kGrammar, std::string("The grammar ") + why + ".");
-  };
-  if (gbnf.find_first_not_of(" \t\r\n") == std::string::npos) refuse("is empty");
-  if (gbnf.size() > kMaxBytes) refuse("is larger than 1 MiB");
-  int nesting = 0;  // of all brackets, those inside strings too: more than enough for any honest grammar
-  for (const char c : gbnf) {
-    nesting += c == '(' ? 1 : c == ')' && nesting > 0 ? -1 : 0;
-    if (nesting > kMaxNesting) refuse("is nested more than 200 deep");
-  }
-}
-
-}  // namespace
-
-Constraint make_grammar(const Model& model, const std::string& gbnf) {
-  check_grammar(gbnf);
-  take_llama_errors();
-  std::shared_ptr<llama_sampler> grammar(llama_sampler_init_grammar(model.impl().vocab, gbnf.c_str(), "root"),
-                                         SamplerDeleter{});
-  if (!grammar) fail(ErrorCode::kGrammar, "The grammar does not parse; it needs a rule named root in GBNF.");
-  return Constraint{
-      [grammar](Token t) {
-        llama_token_data one{t, 0, 0};
-        llama_token_data_array list{&one, 1, -1, false};
-        llama_sampler_apply(grammar.get(), &list);
-        return one.logit == 0;
-      },
-      [grammar](Token t) { llama_sampler_accept(grammar.get(), t); },
-      [grammar] { llama_sampler_reset(grammar.get()); },
-  };
+Grammar make_grammar(const Model& model, std::string_view gbnf) {
+  Model::Impl& m = model.impl();
+  std::call_once(m.texts_once, [&] {
+    const auto texts = std::make_shared<TokenTexts>();
+    for (Token t = 0; t < model.n_vocab(); ++t) texts->add(model.piece(t), model.is_eog(t));
+    m.texts = texts;
+  });
+  return Grammar(gbnf, m.texts, [&](std::string_view name) -> std::optional<Token> {
+    const std::vector<Token> tokens = model.tokenize(name, false, true);
+    return tokens.size() == 1 ? std::optional(tokens[0]) : std::nullopt;
+  });
 }
 
 }  // namespace gsd

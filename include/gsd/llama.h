@@ -18,6 +18,14 @@
 
 namespace gsd {
 
+enum class LogLevel : std::uint8_t { kDebug, kInfo, kWarning, kError };
+// Called by the thread that logs, which may be any, several at once; must not throw. `text` may be a part of a line.
+using LogCallback = std::function<void(LogLevel level, std::string_view text)>;
+// Where libllama's and ggml's messages go; an empty callback restores the default. By default nothing is printed, and a
+// callback that the program gave to llama_log_set() before it used this library keeps getting them. Failures of this
+// library's own calls carry libllama's words in their sentence in any case. Thread safe.
+void set_log(LogCallback callback);
+
 struct NarrowOptions {
   bool enabled = true;
   bool exact = false;  // take every product of up to 512 tokens, so that the bits of a token do not depend on the others

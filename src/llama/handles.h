@@ -29,9 +29,9 @@ struct Model::Impl {
   std::shared_ptr<const TokenTexts> texts;  // made when it is first needed
 };
 
-// Loads ggml's backends once and starts to keep libllama's messages instead of printing them. Thread safe.
+// Loads ggml's backends once and takes libllama's messages over (set_log). Thread safe.
 void start_llama();
-// libllama's error messages since the last call, in one line; empty if there were none. Thread safe.
+// libllama's error messages of this thread since the last call, in one line; empty if there were none.
 std::string take_llama_errors();
 
 // How many attention operations of any context the narrow backend left to ggml in exact mode so far; none if it would

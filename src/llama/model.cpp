@@ -8,21 +8,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 
 #include "handles.h"
 
 namespace gsd {
 namespace {
-
-std::mutex log_mutex;
-std::string log_errors;
-
-void keep_log(ggml_log_level level, const char* text, void*) {
-  if (level != GGML_LOG_LEVEL_ERROR) return;
-  const std::lock_guard lock(log_mutex);
-  if (log_errors.size() < 2000) log_errors += text;
-}
 
 [[noreturn]] void fail(ErrorCode code, std::string sentence) {
   const std::string details = take_llama_errors();
@@ -102,29 +92,6 @@ bool report_progress(float share, void* user) {
 }
 
 }  // namespace
-
-void start_llama() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    llama_log_set(keep_log, nullptr);
-    llama_backend_init();
-    // Where ggml was built with its backends inside, nothing needs to be loaded.
-    if (std::strlen(GSD_BACKENDS_DIR) > 0) {
-      ggml_backend_load_all_from_path(GSD_BACKENDS_DIR);
-    } else if (ggml_backend_dev_count() == 0) {
-      ggml_backend_load_all();
-    }
-  });
-}
-
-std::string take_llama_errors() {
-  const std::lock_guard lock(log_mutex);
-  std::string out = std::move(log_errors);
-  log_errors.clear();
-  while (!out.empty() && out.back() == '\n') out.pop_back();
-  std::replace(out.begin(), out.end(), '\n', ' ');
-  return out;
-}
 
 Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   start_llama();

@@ -80,7 +80,8 @@ class Model {
   Model& operator=(Model&&) noexcept;
 
   // Text to tokens. `add_special`: with the model's own begin-of-text token; `parse_special`: names of control tokens
-  // in the text become these tokens (for chat templates; never for a user's text).
+  // in the text become these tokens (for chat templates; never for a user's text). Throws Error(kUsage) for hundreds of
+  // thousands of characters of one kind in a row where libllama's tokenizer cannot take them, Error(kOutOfMemory).
   std::vector<Token> tokenize(std::string_view text, bool add_special, bool parse_special) const;
   // The bytes of one token; may be a piece of a UTF-8 character. Control tokens give nothing unless `special`.
   std::string piece(Token token, bool special = false) const;

@@ -125,20 +125,6 @@ Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 
-std::vector<Token> Model::tokenize(std::string_view text, bool add_special, bool parse_special) const {
-  std::vector<Token> tokens(text.size() + 8);
-  const auto length = static_cast<std::int32_t>(text.size());
-  auto n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()),
-                          add_special, parse_special);
-  if (n < 0) {
-    tokens.resize(static_cast<std::size_t>(-static_cast<std::int64_t>(n)));
-    n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()),
-                       add_special, parse_special);
-  }
-  tokens.resize(static_cast<std::size_t>(std::max(0, n)));
-  return tokens;
-}
-
 std::string Model::piece(Token token, bool special) const {
   std::string out(32, '\0');
   auto n = llama_token_to_piece(impl_->vocab, token, out.data(), static_cast<std::int32_t>(out.size()), 0, special);

@@ -417,7 +417,7 @@ TEST(ToyPair, GrammarHolds) {
     SessionOptions o;
     o.speculation.mode = mode;
     o.max_tokens = 40;
-    o.constraint = make_grammar(pair.target(), "root ::= \"yes\" | \"no\" [0-9] [0-9]");
+    o.constraint = make_grammar(pair.target(), "root ::= \"yes\" | \"no\" [0-9] [0-9]").constraint();
     EXPECT_THAT(pair.generate("Question: Is it so?\nAnswer:", o), testing::MatchesRegex("yes|no[0-9][0-9]"));
   }
   for (const std::string& bad :

@@ -172,6 +172,28 @@ TEST(Sampler, ConstraintFallsBackToTheBestAllowedTokenOrNone) {
   EXPECT_EQ(greedy.choose(row, 0, {}, &none).token, -1);
 }
 
+TEST(Sampler, DrawsNothingWhereEveryTokenIsBannedOrNoNumber) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const Constraint any{[](Token) { return true; }, [](Token) {}};
+  for (const std::size_t n : {3, 100, 1000}) {
+    for (const float bad : {-inf, std::numeric_limits<float>::quiet_NaN()}) {
+      const std::vector<float> row(n, bad);
+      for (const SamplingParams& p : {SamplingParams{},
+                                      {.temperature = 1},
+                                      {.temperature = 1, .top_k = 5},
+                                      {.temperature = 1, .top_p = 0.5F},
+                                      {.temperature = 1, .min_p = 0.1F}}) {
+        Sampler sampler(p);
+        EXPECT_EQ(sampler.choose(row, 0, {}, nullptr).token, -1) << n << ", " << bad << ", " << p.temperature;
+        EXPECT_EQ(sampler.choose(row, 0, {}, &any).token, -1) << n << ", " << bad << ", " << p.temperature;
+      }
+    }
+  }
+  SamplingParams p;
+  for (Token t = 0; t < 40; ++t) p.logit_bias.emplace_back(t, -inf);
+  EXPECT_EQ(Sampler(p).choose(std::vector<float>(40, 1), 0, {}, nullptr).token, -1);
+}
+
 TEST(Sampler, RefusesAbsurdParametersByName) {
   const auto message = [](SamplingParams p) -> std::string {
     try {

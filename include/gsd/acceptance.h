@@ -18,7 +18,7 @@ enum class FinishReason : std::uint8_t {
   kLength,       // the token limit is reached
   kContextFull,  // no room for another position
   kStopped,      // the caller's on_token said so (stop string, cancelled)
-  kConstraint,   // the grammar allows no token of the vocabulary
+  kConstraint,   // the grammar, or the logit bias, allows no token of the vocabulary
 };
 
 const char* finish_reason_name(FinishReason reason);

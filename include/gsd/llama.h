@@ -14,8 +14,17 @@
 #include "gsd/backend.h"
 #include "gsd/engine.h"
 #include "gsd/error.h"
+#include "gsd/grammar.h"
 
 namespace gsd {
+
+enum class LogLevel : std::uint8_t { kDebug, kInfo, kWarning, kError };
+// Called by the thread that logs, which may be any, several at once; must not throw. `text` may be a part of a line.
+using LogCallback = std::function<void(LogLevel level, std::string_view text)>;
+// Where libllama's and ggml's messages go; an empty callback restores the default. By default nothing is printed, and a
+// callback that the program gave to llama_log_set() before it used this library keeps getting them. Failures of this
+// library's own calls carry libllama's words in their sentence in any case. Thread safe.
+void set_log(LogCallback callback);
 
 struct NarrowOptions {
   bool enabled = true;
@@ -71,7 +80,8 @@ class Model {
   Model& operator=(Model&&) noexcept;
 
   // Text to tokens. `add_special`: with the model's own begin-of-text token; `parse_special`: names of control tokens
-  // in the text become these tokens (for chat templates; never for a user's text).
+  // in the text become these tokens (for chat templates; never for a user's text). Throws Error(kUsage) for hundreds of
+  // thousands of characters of one kind in a row where libllama's tokenizer cannot take them, Error(kOutOfMemory).
   std::vector<Token> tokenize(std::string_view text, bool add_special, bool parse_special) const;
   // The bytes of one token; may be a piece of a UTF-8 character. Control tokens give nothing unless `special`.
   std::string piece(Token token, bool special = false) const;
@@ -81,7 +91,8 @@ class Model {
   // The model's own template, or empty.
   std::string chat_template() const;
   // `chat_template`: the name of one of libllama's templates ("chatml", "llama3", …) or a text that it recognises;
-  // empty = the model's own. Throws Error(kModelUnsupported) if the model has none or libllama does not know it.
+  // empty = the model's own. Throws Error(kModelUnsupported) if the model has none or libllama does not know it,
+  // Error(kUsage) for a message that holds a NUL, where libllama would stop reading.
   std::string apply_template(std::span<const ChatMessage> messages, bool add_assistant,
                              const std::string& chat_template = {}) const;
 
@@ -137,9 +148,9 @@ struct ContextOptions {
 // the context cannot be made.
 std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options);
 
-// A GBNF grammar as a constraint, with its own state: one per generation.
-// Throws Error(kGrammar) if it does not parse.
-Constraint make_grammar(const Model& model, const std::string& gbnf);
+// A GBNF grammar over the model's tokens: see Grammar. Only what a token adds to the text counts, so a control token must
+// be named as one ("<think>"). Throws Error(kGrammar). Thread safe.
+Grammar make_grammar(const Model& model, std::string_view gbnf);
 
 struct PairOptions {
   std::string target;  // path

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -48,6 +49,8 @@ struct Constraint {
   std::function<bool(Token)> allows;   // may `Token` come next? Does not change the state
   std::function<void(Token)> advance;  // `Token` was emitted
   std::function<void()> reset = {};    // a new text begins; may be empty where there is no state
+  // A sentence if it allows nothing because it gave up, empty if its rules say so; may be empty where it never gives up.
+  std::function<std::string()> failure = {};
 };
 
 struct Choice {
@@ -66,7 +69,8 @@ class Sampler {
   explicit Sampler(SamplingParams params);
 
   // Draws the token of generated index `position` from `logits` [n_vocab]. `recent`: all tokens before it, oldest
-  // first. `constraint` may be null. Returns token -1 if the constraint allows none at all.
+  // first. `constraint` may be null. Returns token -1 if the constraint allows none at all, or every
+  // logit is -inf or no number.
   Choice choose(std::span<const float> logits, std::uint32_t position, std::span<const Token> recent,
                 const Constraint* constraint);
 

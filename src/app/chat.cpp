@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <functional>
 #include <iostream>
 #include <memory>
 
@@ -17,6 +18,7 @@ class Chat {
  public:
   Chat(Pair& pair, SessionOptions options) : pair_(pair) {
     options.on_token = [this](Token t) { return on_token(t); };
+    if (options.constraint) failure_ = options.constraint->failure;
     session_ = pair.engine().open(std::move(options));
   }
 
@@ -43,6 +45,7 @@ class Chat {
         session_->n_reused(),
         session_->finish() == FinishReason::kContextFull ? "; the context is full, start a new chat" : "");
     std::fputs(costs.c_str(), stderr);
+    if (const std::string why = failure_ ? failure_() : ""; !why.empty()) throw Error(ErrorCode::kGrammar, why);
     if (closed_) throw Error(ErrorCode::kIo, "The output was closed before the answer was complete.");
   }
 
@@ -58,6 +61,7 @@ class Chat {
 
   Pair& pair_;
   std::unique_ptr<Session> session_;
+  std::function<std::string()> failure_;  // of the grammar
   Utf8Buffer utf8_;
   std::string answer_;
   bool closed_ = false;

@@ -77,22 +77,6 @@ void ProgressLine::show(float share) {
   std::fputs(fmt::format("\r\033[K{} {} %{}", what_, percent, left).c_str(), stderr);
 }
 
-QuietStderr::QuietStderr() : saved_(dup(STDERR_FILENO)) {
-  std::fflush(stderr);
-  if (const int null = open("/dev/null", O_WRONLY | O_CLOEXEC); null >= 0) {
-    dup2(null, STDERR_FILENO);
-    close(null);
-  }
-}
-
-QuietStderr::~QuietStderr() {
-  std::fflush(stderr);
-  if (saved_ >= 0) {
-    dup2(saved_, STDERR_FILENO);
-    close(saved_);
-  }
-}
-
 std::string read_file(const std::string& path) {
   std::ifstream file;
   if (path != "-") {

@@ -39,16 +39,6 @@ class ProgressLine {
   int last_ = -1;
 };
 
-// Keeps stderr quiet while it lives: libllama's grammar parser prints its own report beside our sentence.
-class QuietStderr {
- public:
-  QuietStderr();
-  ~QuietStderr();
-
- private:
-  int saved_;
-};
-
 // Whole file, or standard input for "-". Throws Error(kIo); at most 64 MiB.
 std::string read_file(const std::string& path);
 

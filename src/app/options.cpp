@@ -146,8 +146,7 @@ SessionOptions ModelFlags::session(const Pair& loaded) const {
   SessionOptions o = session();
   if (grammar_file.empty() && grammar.empty()) return o;
   const std::string text = grammar_file.empty() ? grammar : read_file(grammar_file);
-  const QuietStderr quiet;
-  o.constraint = make_grammar(loaded.target(), text);
+  o.constraint = make_grammar(loaded.target(), text).constraint();
   return o;
 }
 

@@ -1,5 +1,6 @@
 #include "run.h"
 
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "../core/stopwatch.h"
@@ -24,6 +25,8 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
     r.margins.insert(r.margins.end(), v.acceptance.margin.begin(), v.acceptance.margin.end());
     if (recorder != nullptr) recorder->step(v);
   };
+  std::function<std::string()> failure;
+  if (options.constraint) failure = options.constraint->failure;
   Engine& engine = pair.engine();
   const auto session = engine.open(std::move(options));
   clock = {};
@@ -46,6 +49,7 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
   r.tokens.assign(session->generated().begin(), session->generated().end());
   r.stats = session->stats();
   r.finish = session->finish();
+  if (const std::string why = failure ? failure() : ""; !why.empty()) throw Error(ErrorCode::kGrammar, why);
   return r;
 }
 

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <sstream>
 
 #include "../server/service.h"
@@ -63,14 +62,6 @@ std::string choose_template(const Model& model, const std::string& wanted) {
   return "chatml";
 }
 
-// libllama's parser reports on stderr beside our sentence; two at once must not tread on each other's redirection.
-Constraint quiet_grammar(const Model& model, const std::string& gbnf) {
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
-  const QuietStderr quiet;
-  return make_grammar(model, gbnf);
-}
-
 server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
   const Model& m = pair.target();
   const std::string stem = std::filesystem::path(m.path()).stem().string();
@@ -97,7 +88,7 @@ server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
   out.apply_template = [&m, chat_template = out.chat_template](std::span<const ChatMessage> messages, bool add) {
     return m.apply_template(messages, add, chat_template);
   };
-  out.grammar = [&m](const std::string& gbnf) { return quiet_grammar(m, gbnf); };
+  out.grammar = [&m](const std::string& gbnf) { return make_grammar(m, gbnf); };
   return out;
 }
 

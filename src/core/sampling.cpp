@@ -77,6 +77,7 @@ Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::
     Choice c;
     float second = kLowest;
     c.token = arg_max(logits, &second);
+    if (!(logits[static_cast<std::size_t>(c.token)] > kLowest)) return {};
     c.margin = logits[static_cast<std::size_t>(c.token)] - second;
     if (!constraint || constraint->allows(c.token)) return c;
     candidates_.clear();

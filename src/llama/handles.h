@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,19 +20,20 @@ struct ModelDeleter {
 struct ContextDeleter {
   void operator()(llama_context* c) const { llama_free(c); }
 };
-struct SamplerDeleter {
-  void operator()(llama_sampler* s) const { llama_sampler_free(s); }
-};
 
 struct Model::Impl {
   ModelOptions options;
   std::unique_ptr<llama_model, ModelDeleter> model;
   const llama_vocab* vocab = nullptr;
+  std::once_flag stack_once;
+  std::size_t stack_per_character = 0;  // see tokenize.cpp
+  std::once_flag texts_once;
+  std::shared_ptr<const TokenTexts> texts;  // made when it is first needed
 };
 
-// Loads ggml's backends once and starts to keep libllama's messages instead of printing them. Thread safe.
+// Loads ggml's backends once and takes libllama's messages over (set_log). Thread safe.
 void start_llama();
-// libllama's error messages since the last call, in one line; empty if there were none. Thread safe.
+// libllama's error messages of this thread since the last call, in one line; empty if there were none.
 std::string take_llama_errors();
 
 // How many attention operations of any context the narrow backend left to ggml in exact mode so far; none if it would

@@ -9,22 +9,12 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 
 #include "../util/atomic_file.h"
 #include "handles.h"
 
 namespace gsd {
 namespace {
-
-std::mutex log_mutex;
-std::string log_errors;
-
-void keep_log(ggml_log_level level, const char* text, void*) {
-  if (level != GGML_LOG_LEVEL_ERROR) return;
-  const std::lock_guard lock(log_mutex);
-  if (log_errors.size() < 2000) log_errors += text;
-}
 
 [[noreturn]] void fail(ErrorCode code, std::string sentence) {
   const std::string details = take_llama_errors();
@@ -116,29 +106,6 @@ bool report_progress(float share, void* user) {
 
 }  // namespace
 
-void start_llama() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    llama_log_set(keep_log, nullptr);
-    llama_backend_init();
-    // Where ggml was built with its backends inside, nothing needs to be loaded.
-    if (std::strlen(GSD_BACKENDS_DIR) > 0) {
-      ggml_backend_load_all_from_path(GSD_BACKENDS_DIR);
-    } else if (ggml_backend_dev_count() == 0) {
-      ggml_backend_load_all();
-    }
-  });
-}
-
-std::string take_llama_errors() {
-  const std::lock_guard lock(log_mutex);
-  std::string out = std::move(log_errors);
-  log_errors.clear();
-  while (!out.empty() && out.back() == '\n') out.pop_back();
-  std::replace(out.begin(), out.end(), '\n', ' ');
-  return out;
-}
-
 Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   start_llama();
   check_file(options.path);
@@ -173,20 +140,6 @@ Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 
-std::vector<Token> Model::tokenize(std::string_view text, bool add_special, bool parse_special) const {
-  std::vector<Token> tokens(text.size() + 8);
-  const auto length = static_cast<std::int32_t>(text.size());
-  auto n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()),
-                          add_special, parse_special);
-  if (n < 0) {
-    tokens.resize(static_cast<std::size_t>(-static_cast<std::int64_t>(n)));
-    n = llama_tokenize(impl_->vocab, text.data(), length, tokens.data(), static_cast<std::int32_t>(tokens.size()),
-                       add_special, parse_special);
-  }
-  tokens.resize(static_cast<std::size_t>(std::max(0, n)));
-  return tokens;
-}
-
 std::string Model::piece(Token token, bool special) const {
   std::string out(32, '\0');
   auto n = llama_token_to_piece(impl_->vocab, token, out.data(), static_cast<std::int32_t>(out.size()), 0, special);
@@ -220,6 +173,9 @@ std::string Model::apply_template(std::span<const ChatMessage> messages, bool ad
   std::vector<llama_chat_message> list;
   std::size_t size = 256;
   for (const ChatMessage& m : messages) {
+    if (m.role.find('\0') != std::string::npos || m.content.find('\0') != std::string::npos)
+      throw Error(ErrorCode::kUsage,
+                  "A message holds a NUL character, which chat templates cannot carry; leave it out.");
     list.push_back({m.role.c_str(), m.content.c_str()});
     size += 2 * (m.role.size() + m.content.size());
   }
@@ -318,42 +274,17 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
   out.commit();
 }
 
-namespace {
-
-// libllama's parser recurses by nesting, without a bound.
-void check_grammar(const std::string& gbnf) {
-  constexpr std::size_t kMaxBytes = 1 << 20;
-  constexpr int kMaxNesting = 200;
-  const auto refuse = [](const char* why) {
-    throw Error(ErrorCode::kGrammar, std::string("The grammar ") + why + ".");
-  };
-  if (gbnf.find_first_not_of(" \t\r\n") == std::string::npos) refuse("is empty");
-  if (gbnf.size() > kMaxBytes) refuse("is larger than 1 MiB");
-  int nesting = 0;  // of all brackets, those inside strings too: more than enough for any honest grammar
-  for (const char c : gbnf) {
-    nesting += c == '(' ? 1 : c == ')' && nesting > 0 ? -1 : 0;
-    if (nesting > kMaxNesting) refuse("is nested more than 200 deep");
-  }
-}
-
-}  // namespace
-
-Constraint make_grammar(const Model& model, const std::string& gbnf) {
-  check_grammar(gbnf);
-  take_llama_errors();
-  std::shared_ptr<llama_sampler> grammar(llama_sampler_init_grammar(model.impl().vocab, gbnf.c_str(), "root"),
-                                         SamplerDeleter{});
-  if (!grammar) fail(ErrorCode::kGrammar, "The grammar does not parse; it needs a rule named root in GBNF.");
-  return Constraint{
-      [grammar](Token t) {
-        llama_token_data one{t, 0, 0};
-        llama_token_data_array list{&one, 1, -1, false};
-        llama_sampler_apply(grammar.get(), &list);
-        return one.logit == 0;
-      },
-      [grammar](Token t) { llama_sampler_accept(grammar.get(), t); },
-      [grammar] { llama_sampler_reset(grammar.get()); },
-  };
+Grammar make_grammar(const Model& model, std::string_view gbnf) {
+  Model::Impl& m = model.impl();
+  std::call_once(m.texts_once, [&] {
+    const auto texts = std::make_shared<TokenTexts>();
+    for (Token t = 0; t < model.n_vocab(); ++t) texts->add(model.piece(t), model.is_eog(t));
+    m.texts = texts;
+  });
+  return Grammar(gbnf, m.texts, [&](std::string_view name) -> std::optional<Token> {
+    const std::vector<Token> tokens = model.tokenize(name, false, true);
+    return tokens.size() == 1 ? std::optional(tokens[0]) : std::nullopt;
+  });
 }
 
 }  // namespace gsd

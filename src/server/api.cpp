@@ -108,6 +108,8 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
                     "start it with a larger --queue.",
                     choices_.size(), scheduler.capacity()),
         "n");
+  std::optional<Grammar> grammar;  // one for all choices
+  if (!request_.grammar.empty()) grammar = model.grammar(request_.grammar);
   std::vector<Job> jobs;
   for (std::size_t i = 0; i < choices_.size(); ++i) {
     const std::size_t n = static_cast<std::size_t>(request_.n);
@@ -118,7 +120,7 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
     o.max_tokens = request_.max_tokens;
     o.ignore_eog = request_.ignore_eos;
     o.reuse_prefix = request_.cache_prompt;
-    if (!request_.grammar.empty()) o.constraint = model.grammar(request_.grammar);
+    if (grammar) o.constraint = grammar->constraint();
     jobs.push_back(make_job(model, prompts[i / n], std::move(o),
                             {.stop = request_.stop, .logprobs = request_.logprobs, .trace = request_.trace},
                             static_cast<std::uint32_t>(i), channel_, cancelled_));

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <ctime>
+#include <optional>
 #include <utility>
 
 #include "gsd/topk.h"
@@ -46,39 +46,15 @@ std::deque<Event> Channel::take(std::chrono::milliseconds timeout) {
 
 namespace {
 
-double thread_cpu_ms() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return 1000 * static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e6;
-}
-
-// An ambiguous recursive grammar has ever more ways to read the same text, and every token costs more than the last.
-// `exhausted` is set, and nothing allowed any more, once one question takes longer than any honest grammar needs.
-Constraint bounded(Constraint inner, std::shared_ptr<bool> exhausted) {
-  constexpr double kMostMs = 50;
-  const auto timed = [exhausted](const auto& ask) {
-    const double begin = thread_cpu_ms();
-    ask();
-    if (thread_cpu_ms() - begin > kMostMs) *exhausted = true;
-  };
-  Constraint out;
-  out.allows = [timed, exhausted, allows = std::move(inner.allows)](Token t) {
-    bool good = false;
-    if (!*exhausted) timed([&] { good = allows(t); });
-    return good && !*exhausted;
-  };
-  out.advance = [timed, exhausted, advance = std::move(inner.advance)](Token t) {
-    if (!*exhausted) timed([&] { advance(t); });
-  };
-  out.reset = std::move(inner.reset);
-  return out;
-}
-
 // State of one choice. Everything but the channel belongs to the thread that steps the engine.
 class Generation {
  public:
-  Generation(const TextModel& model, GenerationOptions options, std::uint32_t choice, std::shared_ptr<Channel> channel)
+  Generation(const TextModel& model, const SessionOptions& session, GenerationOptions options, std::uint32_t choice,
+             std::shared_ptr<Channel> channel)
       : model_(model),
+        failure_(session.constraint ? session.constraint->failure : nullptr),
+        has_grammar_(session.constraint.has_value()),
+        has_bias_(!session.sampling.logit_bias.empty()),
         options_(std::move(options)),
         choice_(choice),
         channel_(std::move(channel)),
@@ -103,8 +79,6 @@ class Generation {
     if (!e.text.empty() || !e.tokens.empty() || e.trace) channel_->put(std::move(e));
   }
 
-  std::shared_ptr<bool> exhausted() const { return exhausted_; }
-
   void on_finish(const Outcome& outcome) noexcept {
     try {
       put_last(outcome);
@@ -114,6 +88,15 @@ class Generation {
   }
 
  private:
+  // Why no token could be drawn, unless the grammar is simply at its end.
+  std::optional<Error> no_token() const {
+    const std::string why = failure_ ? failure_() : "";
+    if (!why.empty()) return Error(ErrorCode::kGrammar, why);
+    if (has_grammar_) return std::nullopt;
+    if (has_bias_) return Error(ErrorCode::kUsage, "The logit_bias leaves no token that could be generated.");
+    return Error(ErrorCode::kBackend, "The model's scores are no numbers, so no token can be drawn; check its file.");
+  }
+
   struct Pending {
     TokenReport report;
     std::size_t end;  // bytes of text up to and with this token
@@ -124,11 +107,7 @@ class Generation {
     Event e = next_event();
     e.last = true;
     e.outcome = outcome;
-    if (*exhausted_) {
-      e.outcome.error = Error(ErrorCode::kGrammar,
-                              "The grammar is too ambiguous: following it took too long. Let alternatives differ in "
-                              "their first characters.");
-    }
+    if (e.outcome.finish == FinishReason::kConstraint && !e.outcome.error) e.outcome.error = no_token();
     e.stop = text_.stop();
     channel_->put(std::move(e));
   }
@@ -166,21 +145,22 @@ class Generation {
   }
 
   const TextModel& model_;
+  std::function<std::string()> failure_;  // of the grammar
+  bool has_grammar_;
+  bool has_bias_;
   GenerationOptions options_;
   std::uint32_t choice_;
   std::shared_ptr<Channel> channel_;
   TextStream text_;
   Stats stats_;
   std::deque<Pending> pending_;
-  std::shared_ptr<bool> exhausted_ = std::make_shared<bool>(false);
 };
 
 }  // namespace
 
 Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions session, GenerationOptions options,
              std::uint32_t choice, std::shared_ptr<Channel> channel, std::shared_ptr<std::atomic<bool>> cancelled) {
-  auto g = std::make_shared<Generation>(model, std::move(options), choice, std::move(channel));
-  if (session.constraint) session.constraint = bounded(std::move(*session.constraint), g->exhausted());
+  auto g = std::make_shared<Generation>(model, session, std::move(options), choice, std::move(channel));
   session.on_token = [g](Token t) { return g->on_token(t); };
   session.on_step = [g](const StepView& v) { g->on_step(v); };
   Job job;

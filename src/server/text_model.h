@@ -31,7 +31,7 @@ struct TextModel {
   std::function<std::string(Token token, bool special)> piece;  // see Model::piece
   std::function<bool(Token)> is_eog;
   std::function<std::string(std::span<const ChatMessage> messages, bool add_assistant)> apply_template;
-  std::function<Constraint(const std::string& gbnf)> grammar;  // see make_grammar
+  std::function<Grammar(const std::string& gbnf)> grammar;  // see make_grammar
 };
 
 }  // namespace gsd::server

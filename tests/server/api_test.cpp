@@ -208,7 +208,8 @@ TEST(Api, CachePromptIsHonoured) {
 TEST(Api, GrammarAndBiasRuleTheText) {
   Rig rig;
   rig.start();
-  const std::string digits = text_of(ask(rig.api, {{"prompt", "x"}, {"max_tokens", 30}, {"grammar", "digits"}}));
+  const std::string digits =
+      text_of(ask(rig.api, {{"prompt", "x"}, {"max_tokens", 30}, {"grammar", "root ::= [0-9]*"}}));
   EXPECT_FALSE(digits.empty());
   EXPECT_EQ(digits.find_first_not_of("0123456789"), std::string::npos);
   EXPECT_EQ(
@@ -223,16 +224,68 @@ TEST(Api, AGrammarThatExplodesEndsItsRequestOnly) {
   Rig rig;
   rig.start();
   const auto other = rig.api.completion(R"({"prompt": "abc", "max_tokens": 50, "ignore_eos": true})", false);
-  const Json body{{"prompt", "x"}, {"grammar", "slow"}, {"ignore_eos", true}};
+  std::string many = "root ::=";
+  for (int i = 0; i < 12000; ++i) many += " r" + std::to_string(i) + "?";
+  for (int i = 0; i < 12000; ++i)
+    many += "\nr" + std::to_string(i) + " ::= [a-z ] [a-z ] \"" + std::to_string(i) + "\"";
+  const Json body{{"prompt", "x"}, {"grammar", many}, {"ignore_eos", true}};
   try {
     ask(rig.api, body);
     FAIL() << "it was followed to the end of the context";
   } catch (const ApiError& e) {
     EXPECT_EQ(e.status(), 400);
-    EXPECT_THAT(e.what(), HasSubstr("too ambiguous"));
+    EXPECT_THAT(e.what(), HasSubstr("too much work"));
   }
   while (!other->finished()) other->advance(milliseconds(100));
   EXPECT_EQ(Json::parse(other->response())["usage"]["completion_tokens"], 50);
+}
+
+TEST(Api, ABiasThatBansEveryTokenIsAnErrorAndNoEndlessText) {
+  Rig rig;
+  rig.start();
+  Json bias = Json::array();
+  for (int t = 0; t < 128; ++t) bias.push_back({t, false});
+  for (const double temperature : {0.0, 1.0}) {
+    const Json body{{"prompt", "x"}, {"max_tokens", 5}, {"temperature", temperature}, {"logit_bias", bias}};
+    try {
+      ADD_FAILURE() << ask(rig.api, body);
+    } catch (const ApiError& e) {
+      EXPECT_EQ(e.status(), 400);
+      EXPECT_THAT(e.what(), HasSubstr("logit_bias leaves no token"));
+    }
+  }
+}
+
+TEST(Api, AStructuredRequestOfManyChoicesAndManyStrings) {
+  Rig rig;
+  rig.start();
+  Json list = Json::array();
+  for (int i = 0; i < 20000; ++i) list.push_back("item " + std::to_string(7919 * i));
+  const Json answer = ask(rig.api, {{"prompt", "x"}, {"n", 3}, {"max_tokens", 40}, {"json_schema", {{"enum", list}}}});
+  for (const Json& c : answer["choices"]) {
+    const std::string text = c["text"];
+    const std::size_t begin = text.find('"');
+    ASSERT_NE(begin, std::string::npos);
+    EXPECT_THAT(text.substr(begin), testing::StartsWith("\"item "));
+    if (c["finish_reason"] == "stop") {
+      EXPECT_NE(std::find(list.begin(), list.end(), Json::parse(text)), list.end());
+    }
+  }
+}
+
+// 40 levels of "one of two equal things".
+TEST(Api, ASchemaThatDoublesIsFollowed) {
+  Rig rig;
+  rig.start();
+  Json defs = Json::object();
+  for (int i = 0; i < 40; ++i) {
+    const Json next{{"$ref", "#/$defs/d" + std::to_string(i + 1)}};
+    defs["d" + std::to_string(i)] = {{"anyOf", {next, next}}};
+  }
+  defs["d40"] = {{"const", "deep"}};
+  const Json schema{{"$defs", defs}, {"$ref", "#/$defs/d0"}};
+  EXPECT_THAT(text_of(ask(rig.api, {{"prompt", "x"}, {"max_tokens", 40}, {"json_schema", schema}})),
+              HasSubstr("\"deep\""));
 }
 
 TEST(Api, RefusesInOpenAisTerms) {
@@ -258,6 +311,8 @@ TEST(Api, RefusesInOpenAisTerms) {
   refused({{"prompt", "x"}, {"grammar", "root ::= ("}}, 400, "");
   refused({{"prompt", "x"}, {"n", 2}}, 400, "");  // never, not "try again later"
   refused({{"prompt", {"x", "y"}}}, 400, "");
+  refused({{"prompt", "x"}, {"grammar", "root ::= \"a\"{5,3}"}}, 400, "");
+  refused({{"prompt", "x"}, {"grammar", std::string("root ::= \"a\"\0 \"b\"", 17)}}, 400, "");
   const auto first = rig.api.completion(R"({"prompt": "x", "model": "other-name", "max_tokens": 3})", false);
   refused({{"prompt", "x"}}, 503, "queue_full");
 }

@@ -158,7 +158,9 @@ test("a second turn reuses the first one's memory", async () => {
 
 test("grammars made to explode end in bounded time and the server goes on", async () => {
   const bombs = ["root ::= " + "(".repeat(5000) + "\"a\"" + ")".repeat(5000), "root ::= root \"a\" | \"b\"", "root ::= ((((\"a\"{1000}){1000}){1000}){1000}){1000}",
-    "root ::= \"a\" root x | \"a\" root y | \"b\"\nx ::= \"c\"\ny ::= \"d\"", "root ::= " + "\"a\" | ".repeat(40000) + "\"b\""];
+    "root ::= \"a\" root x | \"a\" root y | \"b\"\nx ::= \"c\"\ny ::= \"d\"", "root ::= " + "\"a\" | ".repeat(40000) + "\"b\"",
+    "root ::= \"a\"{5,3}", "root ::= r0\n" + [...Array(40).keys()].map((i) => `r${i} ::= r${i + 1} | r${i + 1}\n`).join("") + "r40 ::= \"a\"",
+    "root ::= " + [...Array(8000).keys()].map((i) => `r${i}?`).join(" ") + [...Array(8000).keys()].map((i) => `\nr${i} ::= [a-z]`).join("")];
   for (const grammar of bombs) {
     const answer = await client.completions.create({model: "toy-target", prompt: "a", max_tokens: 300, temperature: 0, logit_bias: {}, grammar}, {timeout: 60000}).then((c) => c.choices[0].finish_reason, (e) => e);
     assert.ok(typeof answer === "string" || answer instanceof OpenAI.APIError, `${grammar.slice(0, 40)}: ${answer}`);

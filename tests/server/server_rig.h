@@ -56,21 +56,9 @@ inline TextModel ascii_model(int n_ctx) {
     for (const ChatMessage& c : messages) out += "<" + c.role + ">" + c.content;
     return out + (add_assistant ? "<assistant>" : "");
   };
-  // "digits": nothing but digits, then the end. "slow": a grammar that takes twice as long with every token.
-  m.grammar = [](const std::string& gbnf) {
-    if (gbnf == "slow") {
-      const auto rounds = std::make_shared<std::int64_t>(1000);
-      return Constraint{[](Token) { return true; },
-                        [rounds](Token) {
-                          *rounds *= 2;
-                          volatile std::int64_t i = 0;
-                          while (i < *rounds) i = i + 1;
-                        },
-                        {}};
-    }
-    if (gbnf != "digits") throw Error(ErrorCode::kGrammar, "The grammar does not parse.");
-    return Constraint{[](Token t) { return t == 0 || (t >= '0' && t <= '9'); }, [](Token) {}, {}};
-  };
+  auto texts = std::make_shared<TokenTexts>();
+  for (Token t = 0; t < 128; ++t) texts->add(m.piece(t, false), t == 0);
+  m.grammar = [texts](const std::string& gbnf) { return Grammar(gbnf, texts); };
   return m;
 }
 

@@ -27,6 +27,7 @@ struct Model::Impl {
   ModelOptions options;
   std::unique_ptr<llama_model, ModelDeleter> model;
   const llama_vocab* vocab = nullptr;
+  int learned_positions = 0;  // rows of its table of positions, which libllama reads without a check; 0 = it has none
 };
 
 // Loads ggml's backends once and starts to keep libllama's messages instead of printing them. Thread safe.

@@ -6,7 +6,7 @@
 #   --dynamic-linker        the loader itself, an absolute path
 #   --disable-new-dtags     DT_RPATH instead of DT_RUNPATH: it also serves the libraries' own dependencies
 #   --no-as-needed          libllama has a RUNPATH of its own, which switches our DT_RPATH off for what it needs; those
-#                           libraries (libm, libgomp, ggml) are thus loaded by the program itself
+#                           libraries (libm, libgomp, libstdc++, ggml) are thus loaded by the program itself
 #   --allow-shlib-undefined the linker sees the system's C library, which lacks the newer symbols
 # Everything stands in link options rather than link libraries, so that CMake does not manage the RPATH and an installed
 # program keeps it.
@@ -34,5 +34,5 @@ function(gsd_add_prefix_llama prefix)
                INTERFACE_LINK_DEPENDS "${libllama}"
                INTERFACE_LINK_OPTIONS
                "LINKER:--dynamic-linker,${loader};LINKER:--disable-new-dtags,-rpath,${dir};LINKER:--allow-shlib-undefined;\
-SHELL:-Wl,--push-state,--no-as-needed ${libraries} -Wl,--pop-state")
+SHELL:-Wl,--push-state,--no-as-needed ${libraries} -lstdc++ -Wl,--pop-state")
 endfunction()

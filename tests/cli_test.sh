@@ -26,6 +26,7 @@ expect() {
 }
 
 pair=(-m "$target" -d "$draft")
+echo '{"kind": "help", "prompt": "# tar"}' >"$dir/one.jsonl"
 
 echo "== bad models"
 expect 3 "^gsd: .*cannot be opened" generate -m "$dir/none.gguf" -p x
@@ -42,6 +43,36 @@ expect 3 "^gsd: " generate -m "$dir/folder.gguf" -p x
 expect 4 "^gsd: .*makes embeddings" generate -m "$dir/embedding.gguf" -p x
 "$edit_gguf" "$draft" "$dir/pooling.gguf" llama.pooling_type u32 1
 expect 4 "^gsd: .*makes embeddings" generate -m "$target" -d "$dir/pooling.gguf" -p x
+echo "== files of another kind"
+# kind PATTERN [--drop PREFIX] [KEY TYPE VALUE]...: one sentence that says what the file is, as a target and as a draft.
+kind() {
+  "$edit_gguf" "$draft" "$dir/kind.gguf" "${@:2}" || fail "edit_gguf ${*:2}"
+  expect 4 "^gsd: .*kind.gguf' .*$1" generate -m "$dir/kind.gguf" -p x
+  expect 4 "^gsd: .*kind.gguf' .*$1" generate -m "$target" -d "$dir/kind.gguf" -p x
+}
+kind "LoRA adapter.*llama-export-lora" general.type str adapter
+kind "LoRA adapter" adapter.type str lora
+kind "importance matrix.*--imatrix" general.type str imatrix general.architecture del -
+kind "importance matrix" imatrix.chunk_count u32 1
+kind "control vector.*--control-vector" general.architecture str controlvector
+kind "reads images or sound.*--mmproj" general.architecture str clip
+kind "reads images or sound" general.type str mmproj
+kind "part 2 of 3 .*-00001-of-00003.gguf" split.no u16 1 split.count u16 3
+kind "EAGLE-3 head.*--draft" general.architecture str eagle3
+kind "DFlash drafter.*--draft" general.architecture str dflash
+kind "only the MTP layers.*--draft" --drop blk.0. llama.nextn_predict_layers u32 1
+kind "vocabulary and no weights" --drop ""
+# Keys of other types than theirs are not read as what they are not.
+for key in general.type general.architecture split.no split.count llama.nextn_predict_layers llama.block_count; do
+  for value in "str 1" "f32 1" "bool true" "u16 7"; do
+    # shellcheck disable=SC2086
+    "$edit_gguf" "$draft" "$dir/odd.gguf" $key $value
+    "$gsd" generate -m "$dir/odd.gguf" -p x -n 1 --no-profile >"$dir/out" 2>"$dir/err"
+    code=$?
+    [ $code = 0 ] || [ $code = 3 ] || [ $code = 4 ] || fail "exit code $code with $key $value: $(cat "$dir/err")"
+  done
+done
+
 "$edit_gguf" "$draft" "$dir/heads.gguf" llama.attention.head_count u32 0
 expect 3 "^gsd: " generate -m "$dir/heads.gguf" -p x
 "$edit_gguf" "$draft" "$dir/layers.gguf" llama.block_count u32 4000000000
@@ -67,6 +98,32 @@ expect 2 "maybe not in" generate "${pair[@]}" -p x --mmap maybe
 expect 2 "" generate "${pair[@]}" -p x --no-such-flag
 expect 2 "" frobnicate
 expect 2 "" 
+
+echo "== a context larger than the model was trained for"
+# context PATTERN ARGS...: what stands on stderr; "" = nothing about a context.
+context() {
+  "$gsd" "${@:2}" >"$dir/out" 2>"$dir/err" </dev/null
+  if [ -n "$1" ]; then
+    grep -Eq "^gsd: note: .*$1" "$dir/err" && [ "$(grep -c "^gsd: note: the context" "$dir/err")" = 1 ] || fail "no '$1': gsd ${*:2} said: $(cat "$dir/err")"
+  else
+    grep -q "note: the context" "$dir/err" && fail "gsd ${*:2} said: $(cat "$dir/err")"
+  fi
+}
+# 1,024 tokens by training; the draft is allowed to be shorter than the target without a second line.
+context "context of 2048 tokens is larger than the 1024 .*target" generate "${pair[@]}" -p x -n 1 -c 2048 --no-profile
+context "larger than the 1024" inspect "${pair[@]}" -c 2048 --no-profile
+context "larger than the 1024" bench "${pair[@]}" -c 2048 --prompts "$dir/one.jsonl" --modes plain -n 1 --repetitions 1 --no-profile
+context "" generate "${pair[@]}" -p x -n 1 -c 1024 --no-profile
+scaled() { "$edit_gguf" "$target" "$dir/scaled.gguf" "$@"; }
+scaled llama.rope.scaling.type str yarn llama.rope.scaling.factor f32 2 llama.rope.scaling.original_context_length u32 1024
+context "" generate -m "$dir/scaled.gguf" -p x -n 1 -c 2048 --no-profile
+context "larger than the 2048" generate -m "$dir/scaled.gguf" -p x -n 1 -c 2049 --no-profile
+scaled llama.rope.scaling.type str none llama.rope.scaling.factor f32 2
+context "larger than the 1024" generate -m "$dir/scaled.gguf" -p x -n 1 -c 2048 --no-profile
+scaled llama.rope.scaling.type str linear llama.rope.scaling.factor f32 nan
+context "larger than the 1024" generate -m "$dir/scaled.gguf" -p x -n 1 -c 2048 --no-profile
+"$edit_gguf" "$draft" "$dir/short.gguf" llama.context_length u32 512
+context "context of 1024 tokens is larger than the 512 .*draft" generate -m "$target" -d "$dir/short.gguf" -p x -n 1 -c 1024 --no-profile
 
 echo "== bad input"
 expect 11 "^gsd: .*cannot be opened" generate "${pair[@]}" -f "$dir/none.txt"
@@ -134,6 +191,9 @@ grep -q "plain decoding: " "$dir/err" || fail "no comparison"
 grep -q "fit together" "$dir/out" || fail "inspect says nothing of the pair"
 grep -q "cost profile: cached" "$dir/out" || fail "the cost profile was not cached: $(cat "$dir/out")"
 "$gsd" inspect -m "$target" --json | grep -q '"fits": true' || fail "inspect --json"
+grep -q "llama 5.9M Q8_0" "$dir/out" && grep -q "llama 903K Q8_0" "$dir/out" || fail "inspect does not say how large the models are: $(cat "$dir/out")"
+"$edit_gguf" "$target" "$dir/bare.gguf" general.size_label del - general.name del -
+"$gsd" inspect -m "$dir/bare.gguf" | grep -q "llama 5.9M Q8_0" || fail "no number of parameters where the file names none"
 echo "damaged" >"$dir/cache/gsd/profiles.json"
 "$gsd" inspect "${pair[@]}" 2>&1 | grep -q "cost profile: measured" || fail "a damaged cache is not made anew"
 echo "== profiles: nested absurdly, written by many at once, on a full disk"

@@ -1,26 +1,60 @@
-// Copies a GGUF file with one metadata value set: edit_gguf IN OUT KEY str|bool|u32 VALUE. For tests of odd models.
+// Copies a GGUF file with metadata set: edit_gguf IN OUT [--drop PREFIX] [KEY str|bool|u16|u32|f32|del VALUE]...
+// --drop leaves out the tensors whose names begin so ("" = all). The others keep their bytes. For tests of odd files.
 #include <ggml.h>
 #include <gguf.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
+#include <string_view>
+
+namespace {
+
+bool set(gguf_context* file, const char* key, std::string_view type, const char* value) {
+  if (type == "str") {
+    gguf_set_val_str(file, key, value);
+  } else if (type == "bool") {
+    gguf_set_val_bool(file, key, std::strcmp(value, "true") == 0);
+  } else if (type == "u16") {
+    gguf_set_val_u16(file, key, static_cast<std::uint16_t>(std::strtoul(value, nullptr, 10)));
+  } else if (type == "u32") {
+    gguf_set_val_u32(file, key, static_cast<std::uint32_t>(std::strtoul(value, nullptr, 10)));
+  } else if (type == "f32") {
+    gguf_set_val_f32(file, key, std::strtof(value, nullptr));
+  } else if (type == "del") {
+    gguf_remove_key(file, key);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 6) return std::fputs("usage: edit_gguf IN OUT KEY str|bool|u32 VALUE\n", stderr), 2;
+  const char* drop = nullptr;
+  int first = 3;
+  if (argc > 4 && std::strcmp(argv[3], "--drop") == 0) {
+    drop = argv[4];
+    first = 5;
+  }
+  if (argc < 3 || (argc - first) % 3 != 0)
+    return std::fputs("usage: edit_gguf IN OUT [--drop PREFIX] [KEY TYPE VALUE]...\n", stderr), 2;
   ggml_context* tensors = nullptr;
   gguf_context* in = gguf_init_from_file(argv[1], {.no_alloc = false, .ctx = &tensors});
   if (in == nullptr) return 1;
   gguf_context* file = gguf_init_empty();
   gguf_set_kv(file, in);
-  for (std::int64_t i = 0; i < gguf_get_n_tensors(in); ++i)
-    gguf_add_tensor(file, ggml_get_tensor(tensors, gguf_get_tensor_name(in, i)));
-  const std::string type = argv[4];
-  if (type == "str") gguf_set_val_str(file, argv[3], argv[5]);
-  if (type == "bool") gguf_set_val_bool(file, argv[3], std::string(argv[5]) == "true");
-  if (type == "u32") gguf_set_val_u32(file, argv[3], static_cast<std::uint32_t>(std::strtoul(argv[5], nullptr, 10)));
-  const bool ok = gguf_write_to_file(file, argv[2], false);
+  for (std::int64_t i = 0; i < gguf_get_n_tensors(in); ++i) {
+    const char* name = gguf_get_tensor_name(in, i);
+    if (drop == nullptr || !std::string_view(name).starts_with(drop))
+      gguf_add_tensor(file, ggml_get_tensor(tensors, name));
+  }
+  bool ok = true;
+  for (int i = first; i < argc; i += 3) ok = set(file, argv[i], argv[i + 1], argv[i + 2]) && ok;
+  ok = gguf_write_to_file(file, argv[2], false) && ok;
   gguf_free(file);
   gguf_free(in);
   ggml_free(tensors);

@@ -39,8 +39,12 @@ def gguf_name(name: str) -> str:
     return {"embed": "token_embd.weight", "norm": "output_norm.weight"}[parts[0]]
 
 
-def write_header(writer: gguf.GGUFWriter, config: models.Config, name: str, file_type: int) -> None:
+def write_header(writer: gguf.GGUFWriter, config: models.Config, name: str, parameters: int, file_type: int) -> None:
+    writer.add_type("model")
     writer.add_name(name)
+    writer.add_size_label(gguf.size_label(parameters, 0, 0, 0))
+    writer.add_license("mit")
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(file_type)
     writer.add_vocab_size(config.vocab)
     writer.add_context_length(config.context)
@@ -72,7 +76,7 @@ def write_tokenizer(writer: gguf.GGUFWriter, path: Path, vocab_size: int) -> Non
 def export(model: models.Llama, tokenizer: Path, out: Path, name: str, form: str) -> None:
     kind, file_type = FORMATS[form]
     writer = gguf.GGUFWriter(out, "llama")
-    write_header(writer, model.config, name, file_type)
+    write_header(writer, model.config, name, sum(p.numel() for p in model.parameters()), file_type)
     write_tokenizer(writer, tokenizer, model.config.vocab)
     for key, w in model.state_dict().items():
         data = w.float().numpy()

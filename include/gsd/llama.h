@@ -28,8 +28,9 @@ void set_log(LogCallback callback);
 
 struct NarrowOptions {
   bool enabled = true;
-  bool exact = false;  // take every product of up to 512 tokens, so that the bits of a token do not depend on the others
-  bool gpu = false;    // some layers are on a GPU: attention of single tokens stays with ggml
+  bool exact =
+      false;         // take every product of up to 512 tokens, so that the bits of a token do not depend on the others
+  bool gpu = false;  // some layers are on a GPU: attention of single tokens stays with ggml
 };
 // Our backend for narrow matrix products and attention on CPUs, as one user of it wants it, from construction to
 // destruction. Construct it before the model is loaded and the contexts are made. Its settings belong to the process:
@@ -98,11 +99,13 @@ class Model {
 
   int n_vocab() const;
   int n_ctx_train() const;
+  // Positions that it was trained for, or more where the file asks for scaled positions (linear, YaRN, LongRoPE).
+  int n_ctx_trusted() const;
   int n_layers() const;
   int n_embd() const;
   std::uint64_t n_params() const;
   std::uint64_t n_bytes() const;    // of all tensors
-  std::string description() const;  // architecture, size and format in words
+  std::string description() const;  // architecture, size and format: "llama 41M Q8_0"
   std::string architecture() const;
   std::string format() const;  // "Q8_0", "BF16", …
   const std::string& path() const;
@@ -118,9 +121,14 @@ class Model {
 // the end fit. Names the first tokens that differ.
 std::string pair_mismatch(const Model& target, const Model& draft);
 
-// True if every width gives the same bits on the CPU with this format (`--exact`): with ggml's own kernels, or with the
-// narrow backend.
-bool format_is_width_invariant(const Model& model, bool narrow);
+// A clause on a context of `n_ctx` positions that is larger than what the models are to be trusted with; empty if it is
+// not. `draft` may be null.
+std::string context_warning(const Model& target, const Model* draft, int n_ctx);
+
+// What stands against every width giving the same bits on a CPU (`--exact`): the kinds of tensors whose products are
+// not known to, as "experts in q4_K, weights in iq4_xs". Empty if nothing does. `narrow`: with the narrow backend.
+// Reads the model's files.
+std::string width_obstacles(const Model& model, bool narrow);
 
 // Writes to `path` the model without the layers that are not in `keep` (ascending, each in [0, n_layers)): a draft made
 // out of the target itself. The file appears only when it is complete.

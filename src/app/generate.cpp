@@ -61,12 +61,6 @@ int generate(const GenerateFlags& flags) {
   flags.model.session();  // complain about parameters before the models are loaded
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
   Pair pair = load_pair(flags.model);
-  if (flags.model.pair.engine.exact && !format_is_width_invariant(pair.target(), !pair.narrow().empty())) {
-    std::fprintf(stderr,
-                 "gsd: note: %s weights round differently at different widths, so --exact cannot promise plain "
-                 "decoding's bits.\n",
-                 pair.target().format().c_str());
-  }
   const std::vector<Token> prompt = pair.target().tokenize(text, true, false);
   std::unique_ptr<Recorder> recorder;
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);

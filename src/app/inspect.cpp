@@ -26,7 +26,7 @@ json model_json(const Model& m, bool narrow) {
           {"vocabulary", m.n_vocab()},
           {"context_trained", m.n_ctx_train()},
           {"chat_template", !m.chat_template().empty()},
-          {"exact", format_is_width_invariant(m, narrow)}};
+          {"exact", width_obstacles(m, narrow).empty()}};
 }
 
 json cost_json(const CostModel& c) {
@@ -40,9 +40,10 @@ void print_model(const char* role, const Model& m, bool narrow) {
       "{}: {}\n  {}, {:.1f}M parameters, {:.1f} MB, {} layers of width {}, vocabulary {}, trained for {} tokens\n",
       role, m.path(), m.description(), static_cast<double>(m.n_params()) / 1e6, static_cast<double>(m.n_bytes()) / 1e6,
       m.n_layers(), m.n_embd(), m.n_vocab(), m.n_ctx_train()));
+  const std::string obstacles = width_obstacles(m, narrow);
   print(fmt::format("  chat template: {}; same bits at every width on a CPU (--exact): {}\n",
                     m.chat_template().empty() ? "none" : "yes",
-                    format_is_width_invariant(m, narrow) ? "yes" : "not promised"));
+                    obstacles.empty() ? "yes" : "not promised, because of " + obstacles));
 }
 
 void print_cost(const char* what, const CostModel& c) {

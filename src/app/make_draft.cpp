@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "../core/stopwatch.h"
@@ -39,7 +40,8 @@ class Search {
  public:
   Search(const MakeDraftFlags& flags, const Model& target)
       : flags_(flags), target_(target), context_(flags.model.pair.context), scratch_(flags.out + ".candidate") {
-    if (context_.n_ctx == 0) context_.n_ctx = std::clamp(target.n_ctx_train(), 16, 1024);
+    // Beyond what the target was trained for there is nothing to be learned.
+    context_.n_ctx = std::clamp(target.n_ctx_train(), 16, context_.n_ctx == 0 ? 1024 : std::max(16, context_.n_ctx));
     if (flags.prompts.empty()) {
       for (const std::string& p : kPrompts) prompts_.push_back(target.tokenize(p, true, false));
     } else {
@@ -67,6 +69,16 @@ class Search {
   };
 
   const Score& plain() const { return plain_; }
+
+  // As measure(), or none if what is left is no model that can be run: some layers cannot do without others.
+  std::optional<Score> try_to_measure(const std::vector<int>& keep, const Score& best) {
+    try {
+      return measure(keep, best);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kModelFile && e.code() != ErrorCode::kModelUnsupported) throw;
+      return std::nullopt;
+    }
+  }
 
   // Median of three runs; of one where that is clearly slower than `best`.
   Score measure(const std::vector<int>& keep, const Score& best) {
@@ -148,10 +160,13 @@ class Climb {
   Climb(Search& search, int n_layers) : search_(search), n_layers_(n_layers) {}
 
   std::vector<int> run() {
-    consider(spread(std::max(2, n_layers_ / 2)));  // whatever the budget: there must be a result
-    for (const int quarters : {1, 3}) {
-      if (!search_.out_of_time()) consider(spread(std::max(2, n_layers_ * quarters / 4)));
+    for (const int quarters : {2, 1, 3}) {  // whatever the budget: there must be a result
+      if (best_.empty() || !search_.out_of_time()) consider(spread(std::max(2, n_layers_ * quarters / 4)));
     }
+    if (best_.empty())
+      throw Error(
+          ErrorCode::kModelUnsupported,
+          "No draft can be made of this target: libllama does not run it without the layers that were left out.");
     // `since`: layers tried since the last improvement; once all have been, this is a local optimum.
     for (int layer = 0, since = 0; since < n_layers_ && !search_.out_of_time(); layer = (layer + 1) % n_layers_) {
       since = consider(changed(layer)) ? 0 : since + 1;
@@ -180,7 +195,13 @@ class Climb {
 
   bool consider(const std::vector<int>& layers) {
     if (layers.empty() || static_cast<int>(layers.size()) == n_layers_ || !seen_.insert(layers).second) return false;
-    const Search::Score score = search_.measure(layers, best_score_);
+    const auto measured = search_.try_to_measure(layers, best_score_);
+    if (!measured) {
+      fmt::print("{:4.0f} s  {:>2} layers, {}: cannot be run without the others\n", search_.seconds(), layers.size(),
+                 list(layers));
+      return false;
+    }
+    const Search::Score& score = *measured;
     const bool wins = best_.empty() || score.better_than(best_score_);
     print(fmt::format("{:4.0f} s  {:>2} layers, {}: {:.1f} tokens/s {}, {:.2f} per step{}\n", search_.seconds(),
                       layers.size(), list(layers), score.tokens_per_second,
@@ -220,7 +241,13 @@ int make_draft(const MakeDraftFlags& flags) {
                     plain.tokens_per_second));
   if (keep.empty()) keep = Climb(search, target.n_layers()).run();
   if (interrupted()) return kExitInterrupted;
-  const Search::Score final_score = search.measure(keep, {.gains = true});
+  const auto measured = search.try_to_measure(keep, {.gains = true});
+  if (!measured) {
+    if (!flags.keep.empty()) std::remove(flags.out.c_str());
+    throw Error(ErrorCode::kModelUnsupported,
+                fmt::format("libllama does not run the target with layers {} alone; keep others too.", list(keep)));
+  }
+  const Search::Score& final_score = *measured;
   if (flags.keep.empty()) write_pruned(target, keep, flags.out);
   print(fmt::format("\n'{}' keeps layers {} of {}: {:.1f} tokens/s ({:.2f}x plain), {:.2f} tokens per step; {:.0f} s\n",
                     flags.out, list(keep), target.n_layers(), final_score.tokens_per_second,

@@ -159,12 +159,24 @@ Pair load_pair(const ModelFlags& flags, bool cancel_passes) {
       flags.no_history) {
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
   }
-  ProgressLine line("Loading");
-  options.progress = [&](float share) {
-    line.show(share);
-    return !interrupted();
-  };
-  return Pair(options);
+  Pair pair = [&] {
+    ProgressLine line("Loading");
+    options.progress = [&](float share) {
+      line.show(share);
+      return !interrupted();
+    };
+    return Pair(options);
+  }();
+  const std::string warning = context_warning(pair.target(), pair.draft(), pair.n_ctx());
+  if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);
+  const std::string obstacles =
+      options.engine.exact ? width_obstacles(pair.target(), !pair.narrow().empty()) : std::string();
+  if (!obstacles.empty())
+    fmt::print(stderr,
+               "gsd: note: --exact cannot promise plain decoding's bits for this model: {} round differently at "
+               "different widths.\n",
+               obstacles);
+  return pair;
 }
 
 }  // namespace gsd::app

@@ -29,6 +29,7 @@ struct Model::Impl {
   std::size_t stack_per_character = 0;  // see tokenize.cpp
   std::once_flag texts_once;
   std::shared_ptr<const TokenTexts> texts;  // made when it is first needed
+  int learned_positions = 0;  // rows of its table of positions, which libllama reads without a check; 0 = it has none
 };
 
 // Loads ggml's backends once and takes libllama's messages over (set_log). Thread safe.

@@ -1,5 +1,4 @@
 #include <ggml-backend.h>
-#include <gguf.h>
 
 #include <algorithm>
 #include <array>
@@ -10,7 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "../util/atomic_file.h"
+#include "gguf_file.h"
 #include "handles.h"
 
 namespace gsd {
@@ -35,22 +34,21 @@ void check_file(const std::string& path) {
   }
 }
 
-// Values that libllama asserts on instead of refusing the file.
-void check_metadata(const std::string& path) {
+// Refuses files of other kinds, and values that libllama asserts on. Returns the rows of its table of positions.
+int check_metadata(const std::string& path) {
   constexpr std::uint64_t kMaxLayers = 512;
-  const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(
-      gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}), gguf_free);
-  if (!file) return;  // libllama will say what is wrong
-  const auto arch = gguf_find_key(file.get(), "general.architecture");
-  if (arch < 0 || gguf_get_kv_type(file.get(), arch) != GGUF_TYPE_STRING) return;
-  const auto layers =
-      gguf_find_key(file.get(), (std::string(gguf_get_val_str(file.get(), arch)) + ".block_count").c_str());
-  if (layers < 0 || gguf_get_kv_type(file.get(), layers) != GGUF_TYPE_UINT32) return;
-  const std::uint64_t n = gguf_get_val_u32(file.get(), layers);
-  if (n == 0 || n > kMaxLayers) {
+  const auto file = GgufFile::open(path);
+  if (!file) return 0;  // libllama will say what is wrong
+  if (const std::string what = not_a_language_model(*file); !what.empty())
+    throw Error(ErrorCode::kModelUnsupported, "'" + path + "' " + what);
+  const auto layers = file->number(file->of("block_count"));
+  if (layers && (*layers == 0 || *layers > kMaxLayers)) {
     throw Error(ErrorCode::kModelFile,
-                "The model '" + path + "' cannot be loaded; it claims to have " + std::to_string(n) + " layers.");
+                "The model '" + path + "' cannot be loaded; it claims to have " + std::to_string(*layers) + " layers.");
   }
+  for (const GgufFile::Tensor& t : file->tensors())
+    if (t.name == "position_embd.weight") return static_cast<int>(std::min<std::int64_t>(t.shape[1], 1 << 30));
+  return 0;
 }
 
 // At most a quarter of the free memory. The parts of a split model do not say how large the others are.
@@ -71,6 +69,17 @@ bool is_small(const std::string& path) {
 std::string meta(const llama_model* model, const std::string& key) {
   std::array<char, 256> value{};
   return llama_model_meta_val_str(model, key.c_str(), value.data(), value.size()) < 0 ? "" : value.data();
+}
+
+// Two digits, as in "5.9M", "41M", "7.2B".
+std::string short_number(std::uint64_t n) {
+  double value = static_cast<double>(n);
+  std::size_t unit = 0;
+  constexpr std::array kUnits{"", "K", "M", "B", "T"};
+  for (; value >= 999.5 && unit + 1 < kUnits.size(); ++unit) value /= 1000;
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), value < 9.95 && unit > 0 ? "%.1f%s" : "%.0f%s", value, kUnits.at(unit));
+  return text.data();
 }
 
 void check_usable(const llama_model* model, const std::string& path) {
@@ -109,7 +118,7 @@ bool report_progress(float share, void* user) {
 Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   start_llama();
   check_file(options.path);
-  check_metadata(options.path);
+  impl_->learned_positions = check_metadata(options.path);
   impl_->options = options;
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options.gpu_layers < 0 ? 999 : options.gpu_layers;
@@ -198,6 +207,16 @@ std::string Model::apply_template(std::span<const ChatMessage> messages, bool ad
 
 int Model::n_vocab() const { return llama_vocab_n_tokens(impl_->vocab); }
 int Model::n_ctx_train() const { return llama_model_n_ctx_train(impl_->model.get()); }
+int Model::n_ctx_trusted() const {
+  const llama_model* m = impl_->model.get();
+  const auto value = [&](const char* key) { return meta(m, architecture() + ".rope.scaling." + key); };
+  const std::string type = value("type");
+  if (type != "linear" && type != "yarn" && type != "longrope") return n_ctx_train();
+  const double factor = std::strtod(value("factor").c_str(), nullptr);
+  const double original = std::strtod(value("original_context_length").c_str(), nullptr);
+  const double scaled = factor * (original > 0 ? original : n_ctx_train());
+  return scaled > n_ctx_train() && scaled <= (1 << 30) ? static_cast<int>(scaled) : n_ctx_train();
+}
 int Model::n_layers() const { return llama_model_n_layer(impl_->model.get()); }
 int Model::n_embd() const { return llama_model_n_embd(impl_->model.get()); }
 std::uint64_t Model::n_params() const { return llama_model_n_params(impl_->model.get()); }
@@ -206,10 +225,10 @@ std::string Model::architecture() const { return meta(impl_->model.get(), "gener
 std::string Model::format() const { return llama_ftype_name(llama_model_ftype(impl_->model.get())); }
 const std::string& Model::path() const { return impl_->options.path; }
 
+// libllama's own description knows a size only for shapes it has seen ("llama ?B Q8_0").
 std::string Model::description() const {
-  std::array<char, 256> text{};
-  llama_model_desc(impl_->model.get(), text.data(), text.size());
-  return text.data();
+  const std::string label = meta(impl_->model.get(), "general.size_label");
+  return architecture() + " " + (label.empty() ? short_number(n_params()) : label) + " " + format();
 }
 
 std::string pair_mismatch(const Model& target, const Model& draft) {
@@ -230,48 +249,15 @@ std::string pair_mismatch(const Model& target, const Model& draft) {
   return std::to_string(count) + " of " + std::to_string(common) + " tokens differ, the first are " + differing;
 }
 
-bool format_is_width_invariant(const Model& model, bool narrow) {
-  // Measured with ggml 0.27 (docs/architecture.md): ggml's kernels for these formats give the same bits at every width;
-  // the narrow backend does for the others it takes. The name is that of the file's main format ("Q4_K - Medium").
-  const std::string f = model.format();
-  const auto is_one_of = [&](std::initializer_list<const char*> names) {
-    return std::any_of(names.begin(), names.end(),
-                       [&](const char* name) { return f == name || f.starts_with(std::string(name) + " "); });
+std::string context_warning(const Model& target, const Model* draft, int n_ctx) {
+  const auto clause = [&](const Model& m, const char* role, const char* effect) {
+    return "the context of " + std::to_string(n_ctx) + " tokens is larger than the " +
+           std::to_string(m.n_ctx_trusted()) + " that the " + role + " was trained for; " + effect;
   };
-  return is_one_of({"F32", "all F32", "F16", "BF16", "Q8_0"}) ||
-         (narrow && is_one_of({"Q4_0", "Q4_K", "Q5_K", "Q6_K"}));
-}
-
-void write_pruned(const Model& model, std::span<const int> keep, const std::string& path) {
-  std::vector<std::int32_t> drop;
-  std::size_t next = 0;
-  for (std::int32_t layer = 0; layer < model.n_layers(); ++layer) {
-    if (next < keep.size() && keep[next] == layer) {
-      ++next;
-    } else {
-      drop.push_back(layer);
-    }
-  }
-  if (keep.empty() || next != keep.size()) {
-    throw Error(ErrorCode::kUsage, "The layers to keep must be ascending numbers from 0 to " +
-                                       std::to_string(model.n_layers() - 1) + ", at least one.");
-  }
-  drop.push_back(-1);
-  AtomicFile out(path, "model");
-  llama_model_quantize_params params = llama_model_quantize_default_params();
-  params.only_copy = true;
-  params.prune_layers = drop.data();
-  take_llama_errors();
-  std::uint32_t code = 1;
-  try {
-    code = llama_model_quantize(model.path().c_str(), out.scratch().c_str(), &params);
-  } catch (const std::exception&) {  // an output file that cannot be written
-  }
-  if (code != 0) {
-    fail(ErrorCode::kIo,
-         "The model '" + path + "' cannot be written; check the folder, its permissions and the free space.");
-  }
-  out.commit();
+  if (n_ctx > target.n_ctx_trusted()) return clause(target, "target", "expect worse text beyond them");
+  if (draft != nullptr && n_ctx > draft->n_ctx_trusted())
+    return clause(*draft, "draft", "expect less speed beyond them");
+  return "";
 }
 
 Grammar make_grammar(const Model& model, std::string_view gbnf) {

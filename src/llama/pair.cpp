@@ -202,6 +202,12 @@ Pair::Pair(const PairOptions& options) : impl_(std::make_unique<Impl>()) {
   }
   ContextOptions context = options.context;
   if (context.n_ctx == 0) context.n_ctx = default_context(*m.target);
+  for (const Model* model : {m.target.get(), m.draft.get()}) {
+    const int positions = model != nullptr ? model->impl().learned_positions : 0;
+    if (positions > 0 && context.n_ctx > positions)
+      throw Error(ErrorCode::kUsage, "The model '" + model->path() + "' has positions for " +
+                                         std::to_string(positions) + " tokens and no more; ask for a smaller context.");
+  }
   context.exact = exact;
   if (context.n_threads == 0) context.n_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   m.options.context = context;

@@ -1,0 +1,56 @@
+// What `--exact` can promise of a file: which of its products round alike at every width.
+#include <algorithm>
+#include <set>
+
+#include "gguf_file.h"
+#include "handles.h"
+
+namespace gsd {
+namespace {
+
+enum class Use { kElements, kRows, kProduct, kExperts };
+
+Use use_of(const GgufFile::Tensor& t, bool tied) {
+  const auto has = [&](const char* part) { return t.name.find(part) != t.name.npos; };
+  if (t.shape[1] == 1 && t.shape[2] == 1) return Use::kElements;  // norms, biases
+  if (t.name == "token_embd.weight") return tied ? Use::kProduct : Use::kRows;
+  if (t.name == "position_embd.weight" || t.name == "token_types.weight" || t.name == "per_layer_token_embd.weight")
+    return Use::kRows;
+  return has("_exps.") ? Use::kExperts : Use::kProduct;
+}
+
+// Measured with ggml 0.27 on tiny models of each format (docs/architecture.md, section 4).
+bool same_bits(const GgufFile::Tensor& t, Use use, bool narrow) {
+  const auto is_one_of = [&](std::initializer_list<ggml_type> types) {
+    return std::find(types.begin(), types.end(), t.type) != types.end();
+  };
+  if (use == Use::kElements || use == Use::kRows) return true;
+  if (is_one_of({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0})) return true;
+  const bool matrix = t.shape[2] == 1 && t.shape[3] == 1;  // the narrow backend takes nothing else
+  return narrow && use == Use::kProduct && matrix &&
+         is_one_of({GGML_TYPE_Q4_0, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K});
+}
+
+}  // namespace
+
+std::string width_obstacles(const Model& model, bool narrow) {
+  std::vector<GgufFile::Tensor> tensors;
+  for (const std::string& part : model_parts(model.path())) {
+    const auto file = GgufFile::open(part);
+    if (!file) return "a part of the model that cannot be read";
+    tensors.insert(tensors.end(), file->tensors().begin(), file->tensors().end());
+  }
+  const bool tied =
+      std::none_of(tensors.begin(), tensors.end(), [](const GgufFile::Tensor& t) { return t.name == "output.weight"; });
+  std::set<std::string> kinds;
+  for (const GgufFile::Tensor& t : tensors) {
+    const Use use = use_of(t, tied);
+    if (!same_bits(t, use, narrow))
+      kinds.insert(std::string(use == Use::kExperts ? "experts" : "weights") + " in " + ggml_type_name(t.type));
+  }
+  std::string out;
+  for (const std::string& kind : kinds) out += (out.empty() ? "" : ", ") + kind;
+  return out;
+}
+
+}  // namespace gsd

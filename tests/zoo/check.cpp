@@ -1,0 +1,416 @@
+#include "check.h"
+
+#include <llama.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <stdexcept>
+
+#include "gsd/llama.h"
+
+namespace gsd::zoo {
+namespace {
+
+constexpr double kNearTie = 0.02;  // in standard deviations of a row of logits
+constexpr int kContext = 640;
+
+using Tokens = std::vector<Token>;
+using Rows = std::vector<std::vector<float>>;
+
+struct Text {
+  Tokens prompt;
+  Tokens generated;
+  Stats stats;
+  Rows rows;  // that the tokens were drawn from; only if asked for
+};
+
+// Random words, as no model expects them: the text depends on the whole prompt.
+Tokens words(std::size_t n, std::uint32_t seed) {
+  Tokens tokens{0};
+  for (std::uint32_t state = seed * 2654435761U + 1; tokens.size() < n;) {
+    state = state * 1664525U + 1013904223U;
+    tokens.push_back(static_cast<Token>(1 + (state >> 8) % 1000));
+  }
+  return tokens;
+}
+
+Tokens joined(const Tokens& a, const Tokens& b) {
+  Tokens out = a;
+  out.insert(out.end(), b.begin(), b.end());
+  return out;
+}
+
+Tokens first(const Tokens& t, std::size_t n) {
+  return {t.begin(), t.begin() + static_cast<long>(std::min(n, t.size()))};
+}
+
+// ---- running
+
+// A flat, expensive target and a cheap draft: mode auto then speculates, whatever this machine's times are.
+void set_costs(Engine& engine) {
+  std::vector<CostModel::Point> target;
+  std::vector<CostModel::Point> draft;
+  for (const int width : {1, 8, 64}) {
+    target.push_back({width, 100.0 + width * 0.1});
+    draft.push_back({width, 1.0 + width * 0.01});
+  }
+  engine.planner().target_cost().load(target);
+  engine.planner().draft_cost().load(draft);
+}
+
+SessionOptions session_options(const std::string& mode, int n) {
+  SessionOptions o;
+  o.speculation.mode = parse_mode(mode);
+  o.speculation.max_width = mode == "graph" ? 32 : 16;
+  o.speculation.path_threshold = 0.01F;
+  if (mode == "chain") o.speculation.depth = 4;
+  o.max_tokens = n;
+  o.ignore_eog = true;
+  return o;
+}
+
+// Runs the prompts side by side, one session and mode each.
+std::vector<Text> run(Pair& pair, const std::vector<std::pair<std::string, Tokens>>& requests, int n, bool rows) {
+  Engine& engine = pair.engine();
+  std::vector<Text> texts(requests.size());
+  std::vector<std::unique_ptr<Session>> sessions;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    Text& text = texts[i];
+    text.prompt = requests[i].second;
+    SessionOptions o = session_options(requests[i].first, n);
+    if (rows)
+      o.on_step = [&text](const StepView& v) {
+        for (std::size_t t = 0; t < v.acceptance.token.size(); ++t) {
+          const auto row = v.logits(t);
+          text.rows.emplace_back(row.begin(), row.end());
+        }
+      };
+    sessions.push_back(engine.open(std::move(o), text.prompt));
+    engine.set_prompt(*sessions.back(), text.prompt);
+  }
+  for (const auto& s : sessions)
+    while (engine.prefill(*s) > 0) {
+    }
+  for (std::vector<Session*> open;; open.clear()) {
+    for (const auto& s : sessions)
+      if (!s->finished()) open.push_back(s.get());
+    if (open.empty()) break;
+    set_costs(engine);
+    engine.step(open);
+  }
+  for (std::size_t i = 0; i < sessions.size(); ++i) {
+    texts[i].generated.assign(sessions[i]->generated().begin(), sessions[i]->generated().end());
+    texts[i].stats = sessions[i]->stats();
+  }
+  return texts;
+}
+
+struct Setting {
+  int sessions = 1;
+  std::string cache = "f16";
+  bool narrow = true;
+  bool exact = false;
+};
+
+std::unique_ptr<Pair> load(const std::string& target, const std::string& draft, const Setting& s) {
+  PairOptions o;
+  o.target = target;
+  o.draft = draft;
+  o.context.n_ctx = kContext;
+  o.context.n_seq = s.sessions;
+  o.context.n_threads = 1;
+  o.context.type_k = o.context.type_v = s.cache;
+  o.profile = false;
+  o.narrow = s.narrow;
+  o.engine.exact = s.exact;
+  o.engine.keep_prefixes = true;
+  return std::make_unique<Pair>(o);
+}
+
+// Requests as clients make them: several share a beginning, then they are gone on with, asked again, changed and cut.
+std::vector<Text> conversation(Pair& pair, int n, int rounds) {
+  const Tokens common = words(70, 1);
+  const std::vector<std::string> modes{"graph", "auto", "chain", "plain"};
+  std::vector<Text> all;
+  std::vector<Tokens> prompts{joined(common, words(20, 2)), joined(common, words(5, 3)), common, words(50, 4)};
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<std::pair<std::string, Tokens>> requests;
+    for (std::size_t i = 0; i < prompts.size(); ++i) requests.emplace_back(modes[(i + round) % 4], prompts[i]);
+    std::vector<Text> texts = run(pair, requests, n, false);
+    const auto whole = [&](std::size_t i) { return joined(texts[i].prompt, texts[i].generated); };
+    prompts = {joined(whole(0), words(9, 5 + round)),                       // gone on with
+               texts[1].prompt,                                             // asked again
+               joined(first(whole(2), 60 + round), words(15, 11 + round)),  // changed in the middle
+               joined(first(whole(3), 20), words(30, 21 + round))};         // cut
+    for (Text& t : texts) all.push_back(std::move(t));
+  }
+  return all;
+}
+
+// ---- judging
+
+struct Freer {
+  void operator()(llama_model* m) const { llama_model_free(m); }
+  void operator()(llama_context* c) const { llama_free(c); }
+};
+
+// libllama alone: one sequence, token by token, no kernels of ours.
+class Judge {
+ public:
+  Judge(const std::string& path, const std::string& cache) {
+    llama_model_params m = llama_model_default_params();
+    m.use_extra_bufts = false;
+    model_.reset(llama_model_load_from_file(path.c_str(), m));
+    if (!model_) throw std::runtime_error("libllama does not load the model");
+    llama_context_params c = llama_context_default_params();
+    c.n_ctx = kContext + 64;
+    c.n_batch = c.n_ubatch = 512;
+    c.n_threads = c.n_threads_batch = 1;
+    c.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    if (cache == "q8_0") {
+      c.type_k = c.type_v = GGML_TYPE_Q8_0;
+      c.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    }
+    context_.reset(llama_init_from_model(model_.get(), c));
+    if (!context_) throw std::runtime_error("libllama makes no context for the model");
+    n_vocab_ = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
+  }
+
+  const llama_model* model() const { return model_.get(); }
+
+  void judge(const Text& text, Case& out) {
+    llama_memory_clear(llama_get_memory(context_.get()), true);
+    Tokens prompt = text.prompt;
+    for (std::size_t done = 0; done < prompt.size(); done += 256)
+      decode(prompt.data() + done, std::min<std::size_t>(256, prompt.size() - done));
+    for (Token token : text.generated) {
+      const float* row = llama_get_logits_ith(context_.get(), -1);
+      const float regret = *std::max_element(row, row + n_vocab_) - row[token];
+      if (!(regret <= kNearTie * deviation(row))) {  // also where something is no number
+        ++out.wrong;
+      } else if (regret > 0) {
+        ++out.ties;
+      }
+      out.regret = std::max(out.regret, static_cast<double>(regret));
+      decode(&token, 1);
+    }
+  }
+
+ private:
+  void decode(Token* tokens, std::size_t n) {
+    if (llama_decode(context_.get(), llama_batch_get_one(tokens, static_cast<std::int32_t>(n))) != 0)
+      throw std::runtime_error("libllama does not decode the model");
+  }
+
+  double deviation(const float* row) const {
+    double sum = 0;
+    double squares = 0;
+    for (int i = 0; i < n_vocab_; ++i) {
+      sum += row[i];
+      squares += static_cast<double>(row[i]) * row[i];
+    }
+    return std::sqrt(std::max(0.0, squares / n_vocab_ - sum / n_vocab_ * sum / n_vocab_));
+  }
+
+  NarrowKernels off_{{.enabled = false}};
+  std::unique_ptr<llama_model, Freer> model_;
+  std::unique_ptr<llama_context, Freer> context_;
+  int n_vocab_ = 0;
+};
+
+std::string kind_of(const Entry& entry, const llama_model* model) {
+  std::vector<std::string> kinds;
+  const auto has = [&](const char* key) {
+    return std::any_of(entry.metadata.begin(), entry.metadata.end(), [&](const auto& kv) { return kv.first == key; });
+  };
+  if (llama_model_is_recurrent(model)) kinds.push_back("recurrent");
+  if (llama_model_is_hybrid(model)) kinds.push_back("hybrid");
+  if (llama_model_n_swa(model) > 0) kinds.push_back("sliding window");
+  if (has("expert_count")) kinds.push_back("mixture");
+  if (has("attention.kv_lora_rank")) kinds.push_back("latent attention");
+  if (has("attention.indexer.head_count")) kinds.push_back("sparse attention");
+  if (has("attention.max_alibi_bias")) kinds.push_back("ALiBi");
+  if (has("hyper_connection.count")) kinds.push_back("hyper-connections");
+  if (llama_model_rope_type(model) == LLAMA_ROPE_TYPE_MROPE || llama_model_rope_type(model) == LLAMA_ROPE_TYPE_IMROPE)
+    kinds.push_back("M-RoPE");
+  if (kinds.empty()) return "dense";
+  std::string out = kinds[0];
+  for (std::size_t i = 1; i < kinds.size(); ++i) out += ", " + kinds[i];
+  return out;
+}
+
+// ---- the cases of a model
+
+struct Pending {
+  Case c;
+  std::vector<Text> texts;
+  std::string cache;
+};
+
+class Check {
+ public:
+  Check(const Entry& entry, const CheckOptions& options)
+      : entry_(entry),
+        options_(options),
+        target_(options.dir / (entry.name + ".gguf")),
+        draft_(options.dir / (entry.name + ".draft.gguf")) {
+    Recipe recipe = options.recipe;
+    write_model(entry, options.vocabulary, recipe, target_);
+    recipe.draft = true;
+    write_model(entry, options.vocabulary, recipe, draft_);
+  }
+  ~Check() {
+    std::error_code ignored;
+    std::filesystem::remove(target_, ignored);
+    std::filesystem::remove(draft_, ignored);
+  }
+
+  Report run() {
+    report_.name = entry_.name;
+    report_.architecture = entry_.architecture;
+    const bool fast = options_.fast;
+    const int n = fast ? 40 : 64;
+    if (options_.only_exact) {
+      with({.exact = true}, [&](Pair& pair) { exact(pair, n); });
+      judge();
+      return report_;
+    }
+    with({}, [&](Pair& pair) { modes(pair, "", {"plain", "chain", "tree", "graph", "auto"}, n); });
+    if (report_.refused.empty()) {
+      with({.sessions = 4},
+           [&](Pair& pair) { add("sessions", "f16", conversation(pair, fast ? 24 : 40, fast ? 2 : 3)); });
+      with(
+          {.cache = "q8_0"}, [&](Pair& pair) { modes(pair, "q8_0 cache, ", {"graph"}, n); }, "q8_0");
+      with({.exact = true}, [&](Pair& pair) { exact(pair, n); });
+      with({.narrow = false}, [&](Pair& pair) { modes(pair, "ggml's kernels, ", {"chain", "graph"}, n); });
+    }
+    judge();
+    return report_;
+  }
+
+ private:
+  // A failure of one setting does not end the others.
+  void with(const Setting& setting, const std::function<void(Pair&)>& body, const std::string& cache = "f16") {
+    cache_ = cache;
+    try {
+      body(*load(target_, draft_, setting));
+    } catch (const Error& e) {
+      if (e.code() == ErrorCode::kModelUnsupported) {
+        report_.refused = e.what();
+        return;
+      }
+      failed(setting, e.what());
+    }
+  }
+
+  void failed(const Setting& s, const std::string& why) {
+    Case c;
+    c.name = s.exact ? "exact" : s.sessions > 1 ? "sessions" : !s.narrow ? "ggml's kernels" : s.cache + " cache";
+    c.error = why;
+    pending_.push_back({c, {}, cache_});
+  }
+
+  void add(const std::string& name, const std::string& cache, std::vector<Text> texts) {
+    Case c;
+    c.name = name;
+    std::set<Token> distinct;
+    std::int64_t steps = 0;
+    for (const Text& t : texts) {
+      c.tokens += static_cast<int>(t.generated.size());
+      steps += t.stats.steps;
+      distinct.insert(t.generated.begin(), t.generated.end());
+    }
+    c.distinct = static_cast<int>(distinct.size());
+    c.per_step = static_cast<double>(c.tokens) / static_cast<double>(std::max<std::int64_t>(1, steps));
+    pending_.push_back({c, std::move(texts), cache});
+  }
+
+  void modes(Pair& pair, const std::string& prefix, const std::vector<std::string>& modes, int n) {
+    for (const std::string& mode : modes) add(prefix + mode, cache_, zoo::run(pair, {{mode, words(120, 7)}}, n, false));
+  }
+
+  void exact(Pair& pair, int n) {
+    Rows plain;
+    for (const std::string mode : {"plain", "chain", "tree", "graph", "auto"}) {
+      std::vector<Text> texts = zoo::run(pair, {{mode, words(120, 7)}}, n, true);
+      const Rows rows = std::move(texts[0].rows);
+      add("exact, " + mode, "f16", std::move(texts));
+      if (plain.empty()) plain = rows;
+      pending_.back().c.bits_equal = rows == plain;
+    }
+  }
+
+  void judge() {
+    std::optional<Judge> f16(std::in_place, target_, "f16");
+    report_.kind = kind_of(entry_, f16->model());
+    std::optional<Judge> q8;
+    for (Pending& p : pending_) {
+      std::optional<Judge>& judge = p.cache == "q8_0" ? q8 : f16;
+      if (!judge) judge.emplace(target_, p.cache);
+      for (const Text& t : p.texts) judge->judge(t, p.c);
+      report_.cases.push_back(p.c);
+    }
+  }
+
+  const Entry& entry_;
+  const CheckOptions& options_;
+  std::string target_;
+  std::string draft_;
+  std::string cache_;
+  Report report_;
+  std::vector<Pending> pending_;
+};
+
+}  // namespace
+
+Report check(const Entry& entry, const CheckOptions& options) { return Check(entry, options).run(); }
+
+std::vector<std::string> Report::failures() const {
+  std::vector<std::string> out;
+  const bool rolls_back = kind.find("hybrid") == kind.npos && kind.find("recurrent") == kind.npos;
+  if (!refused.empty() && rolls_back) out.push_back("refused: " + refused);
+  for (const Case& c : cases) {
+    if (!c.error.empty()) {
+      out.push_back(c.name + ": " + c.error);
+      continue;
+    }
+    if (c.wrong > 0)
+      out.push_back(c.name + ": " + std::to_string(c.wrong) + " of " + std::to_string(c.tokens) +
+                    " tokens are not libllama's, regret " + std::to_string(c.regret));
+    if (c.name == "plain" && c.distinct < 8) out.push_back("plain: the text repeats itself and shows nothing");
+    if (c.name == "chain" && c.per_step < 2.5)
+      out.push_back("chain: " + std::to_string(c.per_step) + " tokens a step; too little is accepted to show anything");
+  }
+  return out;
+}
+
+nlohmann::json to_json(const Report& r) {
+  nlohmann::json cases = nlohmann::json::array();
+  for (const Case& c : r.cases)
+    cases.push_back({{"name", c.name},
+                     {"error", c.error},
+                     {"tokens", c.tokens},
+                     {"per_step", c.per_step},
+                     {"distinct", c.distinct},
+                     {"ties", c.ties},
+                     {"wrong", c.wrong},
+                     {"regret", c.regret},
+                     {"bits_equal", c.bits_equal}});
+  return {
+      {"name", r.name}, {"architecture", r.architecture}, {"kind", r.kind}, {"refused", r.refused}, {"cases", cases}};
+}
+
+Report from_json(const nlohmann::json& j) {
+  Report r{j.at("name"), j.at("architecture"), j.at("kind"), j.at("refused"), {}};
+  for (const auto& c : j.at("cases"))
+    r.cases.push_back({c.at("name"), c.at("error"), c.at("tokens"), c.at("per_step"), c.at("distinct"), c.at("ties"),
+                       c.at("wrong"), c.at("regret"), c.at("bits_equal")});
+  return r;
+}
+
+}  // namespace gsd::zoo

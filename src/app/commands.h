@@ -15,6 +15,11 @@ void add_make_draft(CLI::App& program, int& exit_code);
 void add_serve(CLI::App& program, int& exit_code);
 void add_simulate(CLI::App& program, int& exit_code);
 void add_trace(CLI::App& program, int& exit_code);
+// Hidden: prints the manual page and the shells' completions, made from the options of `program`. Add it last.
+void add_reference(CLI::App& program);
+
+// Version and commit, those of libllama and ggml, and the instruction sets in use. Loads ggml's backends.
+std::string version_text();
 
 // The program's arguments as CLI11 wants them, last one first. Of `gsd serve` llama-server's short flags of several
 // letters (-md, -np, -ngl, -ngld) are replaced by their long names.

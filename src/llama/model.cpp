@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "handles.h"
+#include "location.h"
 
 namespace gsd {
 namespace {
@@ -108,9 +109,10 @@ void start_llama() {
   std::call_once(once, [] {
     llama_log_set(keep_log, nullptr);
     llama_backend_init();
-    // Where ggml was built with its backends inside, nothing needs to be loaded.
+    // Where ggml was built with its backends inside, nothing needs to be loaded. A relative folder counts from
+    // libllama.
     if (std::strlen(GSD_BACKENDS_DIR) > 0) {
-      ggml_backend_load_all_from_path(GSD_BACKENDS_DIR);
+      ggml_backend_load_all_from_path((libllama_folder() / GSD_BACKENDS_DIR).c_str());
     } else if (ggml_backend_dev_count() == 0) {
       ggml_backend_load_all();
     }

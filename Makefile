@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 BUILD := build/release
 DEMO_ARGS ?= generate -m models/gsd-target-q8_0.gguf -d models/gsd-draft-q8_0.gguf -f models/prompts/demo.txt --n-predict 200 --ignore-eos --compare
-DEMO_TARGETS ?= all
+PREFIX ?= /usr/local
 GSD_USE_PREFIX ?= OFF
 
 # One job per core, but no more than one per GiB of free memory.
@@ -12,13 +12,15 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); \
   m=$$(awk '/^MemAvailable/ { print int($$2 / 1048576) }' /proc/meminfo 2>/dev/null); \
   [ "$${m:-$$n}" -ge "$$n" ] || n=$$m; [ "$$n" -ge 1 ] || n=1; echo $$n)
 
-.PHONY: help demo test bench configure clean distclean
+.PHONY: help demo program test bench install package configure clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    fetch what is needed into .prefix, build, and generate text from the bundled models'
 	@echo '             (DEMO_ARGS="..." are the arguments of build/release/bin/gsd)'
 	@echo 'make test    the same set-up, then all tests'
+	@echo 'make install PREFIX=/usr/local    program, library, manual; DESTDIR=... for packagers. The tree can be moved'
+	@echo 'make package a tarball and a .deb in build/release/packages'
 	@echo 'make bench   measure the modes beside each other on the bundled pair, under five minutes'
 	@echo 'make clean   delete build/ (distclean: .prefix/ too)'
 	@echo 'GSD_USE_PREFIX=ON takes the pinned libllama of .prefix even where the system has one'
@@ -34,8 +36,11 @@ configure:
 	  cmake --preset release -DGSD_USE_PREFIX=$(GSD_USE_PREFIX) && touch $(BUILD)/.configured-$(GSD_USE_PREFIX); \
 	fi
 
-demo: configure
-	@cmake --build $(BUILD) --parallel $(JOBS) --target $(DEMO_TARGETS)
+# The program and the plugin alone.
+program: configure
+	@cmake --build $(BUILD) --parallel $(JOBS) --target gsd_program
+
+demo: program
 	@$(BUILD)/bin/gsd $(DEMO_ARGS)
 
 test: configure
@@ -43,11 +48,18 @@ test: configure
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 
 # Under five minutes on two cores; the README's table. BENCH_ARGS="..." adds flags of gsd bench.
-bench: configure
-	@cmake --build $(BUILD) --parallel $(JOBS) --target all
+bench: program
 	@$(BUILD)/bin/gsd bench -m models/gsd-target-q8_0.gguf -d models/gsd-draft-q8_0.gguf \
 	  --prompts models/prompts/prompts.jsonl --repetitions 2 --out $(BUILD)/bench.jsonl --html $(BUILD)/bench.html $(BENCH_ARGS)
 	@echo 'charts: $(BUILD)/bench.html'
+
+install: configure
+	@cmake --build $(BUILD) --parallel $(JOBS) --target gsd_installed
+	@umask 022 && DESTDIR='$(DESTDIR)' cmake --install $(BUILD) --prefix '$(PREFIX)' --strip
+
+package: configure
+	@cmake --build $(BUILD) --parallel $(JOBS) --target gsd_installed
+	@umask 022 && cd $(BUILD) && cpack
 
 clean:
 	rm -rf build

@@ -20,7 +20,7 @@ TEXT
 
 readonly kSuite=forky               # the first Debian release with libllama 0.7
 readonly kDefaultGroups="runtime dev headers test"
-readonly kFormat=1                  # raise when what is unpacked changes without a change of the lock file
+readonly kFormat=2                  # raise when what is unpacked changes without a change of the lock file
 readonly kSpaceNeededMb=250
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -387,6 +387,7 @@ unpack() { # staging-directory: all rows of $prefix/cache/rows
   # is upstream's single header: Debian's package splits it into a header and a library.
   mkdir -p "$1/usr/helpers"
   mv "$1"/usr/include/{CLI,nlohmann,fmt} "$1/usr/src/cpp-httplib/httplib.h" "$1/usr/helpers/"
+  mkdir -p "$1/usr/share/doc/cpp-httplib" && mv "$1/usr/src/cpp-httplib/LICENSE" "$1/usr/share/doc/cpp-httplib/copyright"
   rm -rf "$1/usr/src/cpp-httplib"
   prune "$1"
   if compgen -G "$1/usr/bin/llama-*" >/dev/null; then wrap_peers "$1"; fi

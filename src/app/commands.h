@@ -13,5 +13,10 @@ void add_make_draft(CLI::App& program, int& exit_code);
 void add_serve(CLI::App& program, int& exit_code);
 void add_simulate(CLI::App& program, int& exit_code);
 void add_trace(CLI::App& program, int& exit_code);
+// Hidden: prints the manual page and the shells' completions, made from the options of `program`. Add it last.
+void add_reference(CLI::App& program);
+
+// Version and commit, those of libllama and ggml, and the instruction sets in use. Loads ggml's backends.
+std::string version_text();
 
 }  // namespace gsd::app

@@ -1,3 +1,7 @@
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -40,12 +44,15 @@ int main(int argc, char** argv) {
   using namespace gsd;
   app::open_standard_descriptors();
   app::catch_signals();
+#ifdef __linux__
+  prctl(PR_SET_NAME, "gsd");  // an installed tree's own loader would lend its name
+#endif
   CLI::App program("Graph-structured speculative decoding for GGUF models: the target's own text, faster.", "gsd");
   program.get_formatter()->enable_footer_formatting(false);  // examples keep their lines
   program.footer(kFooter);
   program.require_subcommand(1);
   program.option_defaults()->take_last();  // a flag in a script can be overridden by one behind it
-  program.set_version_flag("--version", "gsd " GSD_VERSION);
+  program.set_version_flag("--version", app::version_text, "Show versions, commit and instruction sets");
   int exit_code = 0;
   app::add_generate(program, exit_code);
   app::add_bench(program, exit_code);
@@ -55,6 +62,7 @@ int main(int argc, char** argv) {
   app::add_serve(program, exit_code);
   app::add_simulate(program, exit_code);
   app::add_trace(program, exit_code);
+  app::add_reference(program);
   std::vector<std::string> from_environment;
   try {
     program.parse(app::arguments(program, argc, argv, from_environment));

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "handles.h"
+#include "location.h"
 
 namespace gsd {
 namespace {
@@ -67,9 +68,9 @@ void start_llama() {
   std::call_once(once, [] {
     take_log();
     llama_backend_init();
-    // Where ggml was built with its backends inside, nothing needs to be loaded.
+    // Where ggml was built with its backends inside, nothing needs to be loaded. A relative folder counts from libllama.
     if (std::strlen(GSD_BACKENDS_DIR) > 0) {
-      ggml_backend_load_all_from_path(GSD_BACKENDS_DIR);
+      ggml_backend_load_all_from_path((libllama_folder() / GSD_BACKENDS_DIR).c_str());
     } else if (ggml_backend_dev_count() == 0) {
       ggml_backend_load_all();
     }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "handles.h"
+#include "location.h"
 
 namespace gsd {
 namespace {
@@ -47,12 +48,15 @@ std::optional<gsd_narrow_stats> narrow_stats(ggml_backend_reg_t reg) {
 
 }  // namespace
 
-// Named by the environment, where it was built, or where it was installed.
+// Named by the environment; else in the tree of the program, which looks the same built and installed; else beside a
+// libllama that was installed with it; else where it was to be installed.
 std::string narrow_plugin() {
-  std::error_code ignored;
   if (const char* path = std::getenv("GSD_NARROW_PLUGIN"); path != nullptr) return path;
-  for (const char* path : {GSD_NARROW_BUILD_PATH, GSD_NARROW_INSTALL_PATH}) {
-    if (*path != '\0' && std::filesystem::exists(path, ignored)) return path;
+  std::error_code ignored;
+  for (const std::filesystem::path& folder : {program_folder().parent_path() / GSD_PLUGIN_DIR, libllama_folder(),
+                                              std::filesystem::path(GSD_PLUGIN_INSTALL_DIR)}) {
+    const std::filesystem::path file = folder / "libggml-gsd.so";
+    if (folder.is_absolute() && std::filesystem::exists(file, ignored)) return file.string();
   }
   return {};
 }

@@ -26,7 +26,8 @@ void add_target_flags(CLI::App& app, ModelFlags& f) {
                        "Positions of the context; 0 = the target's own, at most 4096"))
       ->default_val(0)
       ->check(CLI::Range(0, 1 << 24));
-  group(app.add_option("-t,--threads", f.pair.context.n_threads, "Threads; 0 = one per core"))
+  group(app.add_option("-t,--threads", f.pair.context.n_threads,
+                       "Most threads of a pass, which one alone computes where that is faster; 0 = one per core"))
       ->default_val(0)
       ->transform(also("-1", "0"))
       ->check(CLI::Range(0, 1024));

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "../core/stopwatch.h"
+
 namespace gsd {
 namespace {
 
@@ -150,6 +152,10 @@ void Batch::decode(llama_context* context) {
                           .seq_id = seq_id_.data(),
                           .logits = logits_.data()};
   take_llama_errors();
+  if (most_threads_ == 0) most_threads_ = llama_n_threads(context);
+  const int threads = team_.choose(batch.n_tokens, most_threads_);
+  llama_set_n_threads(context, threads, threads);
+  const Stopwatch clock;
   const std::int32_t code = llama_decode(context, batch);
   if (code == 1)
     throw Error(ErrorCode::kNoKvSlot, "The KV cache has no room for the batch; a larger context size gives more.");
@@ -160,6 +166,7 @@ void Batch::decode(llama_context* context) {
                                          (details.empty() ? "." : " (libllama: " + details + ")."));
   }
   llama_synchronize(context);
+  team_.ran(clock.ms());
 }
 
 }  // namespace gsd

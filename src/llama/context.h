@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "../core/team.h"
 #include "gsd/backend.h"
 #include "handles.h"
 
@@ -28,7 +29,8 @@ BackendInfo backend_info(const Model& model, const ContextOptions& options, cons
 // Throws Error(kUsage) unless a pass may have these nodes.
 void check_pass(std::span<const NodeInput> nodes, const BackendInfo& info);
 
-// The arrays of a llama_batch, reused from pass to pass.
+// The arrays of a llama_batch, reused from pass to pass, and how many threads compute it. The contexts it is run on are
+// made with the same number of them.
 class Batch {
  public:
   void clear();
@@ -47,6 +49,8 @@ class Batch {
   std::vector<llama_seq_id> ids_;  // flat
   std::vector<llama_seq_id*> seq_id_;
   std::vector<std::int8_t> logits_;
+  Team team_;
+  int most_threads_ = 0;  // once a pass has run
 };
 
 // A backend for models whose state of the text so far is one value that each token changes (recurrent layers).

@@ -9,6 +9,7 @@
 #include <functional>
 #include <string_view>
 
+#include "../util/atomic_file.h"
 #include "gguf_file.h"
 #include "handles.h"
 
@@ -213,16 +214,12 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
     throw Error(ErrorCode::kUsage, "The layers to keep must be ascending numbers from 0 to " +
                                        std::to_string(model.n_layers() - 1) + ", at least one.");
   }
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
-    throw Error(ErrorCode::kIo, "'" + path + "' is no ordinary file; give another name.");
-  }
-  const std::string scratch = path + ".part";
-  if (!Pruning(model.path(), keep).write(scratch) || std::rename(scratch.c_str(), path.c_str()) != 0) {
-    std::remove(scratch.c_str());
+  AtomicFile out(path, "model");
+  if (!Pruning(model.path(), keep).write(out.scratch())) {
     throw Error(ErrorCode::kIo,
                 "The model '" + path + "' cannot be written; check the folder, its permissions and the free space.");
   }
+  out.commit();
 }
 
 }  // namespace gsd

@@ -153,12 +153,18 @@ TEST(GrammarBesideLibllama, SamplesAreReadAlike) {
   EXPECT_GT(compared, 100000);
 }
 
+// libllama takes a repeated item that may be empty for left recursion; those are left out.
 TEST(GrammarBesideLibllama, RandomGrammarsAreReadAlike) {
+  int shared = 0;
   for (int round = 0; round < 200; ++round) {
     GSD_SEEDED(rng, round);
-    compare(test::to_gbnf(test::random_rules(rng, "ab e")), rng, 6);
+    const std::string gbnf = test::to_gbnf(test::random_rules(rng, "ab e"));
+    if (!theirs(gbnf)) continue;
+    ++shared;
+    compare(gbnf, rng, 6);
     if (HasFailure()) return;
   }
+  EXPECT_GT(shared, 50);
 }
 
 // Samples with a few bytes changed: what we refuse, libllama refuses, but for texts that it reads as something else

@@ -35,7 +35,7 @@ configure_package_config_file(cmake/gsdConfig.cmake.in "${PROJECT_BINARY_DIR}/gs
                               INSTALL_DESTINATION ${GSD_CMAKE_DIR})
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/gsdConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${PROJECT_BINARY_DIR}/gsdConfig.cmake" "${PROJECT_BINARY_DIR}/gsdConfigVersion.cmake"
-              cmake/GsdFindLlama.cmake cmake/GsdPrefix.cmake
+              cmake/GsdFindLlama.cmake cmake/GsdPrefix.cmake cmake/program.map
         DESTINATION ${GSD_CMAKE_DIR})
 
 # --- what is loaded at run time ---------------------------------------------------------------------------------------

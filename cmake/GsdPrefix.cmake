@@ -8,6 +8,8 @@
 #   --disable-new-dtags     DT_RPATH instead of DT_RUNPATH: it also serves the libraries' own dependencies
 #   --no-as-needed          libllama has a RUNPATH of its own, which switches our DT_RPATH off for what it needs; those
 #                           libraries (libm, libgomp, libstdc++, ggml) are thus loaded by the program itself
+#   --version-script        templates of the C++ library that a program holds (std::regex of an older g++, say) would take the
+#                           place of libllama's own, which were made by another compiler
 #   --allow-shlib-undefined the linker sees the system's C library, which lacks the newer symbols
 # Everything stands in link options rather than link libraries, so that CMake does not manage the RPATH and an installed
 # program keeps it. A program with the property GSD_RELOCATABLE gets neither loader nor RPATH: it must be given an RPATH
@@ -27,6 +29,7 @@ function(gsd_add_prefix_llama dir)
   foreach(name libllama.so.0 libggml.so.0 libggml-base.so.0 libgomp.so.1 libm.so.6)
     string(APPEND libraries " \"${dir}/${name}\"")
   endforeach()
+  set(program "$<STREQUAL:$<TARGET_PROPERTY:TYPE>,EXECUTABLE>")
   set(relocatable "$<BOOL:$<TARGET_PROPERTY:GSD_RELOCATABLE>>")
   add_library(gsd_dep::llama INTERFACE IMPORTED GLOBAL)
   set_target_properties(
@@ -34,6 +37,7 @@ function(gsd_add_prefix_llama dir)
     PROPERTIES INTERFACE_LINK_DEPENDS "${dir}/libllama.so.0"
                INTERFACE_LINK_OPTIONS
                "LINKER:--disable-new-dtags;LINKER:--allow-shlib-undefined;\
+$<${program}:LINKER:--version-script,${CMAKE_CURRENT_FUNCTION_LIST_DIR}/program.map>;\
 $<$<NOT:${relocatable}>:LINKER:--dynamic-linker,${loader};LINKER:-rpath,${dir}>;\
 SHELL:-Wl,--push-state,--no-as-needed ${libraries} -lstdc++ -Wl,--pop-state")
 endfunction()

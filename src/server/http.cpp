@@ -22,6 +22,18 @@ using std::chrono::milliseconds;
 constexpr milliseconds kPoll{20};  // how soon a client that went away is noticed where no token comes
 constexpr const char* kJson = "application/json; charset=utf-8";
 
+// One more in `count` while it exists.
+class Counted {
+ public:
+  explicit Counted(std::atomic<int>& count) : count_(count) { ++count_; }
+  ~Counted() { --count_; }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  std::atomic<int>& count_;
+};
+
 // The scheme's name has no case (RFC 9110, 11.1).
 bool is_bearer(std::string_view header) {
   constexpr std::string_view kScheme = "bearer ";
@@ -195,9 +207,9 @@ void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& 
     return;
   }
   res.set_header("Cache-Control", "no-cache");
-  ++streams;
+  auto sending = std::make_shared<Counted>(streams);  // lives as long as `send`, also where that is never called
   // What fails once the head of the answer is out comes as a chunk; httplib calls this where nothing is caught.
-  const auto send = [call](std::size_t, httplib::DataSink& sink) {
+  const auto send = [call, sending = std::move(sending)](std::size_t, httplib::DataSink& sink) {
     std::string ready;
     bool failed = false;
     try {
@@ -214,7 +226,7 @@ void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& 
     if (failed || call->finished()) sink.done();
     return true;
   };
-  res.set_chunked_content_provider("text/event-stream", send, [this](bool) { --streams; });
+  res.set_chunked_content_provider("text/event-stream", send);
 }
 
 void HttpServer::Impl::route() {

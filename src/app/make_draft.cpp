@@ -1,14 +1,19 @@
 // gsd make-draft: a draft made out of the target by leaving out layers (the paper's self-speculative setting).
+#include <fcntl.h>
 #include <fmt/ranges.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
 
 #include "../core/stopwatch.h"
+#include "../util/atomic_file.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -24,6 +29,28 @@ struct MakeDraftFlags {
   std::string prompts;
   double budget_s = 300;
 };
+
+// True if libllama runs the model. It asserts on some layers that it never met alone, so a child process tries first.
+bool runs(const std::string& path) {
+  const pid_t child = fork();
+  if (child < 0) throw Error(ErrorCode::kOutOfMemory, "No process could be started to try the draft in.");
+  if (child == 0) {
+    if (const int null = open("/dev/null", O_WRONLY); null >= 0) dup2(null, STDERR_FILENO);
+    setenv("GGML_NO_BACKTRACE", "1", 1);
+    try {
+      const Model model(ModelOptions{.path = path, .repack = false, .mmap = true, .progress = {}});
+      const auto backend = make_backend(model, {.n_ctx = 64, .n_threads = 1, .max_outputs = 1, .max_batch = 1});
+      backend->forward(std::vector<NodeInput>{{0, 0, -1, true, true}});
+      _exit(0);
+    } catch (...) {
+      _exit(1);
+    }
+  }
+  int status = -1;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
 
 // Used where no prompts are given: prose, a help page, a question.
 const std::vector<std::string> kPrompts{
@@ -72,17 +99,13 @@ class Search {
 
   // As measure(), or none if what is left is no model that can be run: some layers cannot do without others.
   std::optional<Score> try_to_measure(const std::vector<int>& keep, const Score& best) {
-    try {
-      return measure(keep, best);
-    } catch (const Error& e) {
-      if (e.code() != ErrorCode::kModelFile && e.code() != ErrorCode::kModelUnsupported) throw;
-      return std::nullopt;
-    }
+    write_pruned(target_, keep, scratch_);
+    if (!runs(scratch_)) return std::nullopt;
+    return measure(best);
   }
 
   // Median of three runs; of one where that is clearly slower than `best`.
-  Score measure(const std::vector<int>& keep, const Score& best) {
-    write_pruned(target_, keep, scratch_);
+  Score measure(const Score& best) {
     const Model draft(ModelOptions{.path = scratch_,
                                    .gpu_layers = flags_.model.pair.draft_gpu_layers,
                                    .repack = flags_.model.no_narrow,
@@ -234,7 +257,7 @@ int make_draft(const MakeDraftFlags& flags) {
   std::sort(keep.begin(), keep.end());
   if (target.n_layers() < 3 && keep.empty())
     throw Error(ErrorCode::kModelUnsupported, "The target has too few layers to leave some out.");
-  if (!keep.empty()) write_pruned(target, keep, flags.out);  // complain about layers or folder before measuring
+  { const AtomicFile writable(flags.out, "model"); }  // complain about the folder before measuring
   Search search(flags, target);
   const Search::Score& plain = search.plain();
   print(fmt::format("{}: {} layers, {:.1f} tokens/s plain\n", target.description(), target.n_layers(),
@@ -243,12 +266,11 @@ int make_draft(const MakeDraftFlags& flags) {
   if (interrupted()) return kExitInterrupted;
   const auto measured = search.try_to_measure(keep, {.gains = true});
   if (!measured) {
-    if (!flags.keep.empty()) std::remove(flags.out.c_str());
     throw Error(ErrorCode::kModelUnsupported,
                 fmt::format("libllama does not run the target with layers {} alone; keep others too.", list(keep)));
   }
   const Search::Score& final_score = *measured;
-  if (flags.keep.empty()) write_pruned(target, keep, flags.out);
+  write_pruned(target, keep, flags.out);
   print(fmt::format("\n'{}' keeps layers {} of {}: {:.1f} tokens/s ({:.2f}x plain), {:.2f} tokens per step; {:.0f} s\n",
                     flags.out, list(keep), target.n_layers(), final_score.tokens_per_second,
                     final_score.tokens_per_second / std::max(1e-9, plain.tokens_per_second),

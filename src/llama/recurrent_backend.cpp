@@ -77,6 +77,7 @@ class RecurrentBackend final : public Backend {
   void sort_by_sequence(std::span<const NodeInput> nodes);
   void form_groups();
   bool can_pad(const Group& all) const;
+  bool shares_pass(const Sequence& a, const Sequence& b) const { return in_pass(a) == in_pass(b) && !one_at_a_time_; }
   void leave_alone(std::size_t context, const Group& group);
   bool settle(Sequence& s);
   void feed_again(std::int32_t seq);
@@ -90,6 +91,8 @@ class RecurrentBackend final : public Backend {
 
   const llama_vocab* vocab_;
   const std::function<bool()> cancelled_;
+  // libllama mixes the token shifts of several sequences up in a pass where one has several tokens.
+  const bool one_at_a_time_;
   std::vector<ContextHandle> contexts_;
   std::int32_t n_snapshots_;
   BackendInfo info_;
@@ -112,6 +115,7 @@ ContextOptions with_room(ContextOptions o) {
 RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o)
     : vocab_(model.impl().vocab),
       cancelled_(o.cancelled),
+      one_at_a_time_(model.architecture() == "arwkv7" || model.architecture() == "rwkv6qwen2"),
       contexts_(make_contexts(model, with_room(o), 1, kSnapshots)),
       n_snapshots_(static_cast<std::int32_t>(llama_n_rs_seq(contexts_.front().get()))),
       info_(backend_info(model, with_room(o), contexts_.front().get())) {
@@ -195,7 +199,7 @@ void RecurrentBackend::form_groups() {
     } else {
       for (const std::int32_t seq : all) {
         const auto alike = std::find_if(groups_.begin() + static_cast<std::ptrdiff_t>(first), groups_.end(),
-                                        [&](const Group& g) { return in_pass(at(g.front())) == in_pass(at(seq)); });
+                                        [&](const Group& g) { return shares_pass(at(g.front()), at(seq)); });
         if (alike != groups_.end()) {
           alike->push_back(seq);
         } else {
@@ -216,6 +220,7 @@ void RecurrentBackend::form_groups() {
 
 // True if snapshots can take back what makes all sequences as long as the longest.
 bool RecurrentBackend::can_pad(const Group& all) const {
+  if (one_at_a_time_ && all.size() > 1) return false;
   std::int32_t longest = 0;
   for (const std::int32_t seq : all) longest = std::max(longest, in_pass(at(seq)));
   return std::all_of(all.begin(), all.end(), [&](std::int32_t seq) {

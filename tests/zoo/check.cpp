@@ -51,16 +51,12 @@ Tokens first(const Tokens& t, std::size_t n) {
 
 // ---- running
 
-// A flat, expensive target and a cheap draft: mode auto then speculates, whatever this machine's times are.
+// A dear, flat target and a cheap draft: mode auto then speculates, whatever such tiny models take on this machine.
 void set_costs(Engine& engine) {
-  std::vector<CostModel::Point> target;
-  std::vector<CostModel::Point> draft;
-  for (const int width : {1, 8, 64}) {
-    target.push_back({width, 100.0 + width * 0.1});
-    draft.push_back({width, 1.0 + width * 0.01});
-  }
-  engine.planner().target_cost().load(target);
-  engine.planner().draft_cost().load(draft);
+  engine.planner().target_cost().load({{1, 10}, {8, 12}, {32, 16}});
+  engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});
+  engine.planner().target_cost().freeze(true);
+  engine.planner().draft_cost().freeze(true);
 }
 
 SessionOptions session_options(const std::string& mode, int n) {
@@ -77,6 +73,7 @@ SessionOptions session_options(const std::string& mode, int n) {
 // Runs the prompts side by side, one session and mode each.
 std::vector<Text> run(Pair& pair, const std::vector<std::pair<std::string, Tokens>>& requests, int n, bool rows) {
   Engine& engine = pair.engine();
+  set_costs(engine);
   std::vector<Text> texts(requests.size());
   std::vector<std::unique_ptr<Session>> sessions;
   for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -100,7 +97,6 @@ std::vector<Text> run(Pair& pair, const std::vector<std::pair<std::string, Token
     for (const auto& s : sessions)
       if (!s->finished()) open.push_back(s.get());
     if (open.empty()) break;
-    set_costs(engine);
     engine.step(open);
   }
   for (std::size_t i = 0; i < sessions.size(); ++i) {
@@ -186,8 +182,11 @@ class Judge {
   void judge(const Text& text, Case& out) {
     llama_memory_clear(llama_get_memory(context_.get()), true);
     Tokens prompt = text.prompt;
-    for (std::size_t done = 0; done < prompt.size(); done += 256)
-      decode(prompt.data() + done, std::min<std::size_t>(256, prompt.size() - done));
+    // The last one alone: asked for one row of several, libllama's graph of cogvlm gives the first.
+    const std::size_t n = prompt.size() - 1;
+    for (std::size_t done = 0; done < n; done += 256)
+      decode(prompt.data() + done, std::min<std::size_t>(256, n - done));
+    decode(&prompt[n], 1);
     for (Token token : text.generated) {
       const float* row = llama_get_logits_ith(context_.get(), -1);
       const float regret = *std::max_element(row, row + n_vocab_) - row[token];
@@ -343,6 +342,7 @@ class Check {
       if (plain.empty()) plain = rows;
       pending_.back().c.bits_equal = rows == plain;
     }
+    report_.obstacles = width_obstacles(pair.target(), !pair.narrow().empty());
   }
 
   void judge() {
@@ -372,8 +372,7 @@ Report check(const Entry& entry, const CheckOptions& options) { return Check(ent
 
 std::vector<std::string> Report::failures() const {
   std::vector<std::string> out;
-  const bool rolls_back = kind.find("hybrid") == kind.npos && kind.find("recurrent") == kind.npos;
-  if (!refused.empty() && rolls_back) out.push_back("refused: " + refused);
+  if (!refused.empty()) out.push_back("refused: " + refused);
   for (const Case& c : cases) {
     if (!c.error.empty()) {
       out.push_back(c.name + ": " + c.error);
@@ -382,9 +381,13 @@ std::vector<std::string> Report::failures() const {
     if (c.wrong > 0)
       out.push_back(c.name + ": " + std::to_string(c.wrong) + " of " + std::to_string(c.tokens) +
                     " tokens are not libllama's, regret " + std::to_string(c.regret));
+    if (c.name.starts_with("exact") && !c.bits_equal && obstacles.empty())
+      out.push_back(c.name + ": other bits than plain decoding's, though the program promises the same");
     if (c.name == "plain" && c.distinct < 8) out.push_back("plain: the text repeats itself and shows nothing");
     if (c.name == "chain" && c.per_step < 2.5)
       out.push_back("chain: " + std::to_string(c.per_step) + " tokens a step; too little is accepted to show anything");
+    if (c.name == "auto" && c.per_step < 1.5)
+      out.push_back("auto: " + std::to_string(c.per_step) + " tokens a step; it hardly speculates");
   }
   return out;
 }
@@ -401,12 +404,12 @@ nlohmann::json to_json(const Report& r) {
                      {"wrong", c.wrong},
                      {"regret", c.regret},
                      {"bits_equal", c.bits_equal}});
-  return {
-      {"name", r.name}, {"architecture", r.architecture}, {"kind", r.kind}, {"refused", r.refused}, {"cases", cases}};
+  return {{"name", r.name},       {"architecture", r.architecture}, {"kind", r.kind},
+          {"refused", r.refused}, {"obstacles", r.obstacles},       {"cases", cases}};
 }
 
 Report from_json(const nlohmann::json& j) {
-  Report r{j.at("name"), j.at("architecture"), j.at("kind"), j.at("refused"), {}};
+  Report r{j.at("name"), j.at("architecture"), j.at("kind"), j.at("refused"), j.at("obstacles"), {}};
   for (const auto& c : j.at("cases"))
     r.cases.push_back({c.at("name"), c.at("error"), c.at("tokens"), c.at("per_step"), c.at("distinct"), c.at("ties"),
                        c.at("wrong"), c.at("regret"), c.at("bits_equal")});

@@ -25,8 +25,9 @@ struct Case {
 struct Report {
   std::string name;
   std::string architecture;
-  std::string kind;     // "dense", "mixture", "window", "hybrid" …, joined by ", "
-  std::string refused;  // the sentence with which the program refuses the model, or empty
+  std::string kind;       // "dense", "mixture", "window", "hybrid" …, joined by ", "
+  std::string refused;    // the sentence with which the program refuses the model, or empty
+  std::string obstacles;  // what keeps --exact from promising equal bits, or empty
   std::vector<Case> cases;
   std::vector<std::string> failures() const;  // one sentence for each; empty = all right
 };

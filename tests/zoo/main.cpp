@@ -1,6 +1,6 @@
 // zoo write DIR [--type PART=FORMAT]... [NAME...]: writes DIR/NAME.gguf and DIR/NAME.draft.gguf, of all models or those
 // named. zoo list: the models of the zoo. zoo unknown: architectures of libllama that architectures.txt does not
-// mention. zoo report FILE [-j N]: checks all models and writes docs/models.md. zoo check [--fast] [--json] NAME: runs
+// mention. zoo report FILE [-j N]: checks all models and writes a table. zoo check [--fast] [--json] NAME: runs
 // a model in every way and judges its texts with libllama alone.
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -67,8 +67,9 @@ int unknown(const Table& table) {
 }
 
 void print(const gsd::zoo::Report& report) {
-  std::printf("%s: %s%s%s\n", report.name.c_str(), report.kind.c_str(),
-              report.refused.empty() ? "" : "; refused: ", report.refused.c_str());
+  std::printf("%s: %s%s%s%s%s\n", report.name.c_str(), report.kind.c_str(),
+              report.refused.empty() ? "" : "; refused: ", report.refused.c_str(),
+              report.obstacles.empty() ? "" : "; obstacles to --exact: ", report.obstacles.c_str());
   for (const auto& c : report.cases)
     std::printf("  %-24s %4d tokens, %.2f a step, %3d different, %d ties, %d wrong, regret %.4f%s %s\n", c.name.c_str(),
                 c.tokens, c.per_step, c.distinct, c.ties, c.wrong, c.regret, c.bits_equal ? ", same bits" : "",
@@ -112,7 +113,8 @@ int main(int argc, char** argv) {
     command
         ->add_option("--type", formats,
                      "Format of the matrices that have PART in their names and rows that it can hold")
-        ->type_name("PART=FORMAT");
+        ->type_name("PART=FORMAT")
+        ->allow_extra_args(false);
     command->add_option("--file-type", file_type, "general.file_type");
   };
   add_formats(w);

@@ -20,7 +20,7 @@ namespace {
 
 using Gguf = std::unique_ptr<gguf_context, decltype(&gguf_free)>;
 
-std::string last_message;  // of libllama, while a Listener lives
+std::string messages;  // libllama's errors while a Listener lives
 
 class Listener {
  public:
@@ -28,7 +28,7 @@ class Listener {
     llama_log_get(&before_, &user_);
     llama_log_set(
         [](ggml_log_level level, const char* text, void*) {
-          if (level == GGML_LOG_LEVEL_ERROR) last_message = text;
+          if (level == GGML_LOG_LEVEL_ERROR) messages += text;
         },
         nullptr);
   }
@@ -150,7 +150,7 @@ struct Tensor {
   std::int64_t size() const { return shape[0] * shape[1] * shape[2] * shape[3]; }
 };
 
-std::vector<Tensor> tensors_of(gguf_context* metadata) {
+std::vector<Tensor> tensors_of(const Entry& entry, gguf_context* metadata) {
   std::vector<Tensor> tensors;
   const auto note = [](ggml_tensor* t, void* list) {
     Tensor tensor{t->name, {}, t->type};
@@ -159,19 +159,21 @@ std::vector<Tensor> tensors_of(gguf_context* metadata) {
   };
   llama_model_params params = llama_model_default_params();
   params.use_extra_bufts = false;
-  last_message = "it gives no reason";
+  messages.clear();
   llama_model* model = nullptr;
   try {
     model = llama_model_init_from_user(metadata, note, &tensors, params);
   } catch (const std::exception& e) {
-    last_message = e.what();
+    messages += e.what();
   }
-  if (model == nullptr) throw std::runtime_error("libllama makes no such model: " + last_message);
+  if (model == nullptr) throw std::runtime_error("libllama makes no such model: " + messages);
   llama_model_free(model);
   std::set<std::string> seen;
   std::erase_if(tensors, [&](const Tensor& t) {
     // Scales of quantised weights, and heads of classifiers.
     return t.name.ends_with(".scale") || t.name.ends_with("input_scale") || t.name.starts_with("cls.") ||
+           // libllama tells the two kinds of RWKV-6 apart by this one.
+           (entry.architecture == "rwkv6qwen2" && t.name.ends_with("time_mix_first.weight")) ||
            !seen.insert(t.name).second;
   });
   return tensors;
@@ -227,7 +229,7 @@ Distribution distribution(const Entry& entry, const Tensor& t, bool tied) {
   if (has("attn_q_norm")) return {weight(entry, "q_norm", 1), 0.1F * weight(entry, "q_norm", 1)};
   if (has("norm") && t.name.ends_with(".weight")) return {1, 0.1F};
   if (has("rope_freqs") || has("rope_factors")) return {1, 0};
-  if (has("_scale")) return {1, 0.05F};
+  if (has("_scale") || has("act.scales")) return {1, 0.05F};
   if (t.name.ends_with("ssm_a")) return {-0.5F, 0.1F};
   if (has("altup_") && has("coef")) return {0, per_row * weight(entry, "altup", 1)};
   if (t.name.ends_with(".bias") || vector) return {0, 0.1F};
@@ -247,7 +249,7 @@ std::vector<float> weights(const Entry& entry, const Tensor& t, bool tied, const
   for (float& v : values) v = d.mean + d.deviation * own();
   if (recipe.draft) {
     Noise other(hash(t.name, recipe.seed + 1000));
-    const float size = weight(entry, "noise", 0.05F) * d.deviation;
+    const float size = weight(entry, "noise", 0.01F) * d.deviation;
     for (float& v : values) v += size * other();
   }
   if (t.name.ends_with("ssm_a"))  // a decay
@@ -282,7 +284,7 @@ void write_model(const Entry& entry, const std::filesystem::path& vocabulary, co
   const Listener listener;
   const Gguf out = metadata_of(entry, vocabulary);
   gguf_set_val_u32(out.get(), "general.file_type", static_cast<std::uint32_t>(recipe.file_type));
-  const std::vector<Tensor> tensors = tensors_of(out.get());
+  const std::vector<Tensor> tensors = tensors_of(entry, out.get());
   const bool tied =
       std::none_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.name == "output.weight"; });
   std::size_t bytes = 0;
@@ -318,16 +320,16 @@ std::vector<std::string> known_architectures() {
   for (const std::string& word : words) {
     const Gguf file(gguf_init_empty(), gguf_free);
     gguf_set_val_str(file.get(), "general.architecture", word.c_str());
-    last_message.clear();
+    messages.clear();
     llama_model* model = nullptr;
     try {
       model = llama_model_init_from_user(
           file.get(), [](ggml_tensor*, void*) {}, nullptr, llama_model_default_params());
     } catch (const std::exception& e) {
-      last_message = e.what();
+      messages += e.what();
     }
     if (model != nullptr) llama_model_free(model);
-    if (last_message.find("unknown model architecture") == last_message.npos) known.push_back(word);
+    if (messages.find("unknown model architecture") == messages.npos) known.push_back(word);
   }
   return known;
 }

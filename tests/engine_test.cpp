@@ -1042,8 +1042,7 @@ TEST(Engine, ExactModeProposesFirstWhatItVerifiedOffThePath) {
 
 // Beyond the path the constraint's state would be another token's.
 TEST(Accept, DoesNotAskTheConstraintBeyondTheExactPath) {
-  const BackendInfo info{
-      .n_vocab = 4, .n_ctx = 16, .n_seq = 1, .max_batch = 16, .max_outputs = 16, .max_leaves = 4};
+  const BackendInfo info{.n_vocab = 4, .n_ctx = 16, .n_seq = 1, .max_batch = 16, .max_outputs = 16, .max_leaves = 4};
   const auto always_two = [](std::span<const Token>, std::span<float> logits) {
     std::fill(logits.begin(), logits.end(), 0.0F);
     logits[2] = 5;

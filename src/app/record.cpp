@@ -45,10 +45,11 @@ void Recorder::drafts(Pair& pair, std::span<const Token> prompt, std::span<const
   ProgressLine line("Recording the draft's answers");
   Replay r;
   try {
-    r = record_drafts(*drafter, text, prompt.size(), options.sampling, wide, {is_eog.get(), n_vocab}, [&](double share) {
-      line.show(static_cast<float>(share));
-      return !interrupted();
-    });
+    r = record_drafts(*drafter, text, prompt.size(), options.sampling, wide, {is_eog.get(), n_vocab},
+                      [&](double share) {
+                        line.show(static_cast<float>(share));
+                        return !interrupted();
+                      });
   } catch (const Error&) {
     if (!interrupted()) throw;  // a pass that Ctrl-C ended
   }

@@ -68,7 +68,8 @@ void start_llama() {
   std::call_once(once, [] {
     take_log();
     llama_backend_init();
-    // Where ggml was built with its backends inside, nothing needs to be loaded. A relative folder counts from libllama.
+    // Where ggml was built with its backends inside, nothing needs to be loaded. A relative folder counts from
+    // libllama.
     if (std::strlen(GSD_BACKENDS_DIR) > 0) {
       ggml_backend_load_all_from_path((libllama_folder() / GSD_BACKENDS_DIR).c_str());
     } else if (ggml_backend_dev_count() == 0) {

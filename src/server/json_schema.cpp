@@ -223,7 +223,10 @@ class Converter {
 
 }  // namespace
 
-std::string json_object_grammar() { return std::string("root ::= ws object\n") + kJsonRules; }
+std::string json_object_grammar() {
+  std::string out = "root ::= ws object\n";
+  return out += kJsonRules;
+}
 
 std::string schema_grammar(const Json& schema) {
   try {

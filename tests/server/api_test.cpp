@@ -278,7 +278,7 @@ TEST(Api, ASchemaThatDoublesIsFollowed) {
   Json defs = Json::object();
   for (int i = 0; i < 14; ++i) {
     const Json next{{"$ref", "#/$defs/d" + std::to_string(i + 1)}};
-    defs["d" + std::to_string(i)] = {{"anyOf", {next, next}}};
+    defs[std::string("d").append(std::to_string(i))] = {{"anyOf", {next, next}}};
   }
   defs["d14"] = {{"const", "deep"}};
   const Json schema{{"$defs", defs}, {"$ref", "#/$defs/d0"}};

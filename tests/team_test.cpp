@@ -2,9 +2,14 @@
 #include "../src/core/team.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include <functional>
 #include <random>
+#include <thread>
+
+#include "../src/util/free_cores.h"
 
 namespace gsd {
 namespace {
@@ -16,10 +21,10 @@ struct Result {
 };
 Result simulate(
     Team& team, int runs, double all_ms, double one_ms, int tokens = 4,
-    const std::function<double()>& noise = [] { return 1.0; }) {
+    const std::function<double()>& noise = [] { return 1.0; }, int free_cores = -1) {
   Result r;
   for (int i = 0; i < runs; ++i) {
-    const int threads = team.choose(tokens, 4);
+    const int threads = team.choose(tokens, 4, free_cores);
     EXPECT_TRUE(threads == 1 || threads == 4);
     const double ms = (threads == 1 ? one_ms : all_ms) * noise();
     team.ran(ms);
@@ -74,13 +79,62 @@ TEST(Team, NarrowPassesAreJudgedApartFromWideOnes) {
 TEST(Team, AWidthThatIsNewBeginsAsTheLastOneDid) {
   Team team;
   simulate(team, 300, 9, 2, 4);
-  EXPECT_EQ(team.choose(64, 4), 1);
+  EXPECT_EQ(team.choose(64, 4, -1), 1);
+}
+
+TEST(Team, BeginsWithAllThreadsOnFreeCoresAndAloneBesideOthers) {
+  Team team;
+  EXPECT_EQ(simulate(
+                team, 20, 1, 1.6, 4, [] { return 1.0; }, 4)
+                .all,
+            1);
+  EXPECT_EQ(simulate(
+                team, 500, 50, 2, 4, [] { return 1.0; }, 1)
+                .all,
+            0);
+  EXPECT_EQ(simulate(
+                team, 20, 1, 1.6, 4, [] { return 1.0; }, 4)
+                .all,
+            1);  // what was learned beside others is kept apart
+}
+
+TEST(Team, TakesNoMoreThreadsThanCoresAreFree) {
+  Team team;
+  EXPECT_EQ(team.choose(4, 16, 15), 15);
+  team.ran(1);
+  EXPECT_EQ(team.choose(4, 16, 40), 16);
+}
+
+TEST(Team, RunnableThreadsThatTakeNothingAreFoundOut) {
+  Team team;  // a program of low priority runs beside it
+  simulate(
+      team, 6000, 1, 1.6, 4, [] { return 1.0; }, 1);
+  EXPECT_GT(simulate(
+                team, 300, 1, 1.6, 4, [] { return 1.0; }, 1)
+                .all,
+            0.9);
+}
+
+TEST(FreeCores, IsKnownOnlyWhereThisProcessMayRunEverywhere) {
+  const int cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  FreeCores free;
+  const int n = free.get();
+  EXPECT_GE(n, -1);
+  EXPECT_LE(n, cores);
+  if (cores < 2) GTEST_SKIP() << "one core";
+  std::thread([] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(0, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_EQ(FreeCores().get(), -1);
+  }).join();
 }
 
 TEST(Team, OneThreadIsOne) {
   Team team;
   for (const int tokens : {1, 7, 512, 1 << 20}) {
-    EXPECT_EQ(team.choose(tokens, 1), 1);
+    EXPECT_EQ(team.choose(tokens, 1, -1), 1);
     team.ran(1);
   }
 }

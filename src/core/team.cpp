@@ -21,20 +21,22 @@ constexpr double kWeight = 1.0 / 16, kTryWeight = 0.5;  // of a new time against
 // Half an octave of widths.
 Team::Kind& Team::kind() {
   const auto octave = static_cast<std::size_t>(2 * std::log2(std::max(tokens_, 1)));
-  return kinds_[std::min(octave, kinds_.size() - 1)];
+  return state_->kinds[std::min(octave, state_->kinds.size() - 1)];
 }
 
-int Team::choose(int tokens, int most) {
+int Team::choose(int tokens, int most, int free_cores) {
   tokens_ = tokens;
+  state_ = free_cores < 0 ? &unknown_ : free_cores >= std::min(most, 2) ? &free_ : &busy_;
+  if (free_cores >= 2) most = std::min(most, free_cores);
   way_ = kAlone;
   trying_ = false;
   if (most <= 1) return 1;
   const Kind& k = kind();
-  if (k.ms[kAll] > 0 && k.ms[kAlone] > 0) ratio_ = k.ms[kAlone] / k.ms[kAll];
-  const Way better = ratio_ < kClearly ? kAlone : kAll;
+  if (k.ms[kAll] > 0 && k.ms[kAlone] > 0) state_->ratio = k.ms[kAlone] / k.ms[kAll];
+  const Way better = state_->ratio < kClearly ? kAlone : kAll;
   const Way other = better == kAll ? kAlone : kAll;
-  const double loss = std::clamp((better == kAll ? ratio_ : 1 / ratio_) - 1, kLeastLoss, kMostLoss);
-  trying_ = k.runs > 0 && (ratio_ > 0 ? k.again || k.credit >= loss * k.ms[better] : k.runs >= kFirstTry);
+  const double loss = std::clamp((better == kAll ? state_->ratio : 1 / state_->ratio) - 1, kLeastLoss, kMostLoss);
+  trying_ = k.runs > 0 && (state_->ratio > 0 ? k.again || k.credit >= loss * k.ms[better] : k.runs >= kFirstTry);
   way_ = trying_ ? other : better;
   return way_ == kAlone ? 1 : most;
 }

@@ -35,10 +35,12 @@ class Team {
     // 0 = not known: begins alone, which costs no more than the difference; the other way round, a single pass on a
     // loaded machine has taken 900 ms instead of 2.
     double ratio = 0;
+    double most_loss = 8;   // of a pass, that a try is taken to cost; ratios beyond it count as this
+    bool surprises = true;  // a pass that took too long is a reason to try the other way
   };
   Kind& kind();
 
-  State unknown_, free_{{}, 1.5}, busy_{{}, 0.125};
+  State unknown_, free_{{}, 1.5}, busy_{{}, 1.0 / 64, 64, false};
   State* state_ = &unknown_;
   int tokens_ = 1;
   Way way_ = kAlone;

@@ -50,7 +50,7 @@ void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   }
   out += fmt::format(
       "per step: {:.2f} tokens emitted, {:.1f} drafted, {:.1f} merged, {:.1f} verified; {:.1f} draft passes\n",
-      s.accepted_per_step(), per_step(s.drafted), per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
+      s.tokens_per_step(), per_step(s.drafted), per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
   out += fmt::format("time: draft {:.0f} %, verify {:.0f} %, sequences {:.1f} %, rest {:.1f} % ({:.0f} us a step)\n",
                      share(s.draft_ms), share(s.verify_ms), share(s.sequence_ms), share(rest),
                      s.steps > 0 ? 1000 * rest / static_cast<double>(s.steps) : 0);

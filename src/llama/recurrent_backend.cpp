@@ -11,6 +11,7 @@
 // - Copies of the state in our memory. After one is restored, the tokens since are fed again: together with the next
 //   pass while they are few, since a pass costs little more by them, else in a pass of their own.
 #include <algorithm>
+#include <cassert>
 #include <deque>
 
 #include "../core/stopwatch.h"
@@ -311,6 +312,7 @@ void RecurrentBackend::pass(std::span<const NodeInput> nodes, const Group& group
 
 // Copies the state as it stands in the memory. REQUIRES: no speculative nodes, nothing to be dropped.
 void RecurrentBackend::keep_copy(Sequence& s, bool of_step) {
+  assert(n_tokens(s) == s.committed);
   if (s.held == 0 || (!s.copies.empty() && s.copies.back().n == s.held)) return;
   Copy copy;
   if (!s.copies.empty() && s.copies.back().of_step) {

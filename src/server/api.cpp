@@ -32,26 +32,21 @@ Json timings_json(const Outcome& o) {
   const auto per = [](double a, double b) { return b > 0 ? a / b : 0; };
   const auto prompt_n = static_cast<double>(o.n_prompt - o.n_reused);
   const auto predicted_n = static_cast<double>(s.emitted);
-  return {{"cache_n", o.n_reused},
-          {"prompt_n", o.n_prompt - o.n_reused},
-          {"prompt_ms", o.prompt_ms},
-          {"prompt_per_token_ms", per(o.prompt_ms, prompt_n)},
-          {"prompt_per_second", per(1000 * prompt_n, o.prompt_ms)},
-          {"predicted_n", s.emitted},
-          {"predicted_ms", o.predicted_ms},
-          {"predicted_per_token_ms", per(o.predicted_ms, predicted_n)},
-          {"predicted_per_second", per(1000 * predicted_n, o.predicted_ms)},
-          {"draft_n", s.verified},
-          {"draft_n_accepted", s.accepted},
-          {"queue_ms", o.queue_ms},
-          {"drafted_n", s.drafted},
-          {"merged_n", s.merged},
-          {"verified_n", s.verified},
-          {"steps", s.steps},
-          {"plain_steps", s.plain_steps},
-          {"accepted_per_step", s.accepted_per_step()},
-          {"draft_ms", s.draft_ms},
-          {"verify_ms", s.verify_ms}};
+  Json out{{"cache_n", o.n_reused},
+           {"prompt_n", o.n_prompt - o.n_reused},
+           {"prompt_ms", o.prompt_ms},
+           {"prompt_per_token_ms", per(o.prompt_ms, prompt_n)},
+           {"prompt_per_second", per(1000 * prompt_n, o.prompt_ms)},
+           {"predicted_n", s.emitted},
+           {"predicted_ms", o.predicted_ms},
+           {"predicted_per_token_ms", per(o.predicted_ms, predicted_n)},
+           {"predicted_per_second", per(1000 * predicted_n, o.predicted_ms)},
+           {"draft_n", s.verified},
+           {"draft_n_accepted", s.accepted},
+           {"queue_ms", o.queue_ms},
+           {"tokens_per_step", s.tokens_per_step()}};
+  visit_stats([&](const char* name, const auto& value) { out[name] = value; }, s);
+  return out;
 }
 
 Json bytes_json(const std::string& bytes) {
@@ -448,31 +443,18 @@ std::string Api::model(const std::string& id) const {
 }
 
 std::string Api::props() const {
-  const SamplingParams& s = options_.defaults.sampling;
-  const SpeculationParams& p = options_.defaults.speculation;
-  return print({{"default_generation_settings",
-                 {{"n_ctx", model_.n_ctx},
-                  {"params",
-                   {{"temperature", s.temperature},
-                    {"top_k", s.top_k},
-                    {"top_p", s.top_p},
-                    {"min_p", s.min_p},
-                    {"repeat_penalty", s.repeat_penalty},
-                    {"presence_penalty", s.presence_penalty},
-                    {"frequency_penalty", s.frequency_penalty},
-                    {"repeat_last_n", s.penalty_last_n},
-                    {"max_tokens", options_.defaults.max_tokens},
-                    {"speculative",
-                     {{"mode", mode_name(p.mode)},
-                      {"max_width", p.width()},
-                      {"depth", p.depth},
-                      {"top_k", p.top_k},
-                      {"sibling_threshold", p.sibling_threshold},
-                      {"path_threshold", p.path_threshold},
-                      {"merge_length", p.merge_length},
-                      {"frontier", p.frontier},
-                      {"max_nodes", p.max_nodes},
-                      {"history", p.history}}}}}}},
+  const auto json = [](const auto& params) {
+    Json out = Json::object();
+    visit_params(params, [&](const Param& param, const auto& value) { out[param.name] = value; });
+    return out;
+  };
+  Json params = json(options_.defaults.sampling);
+  params["max_tokens"] = options_.defaults.max_tokens;
+  Json speculative = json(options_.defaults.speculation);
+  speculative["mode"] = mode_name(options_.defaults.speculation.mode);
+  speculative["max_width"] = options_.defaults.speculation.width();
+  params["speculative"] = std::move(speculative);
+  return print({{"default_generation_settings", {{"n_ctx", model_.n_ctx}, {"params", std::move(params)}}},
                 {"total_slots", scheduler_.slots().size()},
                 {"model", model_.id},
                 {"draft", model_.draft_description},
@@ -492,7 +474,7 @@ std::string Api::slots() const {
       slot["n_prompt"] = s.n_prompt;
       slot["n_prompt_left"] = s.n_prompt_left;
       slot["n_decoded"] = s.n_decoded;
-      slot["accepted_per_step"] = s.accepted_per_step;
+      slot["tokens_per_step"] = s.tokens_per_step;
     }
     out.push_back(std::move(slot));
   }

@@ -73,6 +73,16 @@ class Fields {
     std::int64_t x = 0;
     if (read(name, x, low, high)) out = static_cast<int>(x);
   }
+  void read(const Param& param, bool& out) const { read(param.name, out); }
+  void read(const Param& param, float& out) const { read(param.name, out); }
+  void read(const Param& param, int& out) const {
+    read(param.name, out, static_cast<std::int64_t>(param.low), static_cast<std::int64_t>(param.high));
+  }
+  void read(const Param& param, Mode& out) const {
+    std::string name(mode_name(out));
+    read(param.name, name);
+    out = parse_mode(name);
+  }
   // Fields that would change the answer if they were ignored.
   void refuse_unsupported(std::initializer_list<const char*> names) const {
     for (const char* name : names) {
@@ -172,15 +182,11 @@ void read_logit_bias(const Fields& f, std::vector<std::pair<Token, float>>& out)
 }
 
 void read_sampling(const Fields& f, const RequestDefaults& defaults, SamplingParams& p) {
-  f.read("temperature", p.temperature);
   f.read("top_k", p.top_k, INT32_MIN, INT32_MAX);
-  p.top_k = std::max(0, p.top_k);
-  f.read("top_p", p.top_p);
-  f.read("min_p", p.min_p);
-  f.read("repeat_penalty", p.repeat_penalty);
-  f.read("presence_penalty", p.presence_penalty);
-  f.read("frequency_penalty", p.frequency_penalty);
-  f.read("repeat_last_n", p.penalty_last_n, -1, INT32_MAX);
+  visit_params(p, [&](const Param& param, auto& field) {
+    if (&field != static_cast<void*>(&p.top_k)) f.read(param, field);
+  });
+  p.top_k = std::max(0, p.top_k);  // below 0 is off, as in llama.cpp
   read_logit_bias(f, p.logit_bias);
   std::int64_t seed = -1;
   const bool given = f.read("seed", seed, INT64_MIN, INT64_MAX);
@@ -196,25 +202,14 @@ void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
   const Json* v = f.find("speculative");
   if (v == nullptr) return;
   if (!v->is_object()) refuse("speculative", "must be an object");
-  static const std::set<std::string> known{
-      "mode",     "max_width", "depth",   "top_k", "sibling_threshold", "path_threshold", "merge_length",
-      "frontier", "max_nodes", "history", "trace"};
+  std::set<std::string> known{"trace"};
+  visit_params(p, [&](const Param& param, auto&) { known.insert(param.name); });
   for (const auto& [key, value] : v->items()) {
     if (!known.contains(key)) refuse("speculative." + key, "is not known");
   }
   const Fields s(*v, "speculative");
-  std::string mode;
-  s.read("mode", mode);
-  if (!mode.empty()) p.mode = parse_mode(mode);
-  s.read("max_width", p.max_width, 1, 64);
-  s.read("depth", p.depth, 1, 64);
-  s.read("top_k", p.top_k, 1, 16);
-  s.read("sibling_threshold", p.sibling_threshold);
-  s.read("path_threshold", p.path_threshold);
-  s.read("merge_length", p.merge_length, 0, 16);
-  s.read("frontier", p.frontier, 1, 64);
-  s.read("max_nodes", p.max_nodes, 2, 1024);
-  s.read("history", p.history);
+  visit_params(p, [&](const Param& param, auto& field) { s.read(param, field); });
+  if (s.find("max_width") != nullptr && p.max_width == 0) refuse("speculative.max_width", "must be from 1 to 64");
   s.read("trace", trace);
 }
 

@@ -58,9 +58,10 @@ kind "control vector.*--control-vector" general.architecture str controlvector
 kind "reads images or sound.*--mmproj" general.architecture str clip
 kind "reads images or sound" general.type str mmproj
 kind "part 2 of 3 .*-00001-of-00003.gguf" split.no u16 1 split.count u16 3
-kind "EAGLE-3 head.*--draft" general.architecture str eagle3
-kind "DFlash drafter.*--draft" general.architecture str dflash
-kind "only the MTP layers.*--draft" --drop blk.0. llama.nextn_predict_layers u32 1
+kind "EAGLE-3 head.*--draft.*--spec-type draft-eagle3" general.architecture str eagle3
+kind "DFlash drafter.*--draft.*--spec-type draft-dflash" general.architecture str dflash
+kind "an MTP head of Gemma 4.*--draft.*--spec-type draft-mtp" general.architecture str gemma4-assistant
+kind "only the MTP layers.*--draft.*--spec-type draft-mtp" --drop blk.0. llama.nextn_predict_layers u32 1
 kind "vocabulary and no weights" --drop ""
 # Keys of other types than theirs are not read as what they are not.
 for key in general.type general.architecture split.no split.count llama.nextn_predict_layers llama.block_count; do

@@ -164,6 +164,8 @@ Pair load_pair(const ModelFlags& flags, bool cancel_passes) {
   }();
   const std::string warning = context_warning(pair.target(), pair.draft(), pair.n_ctx());
   if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);
+  const std::string idle = idle_layers(pair.target());
+  if (pair.draft() == nullptr && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
   const std::string obstacles =
       options.engine.exact ? width_obstacles(pair.target(), !pair.narrow().empty()) : std::string();
   if (!obstacles.empty())

@@ -107,9 +107,10 @@ class RecurrentBackend final : public Backend {
   double sequence_ms_ = 0;
 };
 
-// Tokens that are fed again come on top of those of the pass.
+// Tokens that are fed again come on top of those of the pass. With snapshots libllama asserts that a pass could hold
+// more tokens than there are of these and one.
 ContextOptions with_room(ContextOptions o) {
-  o.max_batch += kFedTogether * (o.exact ? 1 : o.n_seq);
+  o.max_batch = std::max(o.max_batch + kFedTogether * (o.exact ? 1 : o.n_seq), kSnapshots + 2);
   return o;
 }
 

@@ -1,10 +1,9 @@
-// Text streams, requests and schemas: no engine.
+// Text streams and requests: no engine.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <random>
 
-#include "../../src/server/json_schema.h"
 #include "../../src/server/metrics.h"
 #include "../../src/server/request.h"
 #include "../../src/server/text_stream.h"
@@ -223,35 +222,6 @@ TEST(Request, BoundsDepthAndKeys) {
   std::string keys = R"({"prompt": "x")";
   for (int i = 0; i < 30000; ++i) keys += ",\"k" + std::to_string(i) + "\":1";
   EXPECT_THAT(message_of(keys + "}"), HasSubstr("keys"));
-}
-
-std::string schema_error(const char* text) {
-  try {
-    schema_grammar(Json::parse(text));
-  } catch (const ApiError& e) {
-    return e.what();
-  }
-  return "accepted";
-}
-
-TEST(JsonSchema, RefusesByNameAndPlace) {
-  const std::pair<const char*, const char*> cases[] = {
-      {R"({"type": "string", "pattern": "a+"})", "'pattern' at #"},
-      {R"({"properties": {"a": {"type": "number", "minimum": 3}}})", "'minimum' at #/properties/a"},
-      {R"({"type": "date"})", "\"date\""},
-      {R"({"anyOf": []})", "alternatives"},
-      {R"({"enum": []})", "enum"},
-      {R"({"$ref": "http://x"})", "reference"},
-      {R"({"$ref": "#/$defs/none"})", "leads nowhere"},
-      {R"({"$ref": "#/$defs/~3"})", "cannot be read"},
-      {R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})", "itself"},
-      {R"({"type": "object", "properties": {"a": {}}, "required": ["b"]})", "required"},
-      {R"({"type": "array", "items": {}, "minItems": 5, "maxItems": 2})", "maximum below"},
-      {R"({"type": "string", "maxLength": 5000})", "'maxLength'"},
-      {R"({"type": "object", "properties": {"a": {}}, "additionalProperties": true})", "additionalProperties"},
-      {R"(5)", "no object"},
-  };
-  for (const auto& [schema, words] : cases) EXPECT_THAT(schema_error(schema), HasSubstr(words)) << schema;
 }
 
 TEST(Metrics, CountAndPrintHistograms) {

@@ -10,7 +10,7 @@ src/util
 include/gsd
 src/core
 src/draft
-include/gsd/llama.h src/llama narrow/include | src/record
+include/gsd/llama.h src/llama narrow/include | src/record | src/chat
 src/server | src/bench
 src/app
 '

@@ -135,7 +135,8 @@ expect 11 "^gsd: .*cannot be written" generate "${pair[@]}" -p x --record "$dir/
 expect 10 "^gsd: .*grammar is empty" generate "${pair[@]}" -p x --grammar-file /dev/null
 mkfifo "$dir/fifo"
 expect 11 "^gsd: .*no ordinary file" generate "${pair[@]}" -p x --record "$dir/fifo"
-expect 4 "^gsd: .*no chat template" chat "${pair[@]}"
+expect 4 "^gsd: The chat template, line 1: a tag has no end" chat "${pair[@]}" --chat-template "{{ messages"
+expect 4 "none that libllama knows" chat "${pair[@]}" --chat-template nonsense
 
 echo "== out of memory"
 (ulimit -v 400000; "$gsd" generate "${pair[@]}" -p x -c 1000000 >"$dir/out" 2>"$dir/err")

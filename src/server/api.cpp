@@ -336,8 +336,11 @@ void Api::check_model(const std::string& name) const {
                  "model_not_found");
 }
 
-std::vector<Token> Api::prompt_tokens(const Prompt& prompt) const {
-  if (const auto* text = std::get_if<std::string>(&prompt)) return tokens_of(*text, false, "prompt");
+std::vector<Token> Api::prompt_tokens(const Prompt& prompt, bool parse_special) const {
+  if (const auto* text = std::get_if<std::string>(&prompt)) {
+    check_length(*text, "prompt");
+    return chat::tokenize_text(*text, parse_special, model_.tokenize);
+  }
   const auto& tokens = std::get<std::vector<Token>>(prompt);
   for (const Token t : tokens) {
     if (t < 0 || t >= model_.n_vocab)
@@ -355,10 +358,15 @@ void Api::refuse_length(const std::string& n_tokens, const char* field) const {
 }
 
 // Megabytes take the tokenizer seconds: what cannot fit, however well it is packed, is refused before.
-std::vector<Token> Api::tokens_of(const std::string& text, bool parse_special, const char* field) const {
+void Api::check_length(const std::string& text, const char* field) const {
   const std::size_t least = model_.max_token_bytes > 0 ? text.size() / model_.max_token_bytes : 0;
   if (least > static_cast<std::size_t>(model_.n_ctx)) refuse_length(fmt::format("at least {}", least), field);
-  return model_.tokenize(text, true, parse_special);
+}
+
+std::vector<Token> Api::chat_tokens(const chat::ChatRequest& request) const {
+  const chat::Rendered prompt = model_.chat->render(request);
+  check_length(prompt.text, "messages");
+  return chat::tokenize_prompt(prompt, control_, model_.tokenize);
 }
 
 std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
@@ -367,9 +375,8 @@ std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
     if (options_.strict_model) check_model(r.model);
     const char* const field = chat ? "messages" : "prompt";
     std::vector<std::vector<Token>> prompts;
-    // Control tokens come from the template, the begin of text from the tokenizer: libllama's templates leave it out.
-    if (chat) prompts.push_back(tokens_of(model_.apply_template(r.messages, true), true, field));
-    for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p));
+    if (chat) prompts.push_back(chat_tokens(r.conversation.chat));
+    for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p, r.parse_special));
     for (const auto& p : prompts) {
       if (p.empty()) throw ApiError(400, "The prompt is empty; give at least one token.", "prompt");
       if (static_cast<int>(p.size()) >= model_.n_ctx) refuse_length(std::to_string(p.size()), field);
@@ -412,9 +419,9 @@ std::string Api::detokenize(std::string_view body) const {
 }
 
 std::string Api::apply_template(std::string_view body) const {
-  const std::vector<ChatMessage> messages = parse_messages(body);
+  const Conversation conversation = parse_conversation(body, options_.defaults);
   try {
-    return print({{"prompt", model_.apply_template(messages, true)}});
+    return print({{"prompt", model_.chat->render(conversation.chat).text}});
   } catch (const Error& e) {
     throw from(e);
   }
@@ -458,7 +465,8 @@ std::string Api::props() const {
                 {"total_slots", scheduler_.slots().size()},
                 {"model", model_.id},
                 {"draft", model_.draft_description},
-                {"chat_template", model_.chat_template},
+                {"chat_template", model_.chat->source()},
+                {"chat_template_problem", model_.chat->problem().empty() ? Json() : Json(model_.chat->problem())},
                 {"own_chat_template", model_.own_chat_template},
                 {"exact", options_.exact},
                 {"build_info", "gsd " + options_.version}});

@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::size_t kMaxStops = 16;
 constexpr std::size_t kMaxStopBytes = 1024;
-constexpr std::size_t kMaxMessages = 4096;
 constexpr std::size_t kMaxBiases = 4096;
 constexpr int kMaxTopLogprobs = 20;
 constexpr std::size_t kMaxKeys = 20000;
@@ -276,41 +275,6 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   }
 }
 
-// A message's content: a string, or a list of parts of type text.
-std::string content_of(const Json& message) {
-  const auto at = message.find("content");
-  if (at == message.end() || at->is_null()) return "";
-  if (at->is_string()) return at->get<std::string>();
-  if (!at->is_array()) refuse("messages.content", "must be a string or a list of parts");
-  std::string out;
-  for (const Json& part : *at) {
-    if (!part.is_object() || part.value("type", Json()) != Json("text") || !part.contains("text") ||
-        !part["text"].is_string())
-      refuse("messages.content", "may hold parts of type text only");
-    out += part["text"].get<std::string>();
-  }
-  return out;
-}
-
-std::vector<ChatMessage> read_messages(const Fields& f) {
-  const Json* list = f.find("messages");
-  if (list == nullptr || !list->is_array() || list->empty())
-    refuse("messages", "must be a list of at least one message");
-  if (list->size() > kMaxMessages) refuse("messages", fmt::format("may hold at most {} messages", kMaxMessages));
-  std::vector<ChatMessage> out;
-  for (const Json& m : *list) {
-    if (!m.is_object()) refuse("messages", "must hold objects");
-    ChatMessage message;
-    Fields(m, "messages").read("role", message.role);
-    if (message.role == "developer") message.role = "system";
-    if (message.role != "system" && message.role != "user" && message.role != "assistant")
-      refuse("messages.role", "must be system, developer, user or assistant");
-    message.content = content_of(m);
-    out.push_back(std::move(message));
-  }
-  return out;
-}
-
 std::vector<Prompt> read_prompts(const Fields& f) {
   const Json* v = f.find("prompt");
   if (v == nullptr) refuse("prompt", "is missing");
@@ -339,7 +303,7 @@ CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defau
   const Fields f(object);
   CompletionRequest r;
   read_common(f, defaults, r);
-  r.messages = read_messages(f);
+  r.conversation = read_conversation(object, defaults.conversation);
   bool report = false;
   int top = 0;
   f.read("logprobs", report);
@@ -355,6 +319,7 @@ CompletionRequest parse_completion(std::string_view body, const RequestDefaults&
   CompletionRequest r;
   read_common(f, defaults, r);
   r.prompts = read_prompts(f);
+  f.read("parse_special", r.parse_special);
   if (r.n * static_cast<int>(r.prompts.size()) > kMaxChoices)
     refuse("n", fmt::format("times the number of prompts may be at most {}", kMaxChoices));
   std::int64_t best_of = r.n;
@@ -383,9 +348,8 @@ std::vector<Token> parse_detokenize(std::string_view body) {
   return token_list(*list, "tokens");
 }
 
-std::vector<ChatMessage> parse_messages(std::string_view body) {
-  const Json object = parse_object(body);
-  return read_messages(Fields(object));
+Conversation parse_conversation(std::string_view body, const RequestDefaults& defaults) {
+  return read_conversation(parse_object(body), defaults.conversation);
 }
 
 }  // namespace gsd::server

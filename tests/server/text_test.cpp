@@ -141,10 +141,11 @@ TEST(Request, NullCountsAsAbsentAndDefaultsApply) {
   EXPECT_FLOAT_EQ(r.sampling.temperature, 0.7F);
   EXPECT_EQ(r.max_tokens, 99);
   EXPECT_EQ(r.sampling.seed, 0U);
-  ASSERT_EQ(r.messages.size(), 2U);
-  EXPECT_EQ(r.messages[0].role, "system");
-  EXPECT_EQ(r.messages[0].content, "ab");
-  EXPECT_EQ(r.messages[1].content, "");
+  const Json& messages = r.conversation.chat.messages;
+  ASSERT_EQ(messages.size(), 2U);
+  EXPECT_EQ(messages[0]["role"], "developer");
+  EXPECT_EQ(chat::content_text(messages[0]), "ab");
+  EXPECT_EQ(messages[1]["content"], nullptr);
 }
 
 TEST(Request, ASeedIsDrawnWhereNoneIsGiven) {
@@ -204,7 +205,7 @@ TEST(Request, RefusesByName) {
   };
   for (const auto& [body, words] : cases) EXPECT_THAT(message_of(body), HasSubstr(words)) << body;
   EXPECT_THAT(message_of(R"({"messages": []})", true), HasSubstr("'messages'"));
-  EXPECT_THAT(message_of(R"({"messages": [{"role": "tool", "content": ""}]})", true), HasSubstr("'messages.role'"));
+  EXPECT_THAT(message_of(R"({"messages": [{"role": "robot", "content": ""}]})", true), HasSubstr("'messages.role'"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", true),
               HasSubstr("'messages.content'"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3})", true),

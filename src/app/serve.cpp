@@ -138,10 +138,12 @@ int serve(ServeFlags flags) {
                    .exact = pair_options.engine.exact,
                    .strict_model = flags.strict_model,
                    .version = GSD_VERSION});
-  std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
+  const auto opened = [&] {
+    std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
                server::url_host(flags.http.host).c_str(), service.http().port(), flags.n_slots, pair.n_ctx(),
                pair.draft() == nullptr ? ", no draft model" : "");
-  service.run(scheduler, api, interrupted);  // a second signal ends the program at once (catch_signals)
+  };
+  service.run(scheduler, api, interrupted, opened);  // a second signal ends the program at once (catch_signals)
   pair.save_profile();
   return 0;
 }

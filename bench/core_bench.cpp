@@ -7,9 +7,9 @@
 #include <random>
 #include <vector>
 
+#include "../src/core/topk.h"
 #include "gsd/engine.h"
 #include "gsd/scripted_backend.h"
-#include "gsd/topk.h"
 
 namespace gsd {
 namespace {

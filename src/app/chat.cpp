@@ -7,10 +7,10 @@
 #include <memory>
 
 #include "../chat/control_tokens.h"
+#include "../core/utf8.h"
 #include "chat_format.h"
 #include "commands.h"
 #include "console.h"
-#include "gsd/utf8.h"
 #include "options.h"
 
 namespace gsd::app {

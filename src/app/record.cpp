@@ -5,9 +5,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "../core/replay.h"
 #include "../record/step_json.h"
 #include "console.h"
-#include "gsd/replay.h"
 
 namespace gsd::app {
 

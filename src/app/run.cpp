@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "../core/stopwatch.h"
+#include "../core/utf8.h"
 #include "console.h"
-#include "gsd/utf8.h"
 
 namespace gsd::app {
 Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions options, bool stream,

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "../core/stopwatch.h"
+#include "../core/utf8.h"
 #include "gsd/lookup_text.h"
-#include "gsd/utf8.h"
 #include "profile_store.h"
 
 namespace gsd {

@@ -210,7 +210,7 @@ TEST(Report, SpeedUpIsTheGeometricMeanOverPromptsAndTuningDoesNotCount) {
   EXPECT_NEAR(all.speed_up.mean, std::sqrt(8), 1e-9);
   EXPECT_EQ(all.prompts, 4);
   EXPECT_NEAR(all.tokens_per_second, 1000 * 400 / 600.0, 1e-9);
-  EXPECT_NEAR(all.stats.accepted_per_step(), 2, 1e-9);
+  EXPECT_NEAR(all.stats.tokens_per_step(), 2, 1e-9);
 }
 
 TEST(Report, TheMedianOfRepetitionsCounts) {

@@ -58,9 +58,10 @@ kind "control vector.*--control-vector" general.architecture str controlvector
 kind "reads images or sound.*--mmproj" general.architecture str clip
 kind "reads images or sound" general.type str mmproj
 kind "part 2 of 3 .*-00001-of-00003.gguf" split.no u16 1 split.count u16 3
-kind "EAGLE-3 head.*--draft" general.architecture str eagle3
-kind "DFlash drafter.*--draft" general.architecture str dflash
-kind "only the MTP layers.*--draft" --drop blk.0. llama.nextn_predict_layers u32 1
+kind "EAGLE-3 head.*--draft.*--spec-type draft-eagle3" general.architecture str eagle3
+kind "DFlash drafter.*--draft.*--spec-type draft-dflash" general.architecture str dflash
+kind "an MTP head of Gemma 4.*--draft.*--spec-type draft-mtp" general.architecture str gemma4-assistant
+kind "only the MTP layers.*--draft.*--spec-type draft-mtp" --drop blk.0. llama.nextn_predict_layers u32 1
 kind "vocabulary and no weights" --drop ""
 # Keys of other types than theirs are not read as what they are not.
 for key in general.type general.architecture split.no split.count llama.nextn_predict_layers llama.block_count; do
@@ -88,7 +89,7 @@ expect 2 "temperature must be" generate "${pair[@]}" -p x --temp -1
 expect 2 "top-p must be" generate "${pair[@]}" -p x --top-p 0
 expect 2 "depth must be" generate "${pair[@]}" -p x --depth 0
 expect 2 "width must be" generate "${pair[@]}" -p x --width many
-expect 2 "max-width must be" generate "${pair[@]}" -p x --width 1000
+expect 2 "max_width (--width) must be" generate "${pair[@]}" -p x --width 1000
 expect 2 "merge-length must be" generate "${pair[@]}" -p x --merge-length 99
 expect 2 "K cache must be" generate "${pair[@]}" -p x --cache-type-k q3
 expect 2 "quantised V cache" generate "${pair[@]}" -p x --exact --cache-type-v q8_0
@@ -134,7 +135,8 @@ expect 11 "^gsd: .*cannot be written" generate "${pair[@]}" -p x --record "$dir/
 expect 10 "^gsd: .*grammar is empty" generate "${pair[@]}" -p x --grammar-file /dev/null
 mkfifo "$dir/fifo"
 expect 11 "^gsd: .*no ordinary file" generate "${pair[@]}" -p x --record "$dir/fifo"
-expect 4 "^gsd: .*no chat template" chat "${pair[@]}"
+expect 4 "^gsd: The chat template, line 1: a tag has no end" chat "${pair[@]}" --chat-template "{{ messages"
+expect 4 "none that libllama knows" chat "${pair[@]}" --chat-template nonsense
 
 echo "== out of memory"
 (ulimit -v 400000; "$gsd" generate "${pair[@]}" -p x -c 1000000 >"$dir/out" 2>"$dir/err")

@@ -253,11 +253,11 @@ TEST(Engine, SpeculationAcceptsAndMergingDraftsLess) {
   for (const auto& [temperature, kept] : {std::pair{0.0F, 0.98}, std::pair{0.8F, 0.9}}) {
     const Stats tree = run(Mode::kTree, temperature);
     const Stats graph = run(Mode::kGraph, temperature);
-    EXPECT_GT(tree.accepted_per_step(), 1.5);
+    EXPECT_GT(tree.tokens_per_step(), 1.5);
     EXPECT_LT(per_step(graph.drafted, graph), 0.8 * per_step(tree.drafted, tree));
-    EXPECT_GT(graph.accepted_per_step(), kept * tree.accepted_per_step());
+    EXPECT_GT(graph.tokens_per_step(), kept * tree.tokens_per_step());
   }
-  EXPECT_EQ(run(Mode::kPlain, 0).accepted_per_step(), 1);
+  EXPECT_EQ(run(Mode::kPlain, 0).tokens_per_step(), 1);
 }
 
 TEST(Engine, AutoFallsBackToPlainWhereNothingPays) {
@@ -477,7 +477,7 @@ TEST(Engine, APerfectDraftIsAcceptedWhole) {
       rig.engine.step(list);
     }
     for (const auto& s : sessions) {
-      EXPECT_GT(s->stats().accepted_per_step(), 4.5) << "depth 4 and the target's own";
+      EXPECT_GT(s->stats().tokens_per_step(), 4.5) << "depth 4 and the target's own";
       EXPECT_LT(static_cast<double>(s->stats().draft_nodes) / static_cast<double>(s->stats().steps), 5.5)
           << "accepted nodes stay in the draft's memory";
     }
@@ -499,7 +499,7 @@ TEST(Engine, HistoryAloneIsAcceptedOnRepetitiveText) {
   world.n_ctx = 1024;
   Rig rig(world);
   rig.run(options(Mode::kTree, 0, 0, 600), {1, 2, 3});  // greedy order-1 text runs into a loop of at most 12 tokens
-  EXPECT_GT(rig.stats.accepted_per_step(),
+  EXPECT_GT(rig.stats.tokens_per_step(),
             10);  // 13.9 here; 2.9 if a match is not looked for again at the end of its chain
 }
 
@@ -525,7 +525,7 @@ TEST(Engine, ALookupTextIsAcceptedWhereTheTargetFollowsIt) {
       for (const Origin origin : v.hypotheses.tree().origin) looked_up += origin == Origin::kLookup ? 1 : 0;
     };
     EXPECT_EQ(rig.run(o, prompt), want);
-    EXPECT_GT(rig.stats.accepted_per_step(), 3);
+    EXPECT_GT(rig.stats.tokens_per_step(), 3);
     EXPECT_GT(looked_up, 30);
     EXPECT_THROW(rig.engine.add_source(make_lookup_text(text)), Error) << "more than it takes";
   }

@@ -207,11 +207,11 @@ TEST(Sampler, RefusesAbsurdParametersByName) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THAT(message({.temperature = -1}), testing::HasSubstr("temperature"));
   EXPECT_THAT(message({.temperature = nan}), testing::HasSubstr("temperature"));
-  EXPECT_THAT(message({.top_k = -1}), testing::HasSubstr("top-k"));
-  EXPECT_THAT(message({.top_p = 0}), testing::HasSubstr("top-p"));
-  EXPECT_THAT(message({.min_p = 1}), testing::HasSubstr("min-p"));
-  EXPECT_THAT(message({.repeat_penalty = 0}), testing::HasSubstr("repeat-penalty"));
-  EXPECT_THAT(message({.presence_penalty = nan}), testing::HasSubstr("presence-penalty"));
+  EXPECT_THAT(message({.top_k = -1}), testing::HasSubstr("top_k"));
+  EXPECT_THAT(message({.top_p = 0}), testing::HasSubstr("top_p"));
+  EXPECT_THAT(message({.min_p = 1}), testing::HasSubstr("min_p"));
+  EXPECT_THAT(message({.repeat_penalty = 0}), testing::HasSubstr("repeat_penalty"));
+  EXPECT_THAT(message({.presence_penalty = nan}), testing::HasSubstr("presence_penalty"));
   EXPECT_EQ(message({}), "");
 }
 

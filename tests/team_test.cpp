@@ -2,9 +2,14 @@
 #include "../src/core/team.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include <functional>
 #include <random>
+#include <thread>
+
+#include "../src/util/free_cores.h"
 
 namespace gsd {
 namespace {
@@ -15,11 +20,11 @@ struct Result {
   double all = 0;
 };
 Result simulate(
-    Team& team, int runs, double all_ms, double one_ms, int tokens = 4,
+    Team& team, int runs, double all_ms, double one_ms, int tokens = 4, int free_cores = -1,
     const std::function<double()>& noise = [] { return 1.0; }) {
   Result r;
   for (int i = 0; i < runs; ++i) {
-    const int threads = team.choose(tokens, 4);
+    const int threads = team.choose(tokens, 4, free_cores);
     EXPECT_TRUE(threads == 1 || threads == 4);
     const double ms = (threads == 1 ? one_ms : all_ms) * noise();
     team.ran(ms);
@@ -57,7 +62,7 @@ TEST(Team, SingleSlowRunsChangeNothing) {
   Team team;
   std::mt19937 random(3);
   simulate(team, 200, 1, 1.6);
-  const Result r = simulate(team, 5000, 1, 1.6, 4, [&] { return random() % 50 == 0 ? 5.0 : 1.0; });
+  const Result r = simulate(team, 5000, 1, 1.6, 4, -1, [&] { return random() % 50 == 0 ? 5.0 : 1.0; });
   EXPECT_GT(r.all, 0.9);
 }
 
@@ -74,13 +79,51 @@ TEST(Team, NarrowPassesAreJudgedApartFromWideOnes) {
 TEST(Team, AWidthThatIsNewBeginsAsTheLastOneDid) {
   Team team;
   simulate(team, 300, 9, 2, 4);
-  EXPECT_EQ(team.choose(64, 4), 1);
+  EXPECT_EQ(team.choose(64, 4, -1), 1);
+}
+
+TEST(Team, BeginsWithAllThreadsOnFreeCoresAndAloneBesideOthers) {
+  Team team;
+  std::mt19937 random(5);
+  const auto noise = [&] { return random() % 10 == 0 ? 9.0 : 1.0; };
+  EXPECT_NEAR(simulate(team, 20, 1, 1.6, 4, 4).all, 1, 1e-9);
+  EXPECT_EQ(simulate(team, 2000, 50, 2, 4, 1, noise).all, 0);
+  EXPECT_NEAR(simulate(team, 20, 1, 1.6, 4, 4).all, 1, 1e-9);  // what was learned beside others is kept apart
+}
+
+TEST(Team, TakesNoMoreThreadsThanCoresAreFree) {
+  Team team;
+  EXPECT_EQ(team.choose(4, 16, 15), 15);
+  team.ran(1);
+  EXPECT_EQ(team.choose(4, 16, 40), 16);
+}
+
+TEST(Team, RunnableThreadsThatTakeNothingAreFoundOut) {
+  Team team;  // a program of low priority runs beside it
+  simulate(team, 15000, 1, 1.6, 4, 1);
+  EXPECT_GT(simulate(team, 300, 1, 1.6, 4, 1).all, 0.9);
+}
+
+TEST(FreeCores, IsKnownOnlyWhereThisProcessMayRunEverywhere) {
+  const int cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  FreeCores free;
+  const int n = free.get();
+  EXPECT_GE(n, -1);
+  EXPECT_LE(n, cores);
+  if (cores < 2) GTEST_SKIP() << "one core";
+  std::thread([] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(0, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_EQ(FreeCores().get(), -1);
+  }).join();
 }
 
 TEST(Team, OneThreadIsOne) {
   Team team;
   for (const int tokens : {1, 7, 512, 1 << 20}) {
-    EXPECT_EQ(team.choose(tokens, 1), 1);
+    EXPECT_EQ(team.choose(tokens, 1, -1), 1);
     team.ran(1);
   }
 }

@@ -16,31 +16,12 @@
 #include "gsd/hypotheses.h"
 #include "gsd/planner.h"
 #include "gsd/sampling.h"
+#include "gsd/stats.h"
 
 namespace gsd {
 
 class Engine;
 class Session;
-
-// Sums over the steps of a session, or of an engine. Times are wall-clock milliseconds.
-struct Stats {
-  std::int64_t steps = 0;
-  std::int64_t emitted = 0;         // tokens generated
-  std::int64_t drafted = 0;         // candidate nodes made by the draft model
-  std::int64_t merged = 0;          // merge edges: subtrees that were not drafted again
-  std::int64_t verified = 0;        // tree nodes the target scored, roots not counted
-  std::int64_t accepted = 0;        // tree nodes accepted
-  std::int64_t draft_nodes = 0;     // tokens the draft model evaluated, pending ones included
-  std::int64_t draft_forwards = 0;  // passes of the draft model that this session took part in
-  std::int64_t plain_steps = 0;     // steps that verified nothing
-  double draft_ms = 0;              // in the draft's forward passes
-  double verify_ms = 0;             // in the target's forward passes
-  double sequence_ms = 0;           // in keeping the backends' sequences in step
-  double total_ms = 0;              // whole steps; the rest is the engine's own time
-  double modelled_ms = 0;           // what the planner's cost models say of the draft's and the target's passes
-  void add(const Stats& other);
-  double accepted_per_step() const { return steps > 0 ? static_cast<double>(emitted) / static_cast<double>(steps) : 0; }
-};
 
 // One step of one session as Session::on_step sees it. The references are valid during the call.
 struct StepView {
@@ -234,5 +215,12 @@ class Engine {
   bool step_planned_ = false;  // the planner decides, not parameters set by hand
   bool step_probes_plain_ = false;
 };
+
+// Takes in what is left of the sessions' prompts and steps them together until each is finished: then true.
+// `go_on` is asked before every pass, with the tokens that its session's prompt still lacks, 0 before steps; where it
+// says no, false. May be empty. REQUIRES: each has a prompt. Throws what prefill() and step() throw.
+using GoOn = std::function<bool(std::size_t left)>;
+bool run_to_end(Engine& engine, std::span<Session* const> sessions, const GoOn& go_on = {});
+bool run_to_end(Engine& engine, Session& session, const GoOn& go_on = {});
 
 }  // namespace gsd

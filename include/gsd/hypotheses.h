@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "gsd/calibration.h"
 #include "gsd/history.h"
+#include "gsd/params.h"
 #include "gsd/sampling.h"
 #include "gsd/source.h"
 #include "gsd/token_graph.h"
@@ -17,39 +17,6 @@
 #include "gsd/types.h"
 
 namespace gsd {
-
-enum class Mode : std::uint8_t {
-  kPlain,  // one token per forward pass
-  kChain,  // one continuation (speculative decoding)
-  kTree,   // several continuations, no merging
-  kGraph,  // several continuations, recurring n-grams merged (the paper's method)
-  kAuto,   // the planner decides in every step what pays
-};
-
-// Throws Error(kUsage) for an unknown name.
-Mode parse_mode(std::string_view name);
-const char* mode_name(Mode mode);
-
-// Parameters of drafting, under the paper's names where it has one (arXiv 2407.16207, sections 3 and 4).
-struct SpeculationParams {
-  Mode mode = Mode::kAuto;
-  int depth = 8;                 // draft levels per step, [1, 64]
-  int top_k = 4;                 // candidates per node, [1, 16]; a chain takes 1
-  float sibling_threshold = 0;   // a candidate needs this share of its best sibling's probability, [0, 1]
-  float path_threshold = 0.05F;  // a node needs this path probability to be drafted or verified, [0, 1)
-  int merge_length = 0;          // tokens before a candidate that must agree for a merge, [0, 16]; graph and auto only
-  int frontier = 8;              // nodes that one draft level evaluates, [1, 64]
-  int max_nodes = 64;            // nodes of the graph, [2, 1024]
-  int max_width = 0;             // tokens that one verification pass scores, root included, [1, 64]; 0 = by the mode
-  bool history = true;           // draw on the prompt, the generated text and formerly drafted tokens
-
-  // max_width, or where it is 0 what suits the mode: the planner takes of it what pays.
-  int width() const { return max_width != 0 ? max_width : mode == Mode::kAuto ? 32 : 16; }
-  bool operator==(const SpeculationParams&) const = default;
-};
-
-// Throws Error(kUsage) naming the parameter that is out of range and the range.
-void validate(const SpeculationParams& params);
 
 // Owns everything a step proposes for one session. The call order of a step is
 //   begin, { expand }*, unroll, build, learn.

@@ -125,6 +125,10 @@ std::string pair_mismatch(const Model& target, const Model& draft);
 // not. `draft` may be null.
 std::string context_warning(const Model& target, const Model* draft, int n_ctx);
 
+// A clause on layers of the target's file that draft from its inner states (MTP) and that nothing here uses; empty if it
+// has none.
+std::string idle_layers(const Model& target);
+
 // What stands against every width giving the same bits on a CPU (`--exact`): the kinds of tensors whose products are
 // not known to, as "experts in q4_K, weights in iq4_xs". Empty if nothing does. `narrow`: with the narrow backend.
 // Reads the model's files.

@@ -12,33 +12,10 @@
 #include <utility>
 #include <vector>
 
+#include "gsd/params.h"
 #include "gsd/types.h"
 
 namespace gsd {
-
-// Parameters of the draw. Order of effect, fixed: logit bias, penalties, top-k, top-p, min-p, temperature, grammar.
-struct SamplingParams {
-  float temperature = 0;        // 0 = greedy; otherwise (0, 100]
-  int top_k = 0;                // keep the k most probable; 0 = all
-  float top_p = 1;              // keep the smallest set of probability >= top_p; 1 = all
-  float min_p = 0;              // drop tokens below min_p times the best one's probability; 0 = none
-  float repeat_penalty = 1;     // divides positive and multiplies negative logits of recent tokens; 1 = off
-  float frequency_penalty = 0;  // subtracted per occurrence among the recent tokens
-  float presence_penalty = 0;   // subtracted once per recent token
-  int penalty_last_n = 64;      // how many tokens are "recent"; 0 = none, -1 = all
-  std::uint64_t seed = 0;
-  std::uint32_t choice = 0;  // number of the parallel choice, so that n choices of one seed differ
-  std::vector<std::pair<Token, float>> logit_bias = {};
-
-  bool greedy() const { return temperature == 0; }
-  // True if the draw looks at earlier tokens.
-  bool penalised() const {
-    return penalty_last_n != 0 && (repeat_penalty != 1 || frequency_penalty != 0 || presence_penalty != 0);
-  }
-};
-
-// Throws Error(kUsage) naming the parameter that is out of range and the range.
-void validate(const SamplingParams& params);
 
 // Gumbel noise of (seed, choice, index of the generated token, token id), from Philox4x32-10 (Salmon et al., SC 2011).
 // Always finite. Thread safe.
@@ -49,7 +26,8 @@ struct Constraint {
   std::function<bool(Token)> allows;   // may `Token` come next? Does not change the state
   std::function<void(Token)> advance;  // `Token` was emitted
   std::function<void()> reset = {};    // a new text begins; may be empty where there is no state
-  // A sentence if it allows nothing because it gave up, empty if its rules say so; may be empty where it never gives up.
+  // A sentence if it allows nothing because it gave up, empty if its rules say so; may be empty where it never gives
+  // up.
   std::function<std::string()> failure = {};
 };
 

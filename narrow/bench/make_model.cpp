@@ -2,8 +2,9 @@
 //
 //   make_model OUT.gguf SHAPE FORMAT
 //
-// SHAPE is 5m, 100m or 1b (kShapes); FORMAT is F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K, or one of the mixtures
-// Q4_K_M and Q5_K_M, which keep half of the value and down projections and the output matrix in Q6_K.
+// SHAPE is 5m, 100m or 1b, or a mixture of experts, moe32 or moe128, of about 1b (kShapes). FORMAT is any of ggml's
+// that need no importances, for example Q8_0, or one of the mixtures Q4_K_M and Q5_K_M, which keep half of the value
+// and down projections and the output matrix in Q6_K. With MXFP4 only experts are in that format, the rest in Q8_0.
 #include <ggml.h>
 #include <gguf.h>
 
@@ -23,17 +24,21 @@ namespace {
 struct Shape {
   const char* name;
   uint32_t width, layers, feed_forward, heads, kv_heads, vocabulary;
+  uint32_t experts = 0, used = 0;
 };
 
 constexpr Shape kShapes[] = {
     {"5m", 256, 6, 768, 4, 4, 4096},
     {"100m", 768, 12, 2048, 12, 12, 32000},
     {"1b", 2048, 22, 5632, 32, 4, 32000},
+    {"moe32", 1024, 12, 768, 16, 4, 32000, 32, 4},
+    {"moe128", 1024, 10, 256, 16, 4, 32000, 128, 8},
 };
 
 struct Format {
   std::string name;
-  ggml_type base;   // of most matrices
+  ggml_type base;  // of most matrices
+  ggml_type experts;
   ggml_type heavy;  // of the output matrix and of half of the value and down projections
 };
 
@@ -41,17 +46,20 @@ const Shape& find_shape(const std::string& name) {
   for (const Shape& shape : kShapes) {
     if (name == shape.name) return shape;
   }
-  throw std::runtime_error("unknown shape '" + name + "': use 5m, 100m or 1b");
+  throw std::runtime_error("unknown shape '" + name + "': use 5m, 100m, 1b, moe32 or moe128");
 }
 
 Format find_format(const std::string& name) {
-  if (name == "Q4_K_M") return {name, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K};
-  if (name == "Q5_K_M") return {name, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K};
-  for (ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_K,
-                         GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
-    std::string upper = ggml_type_name(type);
+  if (name == "Q4_K_M") return {name, GGML_TYPE_Q4_K, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K};
+  if (name == "Q5_K_M") return {name, GGML_TYPE_Q5_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K};
+  if (name == "MXFP4") return {name, GGML_TYPE_Q8_0, GGML_TYPE_MXFP4, GGML_TYPE_Q8_0};
+  for (int i = 0; i < GGML_TYPE_COUNT; ++i) {
+    const auto type = static_cast<ggml_type>(i);
+    std::string upper = ggml_type_name(type) == nullptr ? "" : ggml_type_name(type);
     for (char& c : upper) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    if (upper == name) return {name, type, type};
+    const bool weights =
+        ggml_is_quantized(type) || type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
+    if (upper == name && weights && !ggml_quantize_requires_imatrix(type)) return {name, type, type, type};
   }
   throw std::runtime_error("unknown format '" + name + "'");
 }
@@ -87,6 +95,10 @@ void add_metadata(gguf_context* file, const Shape& s) {
   gguf_set_val_u32(file, "llama.rope.dimension_count", s.width / s.heads);
   gguf_set_val_f32(file, "llama.attention.layer_norm_rms_epsilon", 1e-5F);
   gguf_set_val_u32(file, "llama.vocab_size", s.vocabulary);
+  if (s.experts > 0) {
+    gguf_set_val_u32(file, "llama.expert_count", s.experts);
+    gguf_set_val_u32(file, "llama.expert_used_count", s.used);
+  }
   gguf_set_val_str(file, "tokenizer.ggml.model", "no_vocab");
 }
 
@@ -95,9 +107,9 @@ Model describe(const Shape& s, const Format& format) {
   model.tensors.reset(ggml_init({ggml_tensor_overhead() * (12 * s.layers + 8), nullptr, /*no_alloc=*/true}));
   model.file.reset(gguf_init_empty());
   add_metadata(model.file.get(), s);
-  auto add = [&](const std::string& name, ggml_type type, int64_t columns, int64_t rows) {
+  auto add = [&](const std::string& name, ggml_type type, int64_t columns, int64_t rows, int64_t experts = 1) {
     ggml_tensor* t = rows == 0 ? ggml_new_tensor_1d(model.tensors.get(), type, columns)
-                               : ggml_new_tensor_2d(model.tensors.get(), type, columns, rows);
+                               : ggml_new_tensor_3d(model.tensors.get(), type, columns, rows, experts);
     ggml_set_name(t, name.c_str());
     gguf_add_tensor(model.file.get(), t);
   };
@@ -112,6 +124,14 @@ Model describe(const Shape& s, const Format& format) {
     add(p + "attn_v.weight", heavy, s.width, kv_width);
     add(p + "attn_output.weight", format.base, s.width, s.width);
     add(p + "ffn_norm.weight", GGML_TYPE_F32, s.width, 0);
+    if (s.experts > 0) {
+      add(p + "ffn_gate_inp.weight", GGML_TYPE_F32, s.width, s.experts);
+      add(p + "ffn_gate_exps.weight", format.experts, s.width, s.feed_forward, s.experts);
+      add(p + "ffn_up_exps.weight", format.experts, s.width, s.feed_forward, s.experts);
+      add(p + "ffn_down_exps.weight", format.experts == format.base ? heavy : format.experts, s.feed_forward, s.width,
+          s.experts);
+      continue;
+    }
     add(p + "ffn_gate.weight", format.base, s.width, s.feed_forward);
     add(p + "ffn_up.weight", format.base, s.width, s.feed_forward);
     add(p + "ffn_down.weight", heavy, s.feed_forward, s.width);
@@ -123,7 +143,7 @@ Model describe(const Shape& s, const Format& format) {
 
 std::vector<char> fill(const ggml_tensor& t, uint64_t seed) {
   const int64_t columns = t.ne[0];
-  const int64_t rows = t.ne[1];
+  const int64_t rows = ggml_nrows(&t);
   const bool norm = rows == 1;
   const float deviation = 1.0F / std::sqrt(static_cast<float>(columns));
   std::vector<char> data(ggml_nbytes(&t));
@@ -166,12 +186,11 @@ void write(const std::string& path, const Model& model) {
 
 int main(int argc, char** argv) try {
   if (argc != 4) {
-    std::fprintf(stderr, "usage: make_model OUT.gguf 5m|100m|1b F32|F16|BF16|Q8_0|Q4_0|Q4_K|Q5_K|Q6_K|Q4_K_M|Q5_K_M\n");
+    std::fprintf(stderr, "usage: make_model OUT.gguf 5m|100m|1b|moe32|moe128 FORMAT\n");
     return 2;
   }
   const Format format = find_format(argv[3]);
-  ggml_quantize_init(format.base);
-  ggml_quantize_init(format.heavy);
+  for (const ggml_type type : {format.base, format.experts, format.heavy}) ggml_quantize_init(type);
   write(argv[1], describe(find_shape(argv[2]), format));
   return 0;
 } catch (const std::exception& error) {

@@ -57,7 +57,7 @@ class Backend {
     if (plugin().config.huge_pages()) {
       for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
         const ggml_tensor* node = ggml_graph_node(graph, i);
-        if (node->op == GGML_OP_MUL_MAT) prepare(node->src[0]->buffer);
+        if (node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID) prepare(node->src[0]->buffer);
       }
     }
     Plan plan(graph, threads_, scratch_);

@@ -62,6 +62,22 @@ bool supports_product(const ggml_tensor& node) {
          plugin().config.takes(x.ne[1], static_cast<int64_t>(ggml_nbytes(&weights)), min_width(weights.type));
 }
 
+// The same by experts; how many of them there are is the third dimension of the weights. Tokens are the last of the
+// others.
+bool supports_experts(const ggml_tensor& node) {
+  const ggml_tensor& weights = *node.src[0];
+  const ggml_tensor& x = *node.src[1];
+  const ggml_tensor& ids = *node.src[2];
+  const auto in_floats = [](const ggml_tensor& t) {
+    return t.type == GGML_TYPE_F32 && t.nb[0] == sizeof(float) && t.nb[1] % sizeof(float) == 0 &&
+           t.nb[2] % sizeof(float) == 0 && t.ne[3] == 1;
+  };
+  return kernel_of(weights.type) != nullptr && weights.op == GGML_OP_NONE && weights.ne[0] > 0 && weights.ne[3] == 1 &&
+         has_contiguous_rows(weights) && in_floats(x) && in_floats(node) && x.ne[1] > 0 && ids.type == GGML_TYPE_I32 &&
+         is_matrix(ids) && ids.ne[1] == x.ne[2] &&
+         plugin().config.takes(x.ne[2], ids.ne[0] * static_cast<int64_t>(weights.nb[2]), min_width(weights.type));
+}
+
 // Keys and values as libllama stores them in floating-point formats, and a mask. Position biases, capped scores and
 // sinks are left to ggml.
 bool can_attend(const ggml_tensor& node) {
@@ -102,6 +118,11 @@ bool is_rows_like(const ggml_tensor* t, const ggml_tensor& node) {
   return t != nullptr && is_rows(*t) && t->ne[0] == node.ne[0] && t->ne[1] == node.ne[1];
 }
 
+// Rows of several tokens: [row][of a token][token].
+bool is_rows_of_tokens_like(const ggml_tensor* t, const ggml_tensor& node) {
+  return t != nullptr && is_floats(*t) && t->ne[0] == node.ne[0] && t->ne[1] == node.ne[1] && t->ne[2] == node.ne[2];
+}
+
 bool is_one_row(const ggml_tensor* t, const ggml_tensor& node) {
   return t != nullptr && is_rows(*t) && t->ne[0] == node.ne[0] && t->ne[1] == 1;
 }
@@ -135,14 +156,20 @@ bool can_do_rows(const ggml_tensor& node) {
     case GGML_OP_ADD:
       return is_rows(node) && is_rows_like(node.src[0], node) &&
              (is_rows_like(node.src[1], node) || is_one_row(node.src[1], node));
+    case GGML_OP_ADD_ID:
+      return is_floats(node) && is_rows_of_tokens_like(node.src[0], node) && is_rows(*node.src[1]) &&
+             node.src[1]->ne[0] == node.ne[0] && node.src[2]->type == GGML_TYPE_I32 && is_matrix(*node.src[2]) &&
+             node.src[2]->ne[0] == node.ne[1] && node.src[2]->ne[1] == node.ne[2];
     case GGML_OP_MUL:
+      if (is_scaling(node)) return is_floats(node) && is_rows_of_tokens_like(node.src[0], node);
       return is_rows(node) && node.src[0]->op == GGML_OP_RMS_NORM && is_rows_like(node.src[0], node) &&
              is_one_row(node.src[1], node);
     case GGML_OP_RMS_NORM:
       return is_rows(node) && is_rows_like(node.src[0], node);
     case GGML_OP_GLU:
-      return is_rows(node) && ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU && is_rows_like(node.src[0], node) &&
-             is_rows_like(node.src[1], node);
+      return is_floats(node) &&
+             (ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU || ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU_OAI) &&
+             is_rows_of_tokens_like(node.src[0], node) && is_rows_of_tokens_like(node.src[1], node);
     case GGML_OP_ROPE:
       return can_rotate(node);
     case GGML_OP_SET_ROWS:
@@ -160,7 +187,8 @@ bool supports_rows(const ggml_tensor& node, int depth) {
   const Config& config = plugin().config;
   // In exact mode only what ggml would compute to the same bits: whether the others are next to a product could depend
   // on the batch.
-  const bool same_bits = node.op == GGML_OP_ADD || node.op == GGML_OP_SET_ROWS;
+  const bool same_bits =
+      node.op == GGML_OP_ADD || node.op == GGML_OP_ADD_ID || node.op == GGML_OP_SET_ROWS || is_scaling(node);
   if (depth == 0 || !config.takes_rows() || (config.exact() && !same_bits) || !can_do_rows(node)) return false;
   return is_ours(node.src[0], depth - 1) || (node.op == GGML_OP_ADD && is_ours(node.src[1], depth - 1));
 }
@@ -169,6 +197,7 @@ bool is_ours(const ggml_tensor* t, int depth) {
   while (t != nullptr && (t->op == GGML_OP_RESHAPE || t->op == GGML_OP_VIEW)) t = t->src[0];
   if (t == nullptr) return false;
   if (t->op == GGML_OP_MUL_MAT) return supports_product(*t);
+  if (t->op == GGML_OP_MUL_MAT_ID) return supports_experts(*t);
   return is_row_operation(*t) && supports_rows(*t, depth);
 }
 
@@ -177,6 +206,7 @@ bool is_ours(const ggml_tensor* t, int depth) {
 bool is_row_operation(const ggml_tensor& node) {
   switch (node.op) {
     case GGML_OP_ADD:
+    case GGML_OP_ADD_ID:
     case GGML_OP_MUL:
     case GGML_OP_RMS_NORM:
     case GGML_OP_GLU:
@@ -188,9 +218,18 @@ bool is_row_operation(const ggml_tensor& node) {
   }
 }
 
+bool is_scaling(const ggml_tensor& node) {
+  if (node.op != GGML_OP_MUL) return false;
+  const ggml_tensor& factor = *node.src[1];
+  return node.ne[0] > 1 && is_floats(factor) && factor.ne[0] == 1 && factor.ne[1] == node.ne[1] &&
+         factor.ne[2] == node.ne[2];
+}
+
 bool supports(const ggml_tensor& node) {
-  constexpr int kDepth = 4;  // multiplication, norm, addition, product
+  constexpr int kDepth =
+      6;  // multiplication, norm, addition of what was there, of experts, their weight, bias, product
   if (node.op == GGML_OP_MUL_MAT) return supports_product(node);
+  if (node.op == GGML_OP_MUL_MAT_ID) return supports_experts(node);
   if (node.op == GGML_OP_FLASH_ATTN_EXT) return supports_attention(node);
   return is_row_operation(node) && supports_rows(node, kDepth);
 }
@@ -199,6 +238,10 @@ Product product_of(const ggml_tensor& node) {
   const ggml_tensor& weights = *node.src[0];
   return {*kernel_of(weights.type),       static_cast<const uint8_t*>(weights.data),       weights.nb[1], weights.ne[1],
           static_cast<float*>(node.data), static_cast<int64_t>(node.nb[1] / sizeof(float))};
+}
+
+ExpertProduct expert_product_of(const ggml_tensor& node) {
+  return {product_of(node), node.src[0]->nb[2], static_cast<int64_t>(node.nb[2] / sizeof(float))};
 }
 
 Attention attention_of(const ggml_tensor& node) {

@@ -19,25 +19,30 @@ bool disjoint(const ggml_tensor& a, const ggml_tensor& b) {
   return a_begin + ggml_nbytes(&a) <= b_begin || b_begin + ggml_nbytes(&b) <= a_begin;
 }
 
-// Rows of a tensor of activations, one a token: the last dimension that is used.
+// Rows of a tensor of activations, by number: those of a token side by side. With `heads`, all of a token are one.
 struct RowsOf {
   uint8_t* data;
-  size_t stride;
+  int64_t of_token;
+  size_t stride, token_stride;
 
   explicit RowsOf(const ggml_tensor& t, bool heads = false)
-      : data(static_cast<uint8_t*>(t.data)), stride(heads ? t.nb[2] : t.nb[1]) {}
-  float* row(int64_t r) const { return reinterpret_cast<float*>(data + static_cast<size_t>(r) * stride); }
+      : data(static_cast<uint8_t*>(t.data)), of_token(heads ? 1 : t.ne[1]), stride(t.nb[1]), token_stride(t.nb[2]) {}
+  float* row(int64_t r) const {
+    return reinterpret_cast<float*>(data + static_cast<size_t>(r / of_token) * token_stride +
+                                    static_cast<size_t>(r % of_token) * stride);
+  }
 };
 
 bool has_heads(const ggml_tensor& node) { return node.op == GGML_OP_ROPE; }
 int64_t rows_of(const ggml_tensor& node) {
-  return node.op == GGML_OP_SET_ROWS ? node.src[0]->ne[1] : has_heads(node) ? node.ne[2] : node.ne[1];
+  return node.op == GGML_OP_SET_ROWS ? node.src[0]->ne[1] : has_heads(node) ? node.ne[2] : node.ne[1] * node.ne[2];
 }
 
 // The bytes from row to row if the tensor is cut into so many; 0 if it is not.
 size_t row_stride(const ggml_tensor& t, int64_t rows) {
   if (t.ne[2] == rows && t.ne[3] == 1 && t.ne[1] > 1 && rows > 1) return t.nb[2];
-  return t.ne[1] == rows && ggml_nrows(&t) == rows ? t.nb[1] : 0;
+  const bool evenly = t.ne[2] == 1 || t.nb[2] == static_cast<size_t>(t.ne[1]) * t.nb[1];
+  return ggml_nrows(&t) == rows && evenly && t.ne[3] == 1 ? t.nb[1] : 0;
 }
 
 // Row r of one is apart from every other row of the other. What SET_ROWS writes has an order of its own.
@@ -88,7 +93,8 @@ class ProductStep : public Step {
   void pack_column(int64_t column) {
     if (!work_->packs_apart()) work_->pack_column(column);
   }
-  void followed_by(const ProductStep& next) { work_->followed_by(*next.work_); }
+  void followed_by(const Work& next) { work_->followed_by(next); }
+  const Work& work() const { return *work_; }
 
   size_t scratch_bytes(int threads) const override { return packed_bytes(packing(), x_.ne[0], x_.ne[1], threads); }
   void prepare(std::byte* scratch, int threads) override {
@@ -114,6 +120,58 @@ class ProductStep : public Step {
   std::optional<Job> job_;
   std::optional<Work> work_;
   PackedBy packed_by_ = PackedBy::kStep;
+};
+
+class ExpertStep : public Step {
+ public:
+  explicit ExpertStep(const ggml_tensor& node) : x_(*node.src[1]), ids_(*node.src[2]), experts_(node.src[0]->ne[2]) {}
+
+  bool takes(const ggml_tensor& node, const ExpertProduct& product) const {
+    return node.src[1] == &x_ && node.src[2] == &ids_ && node.src[0]->ne[2] == experts_ &&
+           product.of.kernel.packing == packing();
+  }
+  void add(const ExpertProduct& product) { products_.push_back(product); }
+  void followed_by(const Work& next) { work_->followed_by(next); }
+
+  size_t scratch_bytes(int threads) const override {
+    return packed_bytes(packing(), x_.ne[0], ids_.ne[0] * ids_.ne[1], threads);
+  }
+  void prepare(std::byte* scratch, int threads) override {
+    const auto floats = [](size_t bytes) { return static_cast<int64_t>(bytes / sizeof(float)); };
+    job_.emplace(ExpertJob{.products = products_,
+                           .x = static_cast<const float*>(x_.data),
+                           .x_slots = x_.ne[1],
+                           .x_slot = floats(x_.nb[1]),
+                           .x_token = floats(x_.nb[2]),
+                           .k = x_.ne[0],
+                           .ids = static_cast<const uint8_t*>(ids_.data),
+                           .ids_slot = ids_.nb[0],
+                           .ids_token = ids_.nb[1],
+                           .experts = experts_,
+                           .slots = ids_.ne[0],
+                           .tokens = ids_.ne[1],
+                           .packed = scratch});
+    work_.emplace(*job_, threads);
+    plugin().products.fetch_add(products_.size(), std::memory_order_relaxed);
+    plugin().conversions.fetch_add(1, std::memory_order_relaxed);
+  }
+  void run(int thread, int present) override {
+    work_->pack(thread, present);
+    if (!work_->packs_apart()) {
+#pragma omp barrier
+    }
+    work_->multiply(thread);
+  }
+
+ private:
+  Packing packing() const { return products_.front().of.kernel.packing; }
+
+  const ggml_tensor& x_;
+  const ggml_tensor& ids_;
+  int64_t experts_;
+  std::vector<ExpertProduct> products_;
+  std::optional<ExpertJob> job_;
+  std::optional<ExpertWork> work_;
 };
 
 class AttentionStep : public Step {
@@ -185,8 +243,49 @@ std::function<void(int64_t)> two_sources(const ggml_tensor& node,
   const RowsOf b(*node.src[1]);
   const RowsOf out(node);
   const int64_t n = node.ne[0];
-  const bool one = node.src[1]->ne[1] == 1;
+  const bool one = ggml_nrows(node.src[1]) == 1;
   return [=](int64_t r) { f(a.row(r), b.row(one ? 0 : r), out.row(r), n); };
+}
+
+std::function<void(int64_t)> gate(const ggml_tensor& node) {
+  if (ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU) return two_sources(node, swiglu_row);
+  const RowsOf a(*node.src[0]);
+  const RowsOf b(*node.src[1]);
+  const RowsOf out(node);
+  const int64_t n = node.ne[0];
+  float alpha_and_limit[2];
+  std::memcpy(alpha_and_limit, node.op_params + 2, sizeof alpha_and_limit);
+  const auto [alpha, limit] = alpha_and_limit;
+  return
+      [=, alpha = alpha, limit = limit](int64_t r) { swiglu_oai_row(a.row(r), b.row(r), alpha, limit, out.row(r), n); };
+}
+
+std::function<void(int64_t)> scale(const ggml_tensor& node) {
+  const RowsOf x(*node.src[0]);
+  const RowsOf factor(*node.src[1]);
+  const RowsOf out(node);
+  const int64_t n = node.ne[0];
+  return [=](int64_t r) { scale_row(x.row(r), *factor.row(r), out.row(r), n); };
+}
+
+// The row of an expert. What names none adds nothing.
+std::function<void(int64_t)> add_chosen(const ggml_tensor& node) {
+  const RowsOf x(*node.src[0]);
+  const RowsOf rows(*node.src[1]);
+  const RowsOf out(node);
+  const int64_t n = node.ne[0];
+  const int64_t limit = node.src[1]->ne[1];
+  const ggml_tensor& ids = *node.src[2];
+  const int64_t slots = ids.ne[0];
+  return [=, &ids](int64_t r) {
+    const auto* id = static_cast<const uint8_t*>(ids.data) + static_cast<size_t>(r / slots) * ids.nb[1] +
+                     static_cast<size_t>(r % slots) * ids.nb[0];
+    const auto chosen = *reinterpret_cast<const int32_t*>(id);
+    if (chosen >= 0 && chosen < limit)
+      add_row(x.row(r), rows.row(chosen), out.row(r), n);
+    else
+      scale_row(x.row(r), 1, out.row(r), n);
+  };
 }
 
 std::function<void(int64_t)> norm(const ggml_tensor& node) {
@@ -233,7 +332,8 @@ std::function<void(int64_t)> store(const ggml_tensor& node) {
 }
 
 bool is_work(const ggml_tensor& node) {
-  const bool known = node.op == GGML_OP_MUL_MAT || node.op == GGML_OP_FLASH_ATTN_EXT || is_row_operation(node);
+  const bool known = node.op == GGML_OP_MUL_MAT || node.op == GGML_OP_MUL_MAT_ID || node.op == GGML_OP_FLASH_ATTN_EXT ||
+                     is_row_operation(node);
   return known && (node.flags & GGML_TENSOR_FLAG_COMPUTE) != 0 && !ggml_is_empty(&node);
 }
 
@@ -247,13 +347,15 @@ Plan::Plan(ggml_cgraph* graph, int threads, Scratch& scratch) {
   size_t bytes = 0;
   for (const auto& step : steps_) bytes = std::max(bytes, step->scratch_bytes(threads));
   std::byte* memory = scratch.reserve(bytes);
-  ProductStep* before = nullptr;
+  std::function<void(const Work&)> follow;
   for (const auto& step : steps_) {
     step->prepare(memory, threads);
-    auto* product = dynamic_cast<ProductStep*>(step.get());
-    if (product == nullptr) continue;
-    if (before != nullptr) before->followed_by(*product);
-    before = product;
+    if (auto* product = dynamic_cast<ProductStep*>(step.get())) {
+      if (follow) follow(product->work());
+      follow = [product](const Work& next) { product->followed_by(next); };
+    } else if (auto* experts = dynamic_cast<ExpertStep*>(step.get())) {
+      follow = [experts](const Work& next) { experts->followed_by(next); };
+    }
   }
 }
 
@@ -273,6 +375,8 @@ void Plan::add(const ggml_tensor& node) {
     add_rows(node);
   } else if (node.op == GGML_OP_FLASH_ATTN_EXT) {
     steps_.push_back(std::make_unique<AttentionStep>(node));
+  } else if (node.op == GGML_OP_MUL_MAT_ID) {
+    add_experts(node);
   } else {
     add_product(node);
   }
@@ -300,6 +404,16 @@ void Plan::add_product(const ggml_tensor& node) {
   steps_.push_back(std::move(step));
 }
 
+void Plan::add_experts(const ggml_tensor& node) {
+  const ExpertProduct product = expert_product_of(node);
+  auto* step = steps_.empty() ? nullptr : dynamic_cast<ExpertStep*>(steps_.back().get());
+  if (step == nullptr || !step->takes(node, product)) {
+    steps_.push_back(std::make_unique<ExpertStep>(node));
+    step = static_cast<ExpertStep*>(steps_.back().get());
+  }
+  step->add(product);
+}
+
 void Plan::add_rows(const ggml_tensor& node) {
   auto* step = steps_.empty() ? nullptr : dynamic_cast<RowStep*>(steps_.back().get());
   if (step == nullptr || !step->takes(node)) {
@@ -309,10 +423,12 @@ void Plan::add_rows(const ggml_tensor& node) {
   switch (node.op) {
     case GGML_OP_ADD:
       return step->add(node, two_sources(node, add_row));
+    case GGML_OP_ADD_ID:
+      return step->add(node, add_chosen(node));
     case GGML_OP_MUL:
-      return step->add(node, two_sources(node, multiply_row));
+      return step->add(node, is_scaling(node) ? scale(node) : two_sources(node, multiply_row));
     case GGML_OP_GLU:
-      return step->add(node, two_sources(node, swiglu_row));
+      return step->add(node, gate(node));
     case GGML_OP_RMS_NORM:
       return step->add(node, norm(node));
     case GGML_OP_SET_ROWS:

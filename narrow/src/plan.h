@@ -58,6 +58,7 @@ class Plan {
  private:
   void add(const ggml_tensor& node);
   void add_product(const ggml_tensor& node);
+  void add_experts(const ggml_tensor& node);
   void add_rows(const ggml_tensor& node);
   RotationTable& rotation_of(const ggml_tensor& node, bool& fresh);
 

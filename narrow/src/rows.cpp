@@ -1,5 +1,6 @@
 #include "rows.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "isa.h"
@@ -15,12 +16,12 @@ GSD_INLINE void each(int64_t n, Wide&& wide, One&& one) {
   for (; i < n; ++i) one(i);
 }
 
-// x / (1 + e^-x), by e^-|x|, which cannot overflow
-GSD_INLINE Floats silu(Floats x) {
+// 1 / (1 + e^-x), by e^-|x|, which cannot overflow
+GSD_INLINE Floats sigmoid(Floats x) {
   const Floats sign = splat(-0.0F);
   const Floats e = exp_of_negative(_mm256_or_ps(x, sign));
   const Floats upper = _mm256_blendv_ps(splat(1.0F), e, x);  // of a negative x, e^x / (1 + e^x)
-  return mul(x, _mm256_div_ps(upper, add(e, splat(1.0F))));
+  return _mm256_div_ps(upper, add(e, splat(1.0F)));
 }
 
 }  // namespace
@@ -37,6 +38,12 @@ void multiply_row(const float* a, const float* b, float* out, int64_t n) {
       [&](int64_t i) { out[i] = a[i] * b[i]; });
 }
 
+void scale_row(const float* x, float factor, float* out, int64_t n) {
+  each(
+      n, [&](int64_t i) { store_floats(out + i, mul(load_floats(x + i), splat(factor))); },
+      [&](int64_t i) { out[i] = x[i] * factor; });
+}
+
 void rms_norm_row(const float* x, float epsilon, float* out, int64_t n) {
   constexpr int kSums = 4;  // enough to hide the addition's latency
   Floats sums[kSums] = {zero(), zero(), zero(), zero()};
@@ -50,15 +57,32 @@ void rms_norm_row(const float* x, float epsilon, float* out, int64_t n) {
   float sum = sum_of(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
   for (; i < n; ++i) sum += x[i] * x[i];
   const float factor = 1.0F / std::sqrt(sum / static_cast<float>(n) + epsilon);
-  each(
-      n, [&](int64_t j) { store_floats(out + j, mul(load_floats(x + j), splat(factor))); },
-      [&](int64_t j) { out[j] = x[j] * factor; });
+  scale_row(x, factor, out, n);
 }
 
 void swiglu_row(const float* gate, const float* up, float* out, int64_t n) {
   each(
-      n, [&](int64_t i) { store_floats(out + i, mul(silu(load_floats(gate + i)), load_floats(up + i))); },
+      n,
+      [&](int64_t i) {
+        const Floats x = load_floats(gate + i);
+        store_floats(out + i, mul(mul(x, sigmoid(x)), load_floats(up + i)));
+      },
       [&](int64_t i) { out[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i]; });
+}
+
+void swiglu_oai_row(const float* a, const float* b, float alpha, float limit, float* out, int64_t n) {
+  each(  // a NaN is the second of two, which stays
+      n,
+      [&](int64_t i) {
+        const Floats x = _mm256_min_ps(splat(limit), load_floats(a + i));
+        const Floats y = _mm256_min_ps(splat(limit), max_or_second(splat(-limit), load_floats(b + i)));
+        store_floats(out + i, mul(mul(x, sigmoid(mul(splat(alpha), x))), add(y, splat(1.0F))));
+      },
+      [&](int64_t i) {
+        const float x = std::min(a[i], limit);
+        const float y = std::clamp(b[i], -limit, limit);
+        out[i] = x / (1.0F + std::exp(-alpha * x)) * (y + 1.0F);
+      });
 }
 
 void half_row(const float* x, uint16_t* out, int64_t n) {

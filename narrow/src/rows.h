@@ -10,10 +10,13 @@ namespace gsd::narrow {
 
 void add_row(const float* a, const float* b, float* out, int64_t n);
 void multiply_row(const float* a, const float* b, float* out, int64_t n);
+void scale_row(const float* x, float factor, float* out, int64_t n);
 // x / sqrt(mean(x^2) + epsilon)
 void rms_norm_row(const float* x, float epsilon, float* out, int64_t n);
 // gate / (1 + e^-gate) * up
 void swiglu_row(const float* gate, const float* up, float* out, int64_t n);
+// With a bounded from above and b on both sides by `limit`: a / (1 + e^(-alpha a)) * (b + 1)
+void swiglu_oai_row(const float* a, const float* b, float alpha, float limit, float* out, int64_t n);
 void half_row(const float* x, uint16_t* out, int64_t n);  // to the nearest half-precision float
 
 // Rotary position embedding (Su et al., "RoFormer", section 3.2.2) of the first `dims` elements of a vector.

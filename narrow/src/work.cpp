@@ -5,17 +5,12 @@
 namespace gsd::narrow {
 namespace {
 
-constexpr int64_t kPackBlocks = 8;  // of a row, packed in one go by one thread
-
-// A cache line that other threads have just read costs more to write than its contents cost to compute: a few threads
-// had better compute them all, each in its own cache.
-constexpr bool each_packs_all(size_t bytes, int threads) { return threads <= 4 && bytes <= (512 << 10); }
-
 constexpr size_t copy_bytes(Packing packing, int64_t k, int64_t columns) {
   return static_cast<size_t>(blocks(packing, k) * columns) * kBlockBytes;
 }
 
-// A matrix with fewer rows than a kernel computes is done row by row, every row of the kernel being that one.
+}  // namespace
+
 int64_t rows_of_tile(const Product& product) {
   return product.rows < product.kernel.tile_rows ? 1 : product.kernel.tile_rows;
 }
@@ -25,7 +20,27 @@ int64_t tiles(const Product& product) {
   return (product.rows + rows - 1) / rows;
 }
 
-}  // namespace
+Stretch weights_of(const Product& product, int64_t tile) {
+  const int64_t rows = rows_of_tile(product);
+  const int64_t row = tile * rows;
+  return {product.weights + static_cast<size_t>(row) * product.row_stride,
+          static_cast<size_t>(std::min(rows, product.rows - row)) * product.row_stride};
+}
+
+// Rows past the last one are never touched: the last tile is moved back, and only its new lanes are stored.
+TileArgs tile_args(const Product& product, int64_t tile, int64_t k) {
+  const int64_t rows = rows_of_tile(product);
+  const int64_t row = tile * rows;
+  const int64_t base = std::min(row, product.rows - rows);
+  TileArgs args{};
+  args.weights = product.weights + static_cast<size_t>(base) * product.row_stride;
+  args.row_stride = rows < product.kernel.tile_rows ? 0 : product.row_stride;
+  args.k = k;
+  args.out_stride = product.out_stride;
+  args.first_lane = static_cast<int>(row - base);
+  args.lanes = static_cast<int>(std::min(rows, product.rows - row));
+  return args;
+}
 
 size_t packed_bytes(Packing packing, int64_t k, int64_t columns, int threads) {
   const size_t bytes = copy_bytes(packing, k, columns);
@@ -99,60 +114,36 @@ Work::Place Work::find(int64_t tile) const {
   return {product, tile};
 }
 
-Work::Stretch Work::weights_of(int64_t tile) const {
-  const auto [product, index] = find(tile);
-  const int64_t rows = rows_of_tile(*product);
-  const int64_t row = index * rows;
-  return {product->weights + static_cast<size_t>(row) * product->row_stride,
-          static_cast<size_t>(std::min(rows, product->rows - row)) * product->row_stride};
-}
-
-Work::Stretch Work::weights_after(int64_t tile, int run) const {
+Stretch Work::weights_after(int64_t tile, int run) const {
   const auto [product, index] = find(tile);
   const int64_t end = runs_[run].end;
-  const size_t tile_bytes = static_cast<size_t>(product->kernel.tile_rows) * product->row_stride;
-  if (!is_quantised(packing_) || tile_bytes > kStreamedTile) {  // streamed in along the rows of one product
-    return tile + 1 < end && index + 1 < tiles(*product) ? weights_of(tile + 1) : Stretch{};
-  }
-  // Such a tile takes less time than memory does to answer: it is asked for while the last but one before it is
-  // computed. A run's first tile asks for two, and its last two for those that the thread will begin the next job with.
   const auto later = [&](int64_t n) {
-    if (tile + n < end) return weights_of(tile + n);
+    if (tile + n < end) {
+      const Place place = find(tile + n);
+      return weights_of(*place.product, place.index);
+    }
     return following_ == nullptr ? Stretch{} : following_->start_of(run, tile + n - end);
   };
-  Stretch ahead = later(2);
-  if (tile == runs_[run].begin) {
-    const Stretch next = later(1);
-    if (next.first + next.bytes == ahead.first) ahead = {next.first, next.bytes + ahead.bytes};
-  }
-  return ahead.bytes <= 2 * kStreamedTile ? ahead : Stretch{};
+  return streamed_in(*product, tile + 1 < end && index + 1 < tiles(*product), tile == runs_[run].begin, later);
 }
 
-Work::Stretch Work::start_of(int run, int64_t n) const {
-  if (run >= threads_ || runs_[run].begin + n >= runs_[run].end) return {};
-  return weights_of(runs_[run].begin + n);
+Stretch Work::start_of(int thread, int64_t n) const {
+  if (thread >= threads_ || runs_[thread].begin + n >= runs_[thread].end) return {};
+  const Place place = find(runs_[thread].begin + n);
+  return weights_of(*place.product, place.index);
 }
 
-// Rows past the last one are never touched: the last tile is moved back, and only its new lanes are stored.
 void Work::multiply_tile(int64_t tile, int run, const std::byte* packed) {
   const auto [product, index] = find(tile);
-  const int64_t rows = rows_of_tile(*product);
-  const int64_t row = index * rows;
-  const int64_t base = std::min(row, product->rows - rows);
   const Stretch next = weights_after(tile, run);
-  TileArgs args{};
-  args.weights = product->weights + static_cast<size_t>(base) * product->row_stride;
-  args.row_stride = rows < product->kernel.tile_rows ? 0 : product->row_stride;
-  args.k = job_.k;
-  args.out_stride = product->out_stride;
-  args.first_lane = static_cast<int>(row - base);
-  args.lanes = static_cast<int>(std::min(rows, product->rows - row));
+  TileArgs args = tile_args(*product, index, job_.k);
   args.next = next.first;
   args.next_bytes = next.bytes;
+  float* out = product->out + index * rows_of_tile(*product);
   for (int64_t slab = 0; slab < job_.columns; slab += kMaxColumns) {
     args.packed = packed + static_cast<size_t>(slab * blocks_) * kBlockBytes;
     args.columns = static_cast<int>(std::min<int64_t>(job_.columns - slab, kMaxColumns));
-    args.out = product->out + slab * product->out_stride + row;
+    args.out = out + slab * product->out_stride;
     product->kernel.tile(args);
     args.next_bytes = 0;
   }

@@ -31,8 +31,48 @@ struct Job {
   std::byte* packed;  // packed_bytes(), aligned to kBlockBytes
 };
 
+// Whether each thread packs all activations, `bytes` of them, for itself: a cache line that other threads have just
+// read costs more to write than its contents cost to compute.
+constexpr bool each_packs_all(size_t bytes, int threads) { return threads <= 4 && bytes <= (512 << 10); }
+
+// Blocks of a row packed in one go by one thread.
+inline constexpr int64_t kPackBlocks = 8;
+
 // Of all copies of the packed activations: one, or with few threads one for each.
 size_t packed_bytes(Packing packing, int64_t k, int64_t columns, int threads);
+
+// A matrix is computed in tiles of a kernel's rows; one with fewer than those row by row, every row of the kernel being
+// that one.
+int64_t rows_of_tile(const Product& product);
+int64_t tiles(const Product& product);
+
+// Weights in memory.
+struct Stretch {
+  const uint8_t* first = nullptr;
+  size_t bytes = 0;
+};
+Stretch weights_of(const Product& product, int64_t tile);
+
+// A tile without what is multiplied (packed, columns), where that goes (out) and what is streamed in (next). out_stride
+// is the product's.
+TileArgs tile_args(const Product& product, int64_t tile, int64_t k);
+
+// What is to be streamed in while a tile is computed. later(n): the weights of the n-th tile that the thread computes
+// after it. alike: the next one is of a matrix with the same stride. first: it is the first that the thread computes.
+template <class Later>
+Stretch streamed_in(const Product& product, bool alike, bool first, Later&& later) {
+  const size_t tile_bytes = static_cast<size_t>(product.kernel.tile_rows) * product.row_stride;
+  if (!is_quantised(product.kernel.packing) || tile_bytes > kStreamedTile)  // streamed in along its rows
+    return alike ? later(1) : Stretch{};
+  // Such a tile takes less time than memory does to answer: it is asked for while the last but one before it is
+  // computed, and the first tile asks for two.
+  Stretch ahead = later(2);
+  if (first) {
+    const Stretch next = later(1);
+    if (next.first + next.bytes == ahead.first) ahead = {next.first, next.bytes + ahead.bytes};
+  }
+  return ahead.bytes <= 2 * kStreamedTile ? ahead : Stretch{};
+}
 
 // How a job is shared among threads. Each thread calls pack(), all wait for each other, each calls multiply().
 //
@@ -60,6 +100,9 @@ class Work {
   // outlive multiply().
   void followed_by(const Work& next) { following_ = &next; }
 
+  // The n-th tile that a thread will begin with.
+  Stretch start_of(int thread, int64_t n) const;
+
  private:
   struct alignas(64) Run {
     std::atomic<int64_t> next{0};
@@ -75,16 +118,8 @@ class Work {
     int64_t index;
   };
   Place find(int64_t tile) const;
-
-  struct Stretch {
-    const uint8_t* first = nullptr;
-    size_t bytes = 0;
-  };
-  Stretch weights_of(int64_t tile) const;
   // What is to be streamed in while a tile of a run is computed.
   Stretch weights_after(int64_t tile, int run) const;
-  // Of the n-th tile of a run.
-  Stretch start_of(int run, int64_t n) const;
 
   const Job& job_;
   Packing packing_;

@@ -408,6 +408,154 @@ TEST_F(Plugin, ExactModeLeavesNormsGatesAndRotationsToGgml) {
   }
 }
 
+// A layer of a mixture of experts as libllama builds it: gate and up in one matrix or in two, with biases and the gate
+// of gpt-oss or without.
+struct Mixture {
+  static constexpr int64_t kWidth = 256, kInner = 160, kExperts = 12, kUsed = 4;
+  struct Kind {
+    ggml_type type = GGML_TYPE_Q8_0;
+    bool fused = false, biased = false;
+  };
+
+  Kind kind;
+  int64_t tokens;
+  ggml_context_ptr context = make_context();
+  ggml_context_ptr weights_context = make_context();
+  ggml_backend_buffer_ptr weights;
+  std::vector<ggml_tensor*> matrices;
+  ggml_tensor *x, *out;
+  ggml_cgraph* graph = ggml_new_graph(context.get());
+  int splits = 0;
+
+  Mixture(const Kind& which, int64_t n) : kind(which), tokens(n) {
+    ggml_context* c = context.get();
+    x = ggml_new_tensor_2d(c, GGML_TYPE_F32, kWidth, n);
+    ggml_set_input(x);
+    ggml_tensor* input = ggml_mul_mat(c, weight(kind.type, kWidth, kWidth), x);
+    ggml_tensor* logits = ggml_mul_mat(c, weight(GGML_TYPE_F32, kWidth, kExperts), input);
+    ggml_tensor* probabilities = ggml_soft_max(c, logits);
+    ggml_tensor* chosen = ggml_argsort_top_k(c, probabilities, kUsed);
+    ggml_tensor* shares = ggml_get_rows(c, ggml_reshape_3d(c, probabilities, 1, kExperts, n), chosen);
+    shares = ggml_reshape_2d(c, shares, kUsed, n);
+    shares = ggml_div(c, shares, ggml_clamp(c, ggml_sum_rows(c, shares), 6e-5F, INFINITY));
+    shares = ggml_reshape_3d(c, shares, 1, kUsed, n);
+    ggml_build_forward_expand(graph, shares);
+    const auto by_experts = [&](ggml_tensor* of, int64_t rows) {
+      ggml_tensor* product = ggml_mul_mat_id(c, weight(kind.type, of->ne[0], rows, kExperts), of, chosen);
+      return kind.biased ? ggml_add_id(c, product, weight(GGML_TYPE_F32, rows, kExperts), chosen) : product;
+    };
+    input = ggml_reshape_3d(c, input, kWidth, 1, n);
+    ggml_tensor* gate = nullptr;
+    ggml_tensor* up = nullptr;
+    if (kind.fused) {
+      ggml_tensor* both = by_experts(input, 2 * kInner);
+      const auto half = [&](size_t i) {
+        return ggml_view_3d(c, both, kInner, kUsed, n, both->nb[1], both->nb[2], i * kInner * sizeof(float));
+      };
+      gate = half(0);
+      up = half(1);
+    } else {
+      gate = by_experts(input, kInner);
+      up = by_experts(input, kInner);
+    }
+    ggml_tensor* inner = kind.biased ? ggml_swiglu_oai(c, gate, up, 1.7F, 7) : ggml_swiglu_split(c, gate, up);
+    ggml_tensor* experts = ggml_mul(c, by_experts(inner, kWidth), shares);
+    const auto slot = [&](size_t i) {
+      ggml_tensor* view = ggml_view_2d(c, experts, kWidth, n, experts->nb[2], i * experts->nb[1]);
+      ggml_build_forward_expand(graph, view);
+      return view;
+    };
+    ggml_tensor* views[] = {slot(0), slot(1), slot(2), slot(3)};
+    out = ggml_add(c, views[0], views[1]);
+    for (const size_t i : {2U, 3U}) out = ggml_add(c, out, views[i]);
+    out = ggml_add(c, out, x);
+    ggml_set_output(out);
+    ggml_build_forward_expand(graph, out);
+    weights.reset(ggml_backend_alloc_ctx_tensors_from_buft(weights_context.get(), ggml_backend_cpu_buffer_type()));
+    ggml_backend_buffer_set_usage(weights.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    std::mt19937 random(9);
+    for (ggml_tensor* t : matrices) {
+      const Matrix m = make_matrix(t->type, normal(random, ggml_nelements(t), 0.08F), t->ne[0]);
+      ggml_backend_tensor_set(t, m.data(), 0, ggml_nbytes(t));
+    }
+  }
+
+  ggml_tensor* weight(ggml_type type, int64_t k, int64_t rows, int64_t experts = 1) {
+    // K formats have blocks of 256, and the inner width is none of them.
+    const bool fits = k % ggml_blck_size(type) == 0;
+    matrices.push_back(ggml_new_tensor_3d(weights_context.get(), fits ? type : GGML_TYPE_Q8_0, k, rows, experts));
+    return matrices.back();
+  }
+
+  std::vector<float> run(const std::vector<ggml_backend_dev_t>& on, int threads) {
+    const Scheduled scheduled(graph, on, threads);
+    std::mt19937 random(10);
+    const std::vector<float> input = normal(random, kWidth * tokens);
+    ggml_backend_tensor_set(x, input.data(), 0, ggml_nbytes(x));
+    splits = scheduled.splits();
+    return scheduled.compute(out);
+  }
+};
+
+TEST_F(Plugin, ComputesMixturesOfExperts) {
+  gsd_narrow_params p = before_;
+  p.min_width = 1;
+  ASSERT_EQ(configure(p), 0);
+  for (const FormatInfo& info : kAllFormats) {
+    const bool fused = info.block == 256;
+    const Mixture::Kind kind{info.type, fused, info.block == 32};
+    for (const int64_t tokens : {1, 9}) {
+      const gsd_narrow_stats s0 = stats();
+      Mixture ours(kind, tokens);
+      const std::vector<float> out = ours.run({devices().gsd, devices().cpu}, 2);
+      const gsd_narrow_stats s1 = stats();
+      EXPECT_EQ(s1.products - s0.products, fused ? 4U : 5U) << info.name;
+      EXPECT_EQ(s1.row_operations - s0.row_operations, kind.biased ? 9U : 6U) << info.name;
+      EXPECT_LE(ours.splits, 4) << "products, routing by ggml, experts";
+      const std::vector<float> stock = Mixture(kind, tokens).run({devices().cpu}, 1);
+      EXPECT_LT(relative_difference(out, stock), 0.02) << info.name << ", " << tokens << " tokens";
+    }
+  }
+}
+
+TEST_F(Plugin, ThreadsAndTokensDoNotChangeTheBitsOfMixtures) {
+  gsd_narrow_params p = before_;
+  p.min_width = 1;
+  for (const int exact : {0, 1}) {
+    p.exact = exact;
+    ASSERT_EQ(configure(p), 0);
+    for (const Mixture::Kind& kind : {Mixture::Kind{GGML_TYPE_Q4_K}, Mixture::Kind{GGML_TYPE_Q8_0, true, true}}) {
+      const std::vector<float> all = Mixture(kind, 64).run({devices().gsd, devices().cpu}, 1);
+      for (const int threads : {2, 3, 8})
+        ASSERT_EQ(Mixture(kind, 64).run({devices().gsd, devices().cpu}, threads), all) << threads << " threads";
+      for (const int64_t tokens : {1, 5, 17}) {
+        const std::vector<float> some = Mixture(kind, tokens).run({devices().gsd, devices().cpu}, 2);
+        EXPECT_EQ(std::memcmp(some.data(), all.data(), some.size() * sizeof(float)), 0) << tokens << " tokens";
+      }
+    }
+  }
+}
+
+TEST_F(Plugin, TakesProductsByExpertsOfOrdinaryShape) {
+  const ggml_context_ptr context = make_context();
+  const auto takes_experts = [&](ggml_type type, int64_t tokens, int64_t x_slots, ggml_type x_type = GGML_TYPE_F32) {
+    ggml_tensor* w = ggml_new_tensor_3d(context.get(), type, 512, 64, 4);
+    ggml_tensor* x = ggml_new_tensor_3d(context.get(), x_type, 512, x_slots, tokens);
+    ggml_tensor* ids = ggml_new_tensor_2d(context.get(), GGML_TYPE_I32, 2, tokens);
+    return ggml_backend_dev_supports_op(devices().gsd, ggml_mul_mat_id(context.get(), w, x, ids));
+  };
+  for (const FormatInfo& info : kAllFormats) {
+    EXPECT_TRUE(takes_experts(info.type, 2, 1)) << info.name;
+    EXPECT_TRUE(takes_experts(info.type, 512, 2)) << info.name;
+    EXPECT_FALSE(takes_experts(info.type, 1, 1)) << info.name;
+    EXPECT_FALSE(takes_experts(info.type, 513, 1)) << info.name;
+  }
+  gsd_narrow_params p = before_;
+  p.min_matrix_bytes = 2 * 64 * 512 * 4 + 1;  // what two experts have in F32, and one more
+  ASSERT_EQ(configure(p), 0);
+  EXPECT_FALSE(takes_experts(GGML_TYPE_F32, 2, 1));
+}
+
 // One or more operations behind a product of 128 rows and 6 tokens, on both devices and on ggml's alone.
 class RowOperations : public Plugin {
  protected:

@@ -19,10 +19,12 @@ class Kernels : public testing::TestWithParam<Case> {
   // Compares all results with the reference.
   void check(const Matrix& w, const std::vector<float>& x, int64_t columns) {
     const std::vector<float> out = multiply(kernel(), w, x, columns);
+    std::vector<std::vector<double>> rounded;
+    for (int64_t c = 0; c < columns; ++c) rounded.push_back(rounding(kernel().packing, x.data() + c * w.k, w.k));
     for (int64_t r = 0; r < w.rows; ++r) {
       const std::vector<float> row = w.row(r);
       for (int64_t c = 0; c < columns; ++c) {
-        const Expected e = expect(kernel().packing, row, x.data() + c * w.k);
+        const Expected e = expect(row, x.data() + c * w.k, rounded[static_cast<size_t>(c)]);
         ASSERT_NEAR(out[static_cast<size_t>(c * w.rows + r)], e.exact, e.tolerance)
             << "row " << r << " of " << w.rows << ", column " << c << " of " << columns << ", k " << w.k;
       }

@@ -13,18 +13,6 @@ struct AlignedFree {
   void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{kBlockBytes}); }
 };
 
-// Half a step of what one activation is rounded to.
-double activation_error(Packing packing, const float* x, int64_t i, int64_t k) {
-  if (packing == Packing::kF32) return 0;
-  // The instruction for bfloat16 takes denormals for zero.
-  if (packing == Packing::kBF16) return std::abs(x[i]) < FLT_MIN ? std::abs(x[i]) : std::abs(x[i]) / 256.0;
-  const int64_t together = packing == Packing::kQ8K ? 32 * kBlocksK : 32;
-  double largest = 0;
-  for (int64_t j = i / together * together; j < std::min(k, (i / together + 1) * together); ++j)
-    largest = std::max<double>(largest, std::abs(x[j]));
-  return largest < 1e-36 ? largest : largest / 127.0 * 0.5001;
-}
-
 }  // namespace
 
 std::vector<Case> all_cases() {
@@ -89,14 +77,30 @@ std::vector<float> multiply(const Kernel& kernel, const Matrix& w, const std::ve
   return out;
 }
 
-Expected expect(Packing packing, const std::vector<float>& row, const float* x) {
+std::vector<double> rounding(Packing packing, const float* x, int64_t k) {
+  const int64_t together = packing == Packing::kQ8K ? 32 * kBlocksK : 32;
+  std::vector<double> errors(static_cast<size_t>(k));
+  for (int64_t first = 0; first < k; first += together) {
+    const int64_t last = std::min(k, first + together);
+    double largest = 0;
+    for (int64_t i = first; i < last; ++i) largest = std::max<double>(largest, std::abs(x[i]));
+    for (int64_t i = first; i < last; ++i) {
+      double& e = errors[static_cast<size_t>(i)];
+      if (is_quantised(packing)) e = largest < 1e-36 ? largest : largest / 127.0 * 0.5001;
+      // The instruction for bfloat16 takes denormals for zero.
+      if (packing == Packing::kBF16) e = std::abs(x[i]) < FLT_MIN ? std::abs(x[i]) : std::abs(x[i]) / 256.0;
+    }
+  }
+  return errors;
+}
+
+Expected expect(const std::vector<float>& row, const float* x, const std::vector<double>& rounding) {
   Expected e{0, 1e-37};
   double magnitude = 0;
-  const auto k = static_cast<int64_t>(row.size());
-  for (int64_t i = 0; i < k; ++i) {
-    e.exact += static_cast<double>(row[static_cast<size_t>(i)]) * x[i];
-    magnitude += std::abs(static_cast<double>(row[static_cast<size_t>(i)]) * x[i]);
-    e.tolerance += std::abs(static_cast<double>(row[static_cast<size_t>(i)])) * activation_error(packing, x, i, k);
+  for (size_t i = 0; i < row.size(); ++i) {
+    e.exact += static_cast<double>(row[i]) * x[i];
+    magnitude += std::abs(static_cast<double>(row[i]) * x[i]);
+    e.tolerance += std::abs(static_cast<double>(row[i])) * rounding[i];
   }
   e.tolerance += (magnitude + e.tolerance) * 1e-5;
   return e;

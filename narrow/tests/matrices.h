@@ -59,12 +59,15 @@ Matrix make_matrix(ggml_type type, const std::vector<float>& values, int64_t k, 
 std::vector<float> multiply(const Kernel& kernel, const Matrix& w, const std::vector<float>& x, int64_t columns,
                             int threads = 1);
 
-// What column c of x times row r may be off by: rounding of the activations to what the packing holds, and the rounding
-// of the sum. `exact` is the product in double precision.
+// Half a step of what the packing rounds each of k activations to.
+std::vector<double> rounding(Packing packing, const float* x, int64_t k);
+
+// A column x times a row may be off by the rounding of the activations and by that of the sum. `exact` is the product
+// in double precision.
 struct Expected {
   double exact;
   double tolerance;
 };
-Expected expect(Packing packing, const std::vector<float>& row, const float* x);
+Expected expect(const std::vector<float>& row, const float* x, const std::vector<double>& rounding);
 
 }  // namespace gsd::narrow::test

@@ -264,21 +264,19 @@ class Bench {
       sessions.push_back(engine.open(std::move(o)));
     }
     m.first_token_ms = 0;
+    std::vector<Session*> list;
     for (std::size_t i = 0; i < sessions.size(); ++i) {
       engine.set_prompt(*sessions[i], tokens_[(first + i) % tokens_.size()]);
-      while (!interrupted() && engine.prefill(*sessions[i]) > 0) {
-      }
+      list.push_back(sessions[i].get());
     }
-    m.prefill_ms = clock.ms();
-    engine.reset_stats();
-    std::vector<Session*> active;
-    do {
-      active.clear();
-      for (const auto& s : sessions) {
-        if (!s->finished()) active.push_back(s.get());
+    m.prefill_ms = 0;
+    run_to_end(engine, list, [&](std::size_t left) {
+      if (left == 0 && m.prefill_ms == 0) {
+        m.prefill_ms = clock.ms();
+        engine.reset_stats();
       }
-      if (!active.empty() && !interrupted()) engine.step(active);
-    } while (!active.empty() && !interrupted());
+      return !interrupted();
+    });
     m.decode_ms = clock.ms() - m.prefill_ms;
     m.stats = engine.stats();
     m.tokens = m.stats.emitted;

@@ -6,6 +6,8 @@
 #include <iostream>
 #include <memory>
 
+#include "../chat/control_tokens.h"
+#include "chat_format.h"
 #include "commands.h"
 #include "console.h"
 #include "gsd/utf8.h"
@@ -16,7 +18,11 @@ namespace {
 
 class Chat {
  public:
-  Chat(Pair& pair, SessionOptions options) : pair_(pair) {
+  Chat(Pair& pair, const chat::ChatFormat& format, chat::Json variables, SessionOptions options)
+      : pair_(pair),
+        format_(format),
+        variables_(std::move(variables)),
+        control_(pair.target().n_vocab(), [&pair](Token t, bool special) { return pair.target().piece(t, special); }) {
     options.on_token = [this](Token t) { return on_token(t); };
     if (options.constraint) failure_ = options.constraint->failure;
     session_ = pair.engine().open(std::move(options));
@@ -24,11 +30,9 @@ class Chat {
 
   // Answers one turn. Ctrl-C ends the answer and the conversation. Throws Error(kIo) if nobody reads the answer.
   void turn(std::vector<ChatMessage>& messages) {
-    const std::string prompt = pair_.target().apply_template(messages, true);
     const Stats before = session_->stats();
     answer_.clear();
-    // Control tokens come from the template, begin of text from the tokenizer: libllama's templates leave it out.
-    pair_.engine().set_prompt(*session_, pair_.target().tokenize(prompt, true, true));
+    pair_.engine().set_prompt(*session_, prompt_of(messages));
     while (!interrupted() && pair_.engine().prefill(*session_) > 0) {
     }
     Session* list[] = {session_.get()};
@@ -50,6 +54,15 @@ class Chat {
   }
 
  private:
+  std::vector<Token> prompt_of(const std::vector<ChatMessage>& messages) const {
+    chat::ChatRequest request;
+    for (const ChatMessage& m : messages) request.messages.push_back({{"role", m.role}, {"content", m.content}});
+    request.variables = variables_;
+    return chat::tokenize_prompt(
+        format_.render(request), control_,
+        [this](std::string_view text, bool add, bool parse) { return pair_.target().tokenize(text, add, parse); });
+  }
+
   bool on_token(Token t) {
     if (!pair_.target().is_eog(t)) print(utf8_.push(pair_.target().piece(t)));
     return !interrupted() && !closed_;
@@ -60,6 +73,9 @@ class Chat {
   }
 
   Pair& pair_;
+  const chat::ChatFormat& format_;
+  chat::Json variables_;
+  chat::ControlTokens control_;
   std::unique_ptr<Session> session_;
   std::function<std::string()> failure_;  // of the grammar
   Utf8Buffer utf8_;
@@ -67,13 +83,16 @@ class Chat {
   bool closed_ = false;
 };
 
-int chat(const ModelFlags& flags, const std::string& system) {
+int chat(const ModelFlags& flags, const TemplateFlags& chat_template, const std::string& system) {
+  chat::Json variables = template_variables(chat_template);
   flags.session();  // complain about parameters before the models are loaded
   Pair pair = load_pair(flags);
   std::vector<ChatMessage> messages;
   if (!system.empty()) messages.push_back({"system", system});
-  pair.target().apply_template(std::vector<ChatMessage>{{"user", "?"}}, true);  // complain about the template at once
-  Chat conversation(pair, flags.session(pair));
+  const LoadedFormat loaded = load_format(pair.target(), chat_template);
+  if (!loaded.format->problem().empty()) throw Error(ErrorCode::kModelUnsupported, loaded.warning);
+  if (!loaded.warning.empty()) std::fprintf(stderr, "gsd: note: %s\n", loaded.warning.c_str());
+  Chat conversation(pair, *loaded.format, std::move(variables), flags.session(pair));
   const bool terminal = isatty(STDIN_FILENO) != 0;
   if (terminal) std::fputs("Type a message; an empty line or Ctrl-D ends.\n", stderr);
   for (std::string line; !interrupted();) {
@@ -90,16 +109,18 @@ int chat(const ModelFlags& flags, const std::string& system) {
 
 void add_chat(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<ModelFlags>();
+  auto chat_template = std::make_shared<TemplateFlags>();
   auto system = std::make_shared<std::string>();
   CLI::App* app = program.add_subcommand("chat", "Talk to a model with a chat template");
   app->footer(
       "Examples:\n  gsd chat -m target.gguf -d draft.gguf --temp 0.7\n  echo \"Hello\" | gsd chat -m target.gguf");
   app->add_option("--system", *system, "System message");
+  add_template_flags(*app, *chat_template, "Chat");
   add_model_flags(*app, *flags);
   add_mode_flag(*app, *flags);
   add_speculation_flags(*app, *flags);
   add_sampling_flags(*app, *flags);
-  app->callback([=, &exit_code] { exit_code = chat(*flags, *system); });
+  app->callback([=, &exit_code] { exit_code = chat(*flags, *chat_template, *system); });
 }
 
 }  // namespace gsd::app

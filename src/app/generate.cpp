@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "../chat/control_tokens.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -22,6 +23,7 @@ struct GenerateFlags {
   std::string record;
   bool compare = false;
   bool json = false;
+  bool plain_text = false;  // names of control tokens are text
 };
 
 void print_summary(const Run& r, const Run* plain, const std::string& mode) {
@@ -50,7 +52,7 @@ void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   }
   out += fmt::format(
       "per step: {:.2f} tokens emitted, {:.1f} drafted, {:.1f} merged, {:.1f} verified; {:.1f} draft passes\n",
-      s.accepted_per_step(), per_step(s.drafted), per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
+      s.tokens_per_step(), per_step(s.drafted), per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
   out += fmt::format("time: draft {:.0f} %, verify {:.0f} %, sequences {:.1f} %, rest {:.1f} % ({:.0f} us a step)\n",
                      share(s.draft_ms), share(s.verify_ms), share(s.sequence_ms), share(rest),
                      s.steps > 0 ? 1000 * rest / static_cast<double>(s.steps) : 0);
@@ -61,7 +63,9 @@ int generate(const GenerateFlags& flags) {
   flags.model.session();  // complain about parameters before the models are loaded
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
   Pair pair = load_pair(flags.model);
-  const std::vector<Token> prompt = pair.target().tokenize(text, true, false);
+  const std::vector<Token> prompt = chat::tokenize_text(
+      text, !flags.plain_text,
+      [&](std::string_view t, bool add, bool parse) { return pair.target().tokenize(t, add, parse); });
   std::unique_ptr<Recorder> recorder;
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
   if (!flags.json) print(text);
@@ -105,6 +109,7 @@ void add_generate(CLI::App& program, int& exit_code) {
   echo "# ls" | gsd generate -m target.gguf --json)");
   app->add_option("-p,--prompt", flags->prompt, "The prompt");
   app->add_option("-f,--file", flags->prompt_file, "The prompt from a file; - = standard input")->type_name("FILE");
+  app->add_flag("--no-parse-special", flags->plain_text, "Take names of control tokens in the prompt as text");
   app->add_flag("--compare", flags->compare, "Decode plainly afterwards and compare speed and text");
   app->add_flag("--json", flags->json, "Write one JSON object instead of the text");
   app->add_option("--record", flags->record,

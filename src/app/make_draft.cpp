@@ -84,7 +84,7 @@ class Search {
 
   struct Score {
     double tokens_per_second = 0;
-    double accepted_per_step = 0;
+    double tokens_per_step = 0;
     Mode mode = Mode::kAuto;
     bool gains = false;
 
@@ -116,7 +116,7 @@ class Search {
     engine.planner().target_cost().load(target_cost_->points());
     measure_cost(*backend, engine.planner().draft_cost(), 200);
     Score score = run(engine, Mode::kAuto, best.mode == Mode::kAuto ? 0.9 * best.tokens_per_second : 0);
-    score.gains = score.tokens_per_second > kMargin * plain_.tokens_per_second && score.accepted_per_step > kMargin;
+    score.gains = score.tokens_per_second > kMargin * plain_.tokens_per_second && score.tokens_per_step > kMargin;
     if (score.gains || best.gains) return score;
     return run(engine, Mode::kChain, 0.9 * best.tokens_per_second);
   }
@@ -140,7 +140,7 @@ class Search {
     std::sort(speed.begin(), speed.end());
     const Stats& end = engine.stats();
     return {.tokens_per_second = speed[speed.size() / 2],
-            .accepted_per_step =
+            .tokens_per_step =
                 static_cast<double>(end.emitted - start.emitted) / static_cast<double>(end.steps - start.steps),
             .mode = mode};
   }
@@ -159,10 +159,7 @@ class Search {
     const auto session = engine.open(std::move(o));
     const auto tail = std::min<std::size_t>(prompt.size(), static_cast<std::size_t>(context_.n_ctx) / 2);
     engine.set_prompt(*session, std::span(prompt).last(tail));
-    while (engine.prefill(*session) > 0) {
-    }
-    Session* list[] = {session.get()};
-    while (!session->finished() && !interrupted()) engine.step(list);
+    run_to_end(engine, *session, [](std::size_t) { return !interrupted(); });
   }
 
   const MakeDraftFlags& flags_;
@@ -228,7 +225,7 @@ class Climb {
     const bool wins = best_.empty() || score.better_than(best_score_);
     print(fmt::format("{:4.0f} s  {:>2} layers, {}: {:.1f} tokens/s {}, {:.2f} per step{}\n", search_.seconds(),
                       layers.size(), list(layers), score.tokens_per_second,
-                      score.mode == Mode::kAuto ? "" : " as a chain", score.accepted_per_step,
+                      score.mode == Mode::kAuto ? "" : " as a chain", score.tokens_per_step,
                       wins ? "  <- best so far" : ""));
     if (wins) {
       best_ = layers;
@@ -274,7 +271,7 @@ int make_draft(const MakeDraftFlags& flags) {
   print(fmt::format("\n'{}' keeps layers {} of {}: {:.1f} tokens/s ({:.2f}x plain), {:.2f} tokens per step; {:.0f} s\n",
                     flags.out, list(keep), target.n_layers(), final_score.tokens_per_second,
                     final_score.tokens_per_second / std::max(1e-9, plain.tokens_per_second),
-                    final_score.accepted_per_step, search.seconds()));
+                    final_score.tokens_per_step, search.seconds()));
   if (final_score.tokens_per_second < 1.02 * plain.tokens_per_second) {
     print("This draft gains nothing on this machine; a model trained as a draft will do better.\n");
   }

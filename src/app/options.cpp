@@ -70,24 +70,22 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
 }
 
 void add_mode_flag(CLI::App& app, ModelFlags& f) {
-  app.add_option("--mode", f.mode, "plain, chain, tree, graph, or auto: the planner decides in every step")
-      ->group("Speculation")
-      ->capture_default_str();
+  visit_params(f.speculation, [&](const Param& param, auto& field) {
+    if constexpr (std::same_as<decltype(field), Mode&>)
+      app.add_option("--" + std::string(param.flag), f.mode, param.help)->group("Speculation")->capture_default_str();
+  });
 }
 
 void add_speculation_flags(CLI::App& app, ModelFlags& f) {
-  SpeculationParams& s = f.speculation;
   const auto group = [&](CLI::Option* o) { return o->group("Speculation")->capture_default_str(); };
-  group(app.add_option("--width", f.width, "Tokens that one verification scores, 1 to 64, or auto"));
-  group(app.add_option("--depth", s.depth, "Draft levels per step"));
-  group(app.add_option("--draft-top-k", s.top_k, "Candidates per node"));
-  group(app.add_option("--sibling-threshold", s.sibling_threshold,
-                       "A candidate needs this share of its best sibling's probability"));
-  group(app.add_option("--path-threshold", s.path_threshold, "A node needs this path probability"));
-  group(app.add_option("--merge-length", s.merge_length,
-                       "Tokens before a candidate that must agree for a merge (graph and auto)"));
-  group(app.add_option("--frontier", s.frontier, "Nodes that one draft level evaluates"));
-  group(app.add_option("--max-nodes", s.max_nodes, "Nodes of the graph"));
+  visit_params(f.speculation, [&](const Param& param, auto& field) {
+    const std::string flag = "--" + std::string(param.flag);
+    if (&field == static_cast<void*>(&f.speculation.max_width)) {
+      group(app.add_option(flag, f.width, param.help));  // a number or auto
+    } else if constexpr (std::same_as<decltype(field), int&> || std::same_as<decltype(field), float&>) {
+      group(app.add_option(flag, field, param.help));
+    }
+  });
   app.add_flag("--no-history", f.no_history,
                "Do not draw on the prompt, the generated text and formerly drafted tokens")
       ->group("Speculation");
@@ -101,14 +99,10 @@ void add_draw_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Sampling")->capture_default_str(); };
   group(app.add_option("-n,--n-predict", f.n_predict, "Tokens to generate; -1 = until the context is full"))
       ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 40));
-  group(app.add_option("--temp,--temperature", p.temperature, "Temperature; 0 = greedy"));
-  group(app.add_option("--top-k", p.top_k, "Keep the k most probable tokens; 0 = all"));
-  group(app.add_option("--top-p", p.top_p, "Keep the smallest set of this probability; 1 = all"));
-  group(app.add_option("--min-p", p.min_p, "Drop tokens below this share of the best one's probability"));
-  group(app.add_option("--repeat-penalty", p.repeat_penalty, "Penalty for recent tokens; 1 = off"));
-  group(app.add_option("--presence-penalty", p.presence_penalty, "Subtracted once per recent token"));
-  group(app.add_option("--frequency-penalty", p.frequency_penalty, "Subtracted per occurrence of a recent token"));
-  group(app.add_option("--repeat-last-n", p.penalty_last_n, "Tokens that count as recent; -1 = all"));
+  visit_params(p, [&](const Param& param, auto& field) {
+    const std::string flag = "--" + std::string(param.flag);
+    group(app.add_option(flag == "--temperature" ? "--temp," + flag : flag, field, param.help));
+  });
   group(app.add_option("-s,--seed", p.seed, "Seed: same seed, same text, whatever is drafted; -1 = draw one"))
       ->transform([&f](const std::string& text) {
         f.random_seed = text == "-1";
@@ -170,6 +164,8 @@ Pair load_pair(const ModelFlags& flags, bool cancel_passes) {
   }();
   const std::string warning = context_warning(pair.target(), pair.draft(), pair.n_ctx());
   if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);
+  const std::string idle = idle_layers(pair.target());
+  if (pair.draft() == nullptr && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
   const std::string obstacles =
       options.engine.exact ? width_obstacles(pair.target(), !pair.narrow().empty()) : std::string();
   if (!obstacles.empty())

@@ -33,14 +33,11 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
   engine.set_prompt(*session, prompt);
   try {
     ProgressLine line("Reading the prompt");
-    while (!interrupted()) {
-      const std::size_t left = engine.prefill(*session);
-      if (left == 0) break;
-      line.show(1 - static_cast<float>(left) / static_cast<float>(prompt.size()));
-    }
-    r.prefill_ms = clock.ms();
-    Session* list[] = {session.get()};
-    while (!session->finished() && !interrupted() && !r.closed) engine.step(list);
+    run_to_end(engine, *session, [&](std::size_t left) {
+      if (left > 0) line.show(1 - static_cast<float>(left) / static_cast<float>(prompt.size()));
+      if (left == 0 && r.prefill_ms == 0) r.prefill_ms = clock.ms();
+      return !interrupted() && !r.closed;
+    });
   } catch (const Error&) {
     if (!interrupted()) throw;  // a pass that Ctrl-C ended
   }
@@ -54,27 +51,16 @@ Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions opti
 }
 
 nlohmann::json to_json(const Run& r) {
-  const Stats& s = r.stats;
-  return {{"text", r.text},
-          {"tokens", r.tokens},
-          {"finish", finish_reason_name(r.finish)},
-          {"tokens_per_second", r.tokens_per_second()},
-          {"prefill_ms", r.prefill_ms},
-          {"first_token_ms", r.first_token_ms},
-          {"decode_ms", r.decode_ms},
-          {"steps", s.steps},
-          {"accepted_per_step", s.accepted_per_step()},
-          {"drafted", s.drafted},
-          {"merged", s.merged},
-          {"verified", s.verified},
-          {"accepted", s.accepted},
-          {"draft_nodes", s.draft_nodes},
-          {"draft_forwards", s.draft_forwards},
-          {"plain_steps", s.plain_steps},
-          {"draft_ms", s.draft_ms},
-          {"verify_ms", s.verify_ms},
-          {"sequence_ms", s.sequence_ms},
-          {"total_ms", s.total_ms}};
+  nlohmann::json out{{"text", r.text},
+                     {"tokens", r.tokens},
+                     {"finish", finish_reason_name(r.finish)},
+                     {"tokens_per_second", r.tokens_per_second()},
+                     {"prefill_ms", r.prefill_ms},
+                     {"first_token_ms", r.first_token_ms},
+                     {"decode_ms", r.decode_ms},
+                     {"tokens_per_step", r.stats.tokens_per_step()}};
+  visit_stats([&](const char* name, const auto& value) { out[name] = value; }, r.stats);
+  return out;
 }
 
 }  // namespace gsd::app

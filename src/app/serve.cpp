@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "../server/service.h"
+#include "chat_format.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -24,7 +25,7 @@ struct ServeFlags {
   int max_queue = 64;
   int timeout_s = 10;
   std::string alias;
-  std::string chat_template;
+  TemplateFlags chat_template;
   std::string api_key_file;
   bool random_seed = true;
   bool strict_model = false;
@@ -42,26 +43,6 @@ std::vector<std::string> split(const std::string& text, char at) {
 
 void note(const std::string& sentence) { std::fprintf(stderr, "gsd: note: %s\n", sentence.c_str()); }
 
-// The template to use: the one asked for, the model's own, or ChatML as llama-server does.
-std::string choose_template(const Model& model, const std::string& wanted) {
-  const std::vector<ChatMessage> probe{{"user", "?"}};
-  if (!wanted.empty()) {
-    model.apply_template(probe, true, wanted);  // throws where libllama does not know it
-    return wanted;
-  }
-  if (!model.chat_template().empty()) {
-    try {
-      model.apply_template(probe, true);
-      return model.chat_template();
-    } catch (const Error&) {
-      note("libllama does not know the model's chat template; chats use chatml. --chat-template names another.");
-      return "chatml";
-    }
-  }
-  note("the model has no chat template; chats use chatml. --chat-template names another.");
-  return "chatml";
-}
-
 server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
   const Model& m = pair.target();
   const std::string stem = std::filesystem::path(m.path()).stem().string();
@@ -72,8 +53,10 @@ server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
   if (names.size() > 1) out.aliases.insert(out.aliases.end(), names.begin() + 1, names.end());
   out.description = m.description();
   out.draft_description = pair.draft() != nullptr ? pair.draft()->description() : "";
-  out.chat_template = choose_template(m, flags.chat_template);
-  out.own_chat_template = !flags.chat_template.empty() || out.chat_template == m.chat_template();
+  const LoadedFormat chat = load_format(m, flags.chat_template);
+  if (!chat.warning.empty()) note(chat.warning);
+  out.chat = chat.format;
+  out.own_chat_template = chat.own;
   out.n_params = m.n_params();
   out.n_bytes = m.n_bytes();
   out.n_vocab = m.n_vocab();
@@ -85,9 +68,6 @@ server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
   };
   out.piece = [&m](Token t, bool special) { return m.piece(t, special); };
   out.is_eog = [&m](Token t) { return m.is_eog(t); };
-  out.apply_template = [&m, chat_template = out.chat_template](std::span<const ChatMessage> messages, bool add) {
-    return m.apply_template(messages, add, chat_template);
-  };
   out.grammar = [&m](const std::string& gbnf) { return make_grammar(m, gbnf); };
   return out;
 }
@@ -127,6 +107,8 @@ void check_address(const server::HttpOptions& o) {
 
 int serve(ServeFlags flags) {
   flags.model.session();  // complain about parameters before the models are loaded
+  server::Conversation conversation;
+  conversation.chat.variables = template_variables(flags.chat_template);
   flags.http.api_keys = all_keys(flags);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
   check_address(flags.http);
@@ -151,7 +133,8 @@ int serve(ServeFlags flags) {
                   {.defaults = {.sampling = defaults.sampling,
                                 .speculation = defaults.speculation,
                                 .random_seed = flags.random_seed,
-                                .max_tokens = defaults.max_tokens},
+                                .max_tokens = defaults.max_tokens,
+                                .conversation = conversation},
                    .exact = pair_options.engine.exact,
                    .strict_model = flags.strict_model,
                    .version = GSD_VERSION});
@@ -177,8 +160,7 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
       ->capture_default_str()
       ->check(CLI::Range(0, 100000));
   group(app.add_option("-a,--alias", f.alias, "Names of the model in the API, separated by commas"));
-  group(app.add_option("--chat-template", f.chat_template,
-                       "One of libllama's chat templates by name (chatml, llama3, …); the model's own if not given"));
+  add_template_flags(app, f.chat_template, "Server");
   group(app.add_option("--api-key", f.http.api_keys, "A key that clients must give; may be repeated"))
       ->expected(1)
       ->take_all();

@@ -113,7 +113,7 @@ std::string table(const std::vector<Outcome>& outcomes, const NamedProfile& p, s
     const auto asked = static_cast<double>(std::max<std::int64_t>(1, o.stats.draft_nodes));
     out +=
         fmt::format("| {} | {:.1f} | {} | {:.2f} | {:.1f} | {:.1f} | {:.1f} % |\n", o.config, o.tokens_per_second(),
-                    plain > 0 ? fmt::format("{:.2f}x", o.tokens_per_second() / plain) : "", o.stats.accepted_per_step(),
+                    plain > 0 ? fmt::format("{:.2f}x", o.tokens_per_second() / plain) : "", o.stats.tokens_per_step(),
                     static_cast<double>(o.stats.verified) / steps, static_cast<double>(o.stats.draft_forwards) / steps,
                     100 * static_cast<double>(o.unknown) / asked);
   }
@@ -127,7 +127,7 @@ json to_json(const std::vector<Outcome>& outcomes) {
                    {"tokens", o.stats.emitted},
                    {"ms", o.ms},
                    {"tokens_per_second", o.tokens_per_second()},
-                   {"tokens_per_step", o.stats.accepted_per_step()},
+                   {"tokens_per_step", o.stats.tokens_per_step()},
                    {"steps", o.stats.steps},
                    {"verified", o.stats.verified},
                    {"draft_forwards", o.stats.draft_forwards},

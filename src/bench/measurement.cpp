@@ -15,25 +15,6 @@ using nlohmann::json;
 
 constexpr std::size_t kMaxLine = 1 << 20;
 
-// The numbers of Stats by name: written and read from one list.
-template <typename S, typename Visit>
-void each_stat(S& s, Visit visit) {
-  visit("steps", s.steps);
-  visit("emitted", s.emitted);
-  visit("drafted", s.drafted);
-  visit("merged", s.merged);
-  visit("verified", s.verified);
-  visit("accepted", s.accepted);
-  visit("draft_nodes", s.draft_nodes);
-  visit("draft_forwards", s.draft_forwards);
-  visit("plain_steps", s.plain_steps);
-  visit("draft_ms", s.draft_ms);
-  visit("verify_ms", s.verify_ms);
-  visit("sequence_ms", s.sequence_ms);
-  visit("total_ms", s.total_ms);
-  visit("modelled_ms", s.modelled_ms);
-}
-
 template <typename M, typename Visit>
 void each_field(M& m, Visit visit) {
   visit("kind", m.kind);
@@ -72,7 +53,7 @@ Measurement measurement(const json& j) {
   Measurement m;
   const auto get = [&](const char* name, auto& value) { j.at(name).get_to(value); };
   each_field(m, get);
-  each_stat(m.stats, get);
+  visit_stats(get, m.stats);
   m.plain_ms_per_token = j.value("plain_ms_per_token", 0.0);  // older files lack it
   for (const auto& [origin, bins] : j.at("reliability").items())
     m.seen.by_origin.at(std::stoul(origin)) = reliability(bins);
@@ -127,7 +108,7 @@ std::string to_line(const Measurement& m) {
   json j;
   const auto put = [&](const char* name, const auto& value) { j[name] = value; };
   each_field(m, put);
-  each_stat(m.stats, put);
+  visit_stats(put, m.stats);
   put("plain_ms_per_token", m.plain_ms_per_token);
   j["reliability"] = json::object();
   for (std::size_t i = 0; i < m.seen.by_origin.size(); ++i) {

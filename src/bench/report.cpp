@@ -264,10 +264,10 @@ EqualTime equal_time(const std::vector<Row>& rows, const std::string& config) {
     const double ms = r.stats.total_ms / static_cast<double>(r.stats.steps);
     if (r.config == config) {
       out.ms_per_step = ms;
-      out.tokens_per_step = r.stats.accepted_per_step();
+      out.tokens_per_step = r.stats.tokens_per_step();
     }
     if (r.config == "plain" || r.config.starts_with("chain depth="))
-      chains.emplace_back(ms, r.stats.accepted_per_step());
+      chains.emplace_back(ms, r.stats.tokens_per_step());
   }
   std::sort(chains.begin(), chains.end());
   for (std::size_t i = 1; i < chains.size(); ++i) {

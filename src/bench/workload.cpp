@@ -37,19 +37,17 @@ T number(std::string_view key, std::string_view value) {
 }
 
 void set(SpeculationParams& p, std::string_view key, std::string_view value) {
-  const auto whole = [&] { return number<int>(key, value); };
-  const auto real = [&] { return number<float>(key, value); };
-  if (key == "depth") return void(p.depth = whole());
-  if (key == "draft-top-k") return void(p.top_k = whole());
-  if (key == "sibling-threshold") return void(p.sibling_threshold = real());
-  if (key == "path-threshold") return void(p.path_threshold = real());
-  if (key == "merge-length") return void(p.merge_length = whole());
-  if (key == "frontier") return void(p.frontier = whole());
-  if (key == "max-nodes") return void(p.max_nodes = whole());
-  if (key == "width") return void(p.max_width = whole());
-  if (key == "history") return void(p.history = whole() != 0);
-  throw Error(ErrorCode::kUsage,
-              fmt::format("A configuration has no parameter '{}'; gsd bench --help names them.", key));
+  bool known = false;
+  visit_params(p, [&](const Param& param, auto& field) {
+    using T = std::remove_reference_t<decltype(field)>;
+    if (key != param.flag || std::is_same_v<T, Mode>) return;
+    known = true;
+    if constexpr (std::is_same_v<T, bool>) field = number<int>(key, value) != 0;
+    if constexpr (std::is_same_v<T, int> || std::is_same_v<T, float>) field = number<T>(key, value);
+  });
+  if (!known)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("A configuration has no parameter '{}'; gsd bench --help names them.", key));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "gsd/calibration.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 
 namespace gsd {
@@ -58,16 +59,19 @@ Calibration::Calibration(bool greedy) : greedy_(greedy) {
 }
 
 Calibration::Cell Calibration::draft_cell(int rank, float log_q, float gap) const {
+  assert(rank >= 0);
   const int b = greedy_ ? bin(kProbability, std::exp(log_q)) : bin(kGap, gap);
   return static_cast<Cell>(std::min(rank, kRanks - 1) * kBins + b);
 }
 
 Calibration::Cell Calibration::source_cell(Origin origin, int match_length) const {
+  assert(origin >= Origin::kHistory && origin <= Origin::kHint && match_length >= 0);
   const int group = static_cast<int>(origin) - static_cast<int>(Origin::kHistory);
   return static_cast<Cell>(kSourceBase + group * kLengths + bin(kLength, match_length));
 }
 
 Calibration::Cell Calibration::merge_cell(int agreement) const {
+  assert(agreement >= 1);
   return static_cast<Cell>(kMergeBase + std::min(agreement, kAgreements) - 1);
 }
 

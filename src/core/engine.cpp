@@ -1,6 +1,7 @@
 #include "gsd/engine.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -8,23 +9,6 @@
 #include "gsd/error.h"
 
 namespace gsd {
-
-void Stats::add(const Stats& o) {
-  steps += o.steps;
-  emitted += o.emitted;
-  drafted += o.drafted;
-  merged += o.merged;
-  verified += o.verified;
-  accepted += o.accepted;
-  draft_nodes += o.draft_nodes;
-  draft_forwards += o.draft_forwards;
-  plain_steps += o.plain_steps;
-  draft_ms += o.draft_ms;
-  verify_ms += o.verify_ms;
-  sequence_ms += o.sequence_ms;
-  total_ms += o.total_ms;
-  modelled_ms += o.modelled_ms;
-}
 
 Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Calibration& calibration)
     : engine_(engine),
@@ -88,6 +72,7 @@ Calibration& Engine::calibration(const SamplingParams& sampling) {
 }
 
 void Engine::exchange(Learned& other) {
+  assert(std::none_of(slots_.begin(), slots_.end(), [](const Slot& s) { return s.taken; }));
   std::swap(calibrations_, other.calibrations);
   const Planner::Recent recent = planner_.recent();
   planner_.set_recent(other.recent);
@@ -242,6 +227,9 @@ bool Engine::prepare(Session& s) {
 }
 
 void Engine::step(std::span<Session* const> sessions) {
+  for (std::size_t i = 0; i < sessions.size(); ++i)
+    assert(!sessions[i]->finished() && std::find(sessions.begin(), sessions.begin() + static_cast<std::ptrdiff_t>(i),
+                                                 sessions[i]) == sessions.begin() + static_cast<std::ptrdiff_t>(i));
   const double start = now();
   step_draft_ms_ = step_verify_ms_ = step_modelled_ms_ = 0;
   step_draft_forwards_ = 0;
@@ -394,6 +382,26 @@ void Engine::take(Session& s) {
   s.step_.drafted = s.hypotheses_.graph().size() - 1;
   s.step_.merged = s.hypotheses_.graph().n_merges();
   s.step_.plain_steps = tree.size() == 1 ? 1 : 0;
+}
+
+bool run_to_end(Engine& engine, std::span<Session* const> sessions, const GoOn& go_on) {
+  for (Session* s : sessions) {
+    while (const std::size_t left = engine.prefill_left(*s)) {
+      if (go_on && !go_on(left)) return false;
+      engine.prefill(*s);
+    }
+  }
+  for (std::vector<Session*> active(sessions.begin(), sessions.end());;) {
+    std::erase_if(active, [](const Session* s) { return s->finished(); });
+    if (active.empty()) return true;
+    if (go_on && !go_on(0)) return false;
+    engine.step(active);
+  }
+}
+
+bool run_to_end(Engine& engine, Session& session, const GoOn& go_on) {
+  Session* const list[] = {&session};
+  return run_to_end(engine, list, go_on);
 }
 
 }  // namespace gsd

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bitset>
+#include <cassert>
 #include <utility>
 
 #include "gbnf.h"
@@ -379,6 +380,7 @@ void Matcher::learn_first_bytes() {
 }
 
 bool Matcher::allows(Token t) {
+  assert(t >= 0 && static_cast<std::size_t>(t) < vocabulary_->size());
   if (exhausted_ || dead_) return false;
   if (vocabulary_->is_end(t)) return path_[0].may_end && !utf8_.pending();
   if (!after_token(t).empty()) return !exhausted_;

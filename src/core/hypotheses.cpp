@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cmath>
 #include <string>
 
@@ -16,38 +17,12 @@ constexpr int kRecycledCapacity = 4096;
 constexpr int kRecycledPerStep = 4;
 constexpr float kLikely = 0.15F;       // candidates at least as probable as this are what an expansion is drafted for
 constexpr float kLookupFloor = 0.02F;  // paths less probable than this are not worth a look into the history
-constexpr std::array<const char*, 5> kModeNames{"plain", "chain", "tree", "graph", "auto"};
-
-void require(bool ok, const char* name, const char* range) {
-  if (!ok) throw Error(ErrorCode::kUsage, std::string("The parameter ") + name + " must be " + range + ".");
-}
 
 int merge_length_of(const SpeculationParams& p) {
   return p.mode == Mode::kGraph || p.mode == Mode::kAuto ? p.merge_length : TokenGraph::kNoMerge;
 }
 
 }  // namespace
-
-Mode parse_mode(std::string_view name) {
-  for (std::size_t i = 0; i < kModeNames.size(); ++i) {
-    if (name == kModeNames[i]) return static_cast<Mode>(i);
-  }
-  throw Error(ErrorCode::kUsage,
-              "The mode must be plain, chain, tree, graph or auto, not '" + std::string(name) + "'.");
-}
-
-const char* mode_name(Mode mode) { return kModeNames[static_cast<std::size_t>(mode)]; }
-
-void validate(const SpeculationParams& p) {
-  require(p.depth >= 1 && p.depth <= 64, "depth", "from 1 to 64");
-  require(p.top_k >= 1 && p.top_k <= static_cast<int>(kSampledCandidates), "draft-top-k", "from 1 to 16");
-  require(p.sibling_threshold >= 0 && p.sibling_threshold <= 1, "sibling-threshold", "from 0 to 1");
-  require(p.path_threshold >= 0 && p.path_threshold < 1, "path-threshold", "from 0 to below 1");
-  require(p.merge_length >= 0 && p.merge_length <= 16, "merge-length", "from 0 to 16");
-  require(p.frontier >= 1 && p.frontier <= 64, "frontier", "from 1 to 64");
-  require(p.max_nodes >= 2 && p.max_nodes <= 1024, "max-nodes", "from 2 to 1024");
-  require(p.max_width >= 0 && p.max_width <= 64, "max-width", "from 1 to 64, or 0 for what suits the mode");
-}
 
 Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,
                        std::span<const bool> is_eog, int history_capacity,
@@ -339,6 +314,7 @@ Source::Match Hypotheses::find(const Source& source, int index) {
 }
 
 const TokenTree& Hypotheses::build(int n) {
+  assert(n == 0 || (n > 0 && n < static_cast<int>(order_.size())));
   tree_.clear();
   for (Popped& p : order_) p.tree_index = -1;
   const auto put = [this](int index) {

@@ -158,10 +158,7 @@ Simulated simulate(const Replay& replay, const SpeculationParams& params, const 
   {
     const auto session = engine.open(std::move(options));
     engine.set_prompt(*session, std::span(replay.text).first(replay.n_prompt));
-    while (engine.prefill(*session) > 0) {
-    }
-    Session* list[] = {session.get()};
-    while (!session->finished()) engine.step(list);
+    run_to_end(engine, *session);
     out.stats = session->stats();
     if (!std::equal(session->tokens().begin(), session->tokens().end(), replay.text.begin(), replay.text.end()))
       throw Error(ErrorCode::kInternal, "A simulated run emitted another text than the recorded one.");

@@ -37,23 +37,7 @@ std::array<std::uint32_t, 4> noise_bits(std::uint64_t seed, std::uint32_t choice
 // 32 random bits to Gumbel noise; the half keeps U away from 0 and 1.
 double to_gumbel(std::uint32_t bits) { return -std::log(-std::log((bits + 0.5) * 0x1p-32)); }
 
-void require(bool ok, const char* name, const char* range) {
-  if (!ok) throw Error(ErrorCode::kUsage, std::string("The parameter ") + name + " must be " + range + ".");
-}
-
 }  // namespace
-
-void validate(const SamplingParams& p) {
-  require(p.temperature >= 0 && p.temperature <= 100, "temperature", "from 0 (greedy) to 100");
-  require(p.top_k >= 0, "top-k", "0 (off) or more");
-  require(p.top_p > 0 && p.top_p <= 1, "top-p", "above 0 and at most 1 (off)");
-  require(p.min_p >= 0 && p.min_p < 1, "min-p", "from 0 (off) to below 1");
-  require(p.repeat_penalty > 0 && p.repeat_penalty <= 100, "repeat-penalty", "above 0 and at most 100 (1 = off)");
-  require(std::abs(p.frequency_penalty) <= 100, "frequency-penalty", "from -100 to 100");
-  require(std::abs(p.presence_penalty) <= 100, "presence-penalty", "from -100 to 100");
-  require(p.penalty_last_n >= -1, "penalty-last-n", "-1 (all), 0 (off) or more");
-  for (const auto& [token, bias] : p.logit_bias) require(!std::isnan(bias), "logit-bias", "a number");
-}
 
 double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token) {
   return to_gumbel(noise_bits(seed, choice, position, token)[static_cast<std::uint32_t>(token) % 4]);

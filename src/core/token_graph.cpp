@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <string>
 
 #include "gsd/error.h"
@@ -40,6 +41,7 @@ TokenGraph::TokenGraph(int max_nodes, int merge_length) : max_nodes_(max_nodes),
 void TokenGraph::reset(std::span<const Token> context) { reset(context, merge_length_); }
 
 void TokenGraph::reset(std::span<const Token> context, int merge_length) {
+  assert(!context.empty());
   merge_length_ = merge_length;
   nodes_.clear();
   edges_.clear();
@@ -55,6 +57,10 @@ void TokenGraph::reset(std::span<const Token> context, int merge_length) {
 
 void TokenGraph::expand(std::int32_t id, std::span<const Token> tokens, std::span<const float> log_q) {
   GraphNode& n = node(id);
+  assert(!n.expanded && tokens.size() == log_q.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    assert(std::find(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(i), tokens[i]) ==
+           tokens.begin() + static_cast<std::ptrdiff_t>(i));
   n.expanded = true;
   n.first_edge = tokens.empty() ? -1 : n_edges();
   for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -65,6 +71,7 @@ void TokenGraph::expand(std::int32_t id, std::span<const Token> tokens, std::spa
 
 std::int32_t TokenGraph::add_child(std::int32_t parent, std::int32_t edge_id) {
   GraphEdge& e = edges_[static_cast<std::size_t>(edge_id)];
+  assert(e.child < 0);
   std::uint64_t hash = 0;
   if (merge_length_ != kNoMerge) {
     hash = gram_hash(parent, e.token);

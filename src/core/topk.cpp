@@ -1,6 +1,7 @@
 #include "gsd/topk.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -160,6 +161,7 @@ __attribute__((target("avx2"))) float max_avx2(const float* row, std::size_t n) 
 
 int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::span<Token> tokens,
                       std::span<float> log_p) {
+  assert(tokens.size() == log_p.size() && tokens.size() <= 256 && inv_temperature > 0);
   Best best{tokens.data(), log_p.data(), static_cast<int>(std::min(tokens.size(), row.size()))};
   Normaliser z;
   std::size_t done = 0;
@@ -174,6 +176,7 @@ int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::sp
 }
 
 void exp_shifted(std::span<const float> row, float scale, float shift, std::span<float> out) {
+  assert(out.size() == row.size());
   std::size_t i = 0;
 #if defined(__x86_64__)
   if (has_avx2()) i = exp_avx2(row.data(), row.size(), scale, shift, out.data());
@@ -183,6 +186,7 @@ void exp_shifted(std::span<const float> row, float scale, float shift, std::span
 }
 
 Token arg_max(std::span<const float> row, float* second) {
+  assert(!row.empty());
   std::size_t best = 0;
 #if defined(__x86_64__)
   if (has_avx2() && row.size() >= 32) {

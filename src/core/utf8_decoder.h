@@ -1,6 +1,7 @@
 // Code points out of bytes, one byte at a time.
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 
 namespace gsd {
@@ -24,10 +25,17 @@ class Utf8Decoder {
   // Within a character.
   bool pending() const { return left_ > 0; }
   // The character that is complete. REQUIRES: push() was called and !pending().
-  std::uint32_t value() const { return value_; }
+  std::uint32_t value() const {
+    assert(!pending());
+    return value_;
+  }
   // Which characters can come of what is there. REQUIRES: pending().
-  std::uint32_t lowest() const { return (value_ << 6 | (low_ & 0x3FU)) << (6 * (left_ - 1)); }
+  std::uint32_t lowest() const {
+    assert(pending());
+    return (value_ << 6 | (low_ & 0x3FU)) << (6 * (left_ - 1));
+  }
   std::uint32_t highest() const {
+    assert(pending());
     const unsigned rest = 6U * (left_ - 1U);
     return (value_ << 6 | (high_ & 0x3FU)) << rest | ((1U << rest) - 1);
   }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cassert>
 
 #include "gsd/drafter.h"
 #include "gsd/error.h"
@@ -97,6 +98,7 @@ bool ModelDrafter::catch_up(std::int32_t slot, std::span<const Token> text, std:
 bool ModelDrafter::roots(std::span<const Root> roots) {
   batch_.clear();
   for (const Root& r : roots) add_text(r.slot, r.text, static_cast<std::int32_t>(r.text.size()), true);
+  assert(static_cast<int>(batch_.size()) <= info_.max_batch);
   if (batch_.empty() || !forward()) return false;
   std::int32_t i = 0;
   for (const Root& r : roots) {
@@ -134,6 +136,7 @@ bool ModelDrafter::level(std::vector<Node>& nodes) {
     batch_.push_back({n.slot, known(graph.node(n.id).token), parent == 0 ? -1 : index_of(s, parent), true});
     return false;
   });
+  assert(static_cast<int>(batch_.size()) <= info_.max_nodes);
   if (batch_.empty() || !forward()) {
     for (const Node& n : nodes) at(n.slot).index[static_cast<std::size_t>(n.id)] = -1;
     return false;

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "../core/stopwatch.h"
+#include "../util/free_cores.h"
 
 namespace gsd {
 namespace {
@@ -153,7 +154,8 @@ void Batch::decode(llama_context* context) {
                           .logits = logits_.data()};
   take_llama_errors();
   if (most_threads_ == 0) most_threads_ = llama_n_threads(context);
-  const int threads = team_.choose(batch.n_tokens, most_threads_);
+  thread_local FreeCores cores;
+  const int threads = team_.choose(batch.n_tokens, most_threads_, most_threads_ > 1 ? cores.get() : -1);
   llama_set_n_threads(context, threads, threads);
   const Stopwatch clock;
   const std::int32_t code = llama_decode(context, batch);

@@ -20,17 +20,16 @@ Use use_of(const GgufFile::Tensor& t, bool tied) {
 }
 
 // Measured with ggml 0.27 on tiny models of each format (docs/architecture.md, section 4; `zoo check --only-exact
-// --type .weight=FORMAT`). K formats do change their bits as experts. Q4_0, Q4_1, Q5_0, Q5_1 and IQ4_NL kept theirs on
-// one machine, even as experts, which is too little to promise it.
+// --type .weight=FORMAT`). With ggml alone K formats do change their bits as experts. Q4_1, Q5_0, Q5_1 and IQ4_NL kept
+// theirs on one machine, which is too little to promise it.
 bool same_bits(const GgufFile::Tensor& t, Use use, bool narrow) {
   const auto is_one_of = [&](std::initializer_list<ggml_type> types) {
     return std::find(types.begin(), types.end(), t.type) != types.end();
   };
   if (use == Use::kElements || use == Use::kRows) return true;
   if (is_one_of({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0})) return true;
-  const bool matrix = t.shape[2] == 1 && t.shape[3] == 1;  // the narrow backend takes nothing else
-  return narrow && use == Use::kProduct && matrix &&
-         is_one_of({GGML_TYPE_Q4_0, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K});
+  const bool matrix = t.shape[3] == 1 && (use == Use::kExperts || t.shape[2] == 1);  // what the narrow backend takes
+  return narrow && matrix && is_one_of({GGML_TYPE_Q4_0, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K});
 }
 
 }  // namespace

@@ -119,18 +119,22 @@ std::string not_a_language_model(const GgufFile& file) {
     return "is part " + std::to_string(*part + 1) + " of " + std::to_string(parts) +
            " of a split model; give its first part, whose name ends in " + first + ".";
   }
-  for (const auto& [name, what] : {std::pair{"eagle3", "an EAGLE-3 head"},
-                                   {"dflash", "a DFlash drafter"},
-                                   {"gemma4-assistant", "an MTP head of Gemma 4"}}) {
+  const auto head = [](const std::string& what, const char* type) {
+    return what +
+           "; gsd takes plain draft models with --draft, llama-server takes this one with --spec-draft-model and "
+           "--spec-type " +
+           type + ".";
+  };
+  for (const auto& [name, what, type] : {std::array{"eagle3", "an EAGLE-3 head", "draft-eagle3"},
+                                         {"dflash", "a DFlash drafter", "draft-dflash"},
+                                         {"gemma4-assistant", "an MTP head of Gemma 4", "draft-mtp"}}) {
     if (arch == name)
-      return std::string("is ") + what +
-             ", which drafts from its target's inner states and is no model of its own; gsd takes plain draft models "
-             "with --draft, llama-server takes this one with --spec-draft-model.";
+      return head(
+          std::string("is ") + what + ", which drafts from its target's inner states and is no model of its own", type);
   }
   if (file.number(file.of("nextn_predict_layers")).value_or(0) > 0 && parts <= 1 && file.has_tensor_beginning("blk.") &&
       !file.has_tensor_beginning("blk.0."))
-    return "holds only the MTP layers of a model, which draft from its inner states; gsd takes plain draft models with "
-           "--draft, llama-server takes this one with --spec-draft-model.";
+    return head("holds only the MTP layers of a model, which draft from its inner states", "draft-mtp");
   if (file.tensors().empty() && parts <= 1)
     return file.has_key_beginning("tokenizer.") ? "holds a vocabulary and no weights; give the whole model."
                                                 : "holds no weights; give a whole model.";

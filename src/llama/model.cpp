@@ -260,6 +260,13 @@ std::string context_warning(const Model& target, const Model* draft, int n_ctx) 
   return "";
 }
 
+std::string idle_layers(const Model& target) {
+  const int n = llama_model_n_layer_nextn(target.impl().model.get());
+  if (n <= 0) return "";
+  return "'" + target.path() + "' holds " + std::to_string(n) + (n == 1 ? " MTP layer" : " MTP layers") +
+         ", which gsd does not draft with; a draft model is given with --draft, and gsd make-draft makes one";
+}
+
 Grammar make_grammar(const Model& model, std::string_view gbnf) {
   Model::Impl& m = model.impl();
   std::call_once(m.texts_once, [&] {

@@ -277,10 +277,7 @@ std::string Pair::generate(std::string_view prompt, SessionOptions options,
   Engine& engine = *impl_->engine;
   const auto session = engine.open(std::move(options));
   engine.set_prompt(*session, model.tokenize(prompt, true, false));
-  while (engine.prefill(*session) > 0) {
-  }
-  Session* list[] = {session.get()};
-  while (!session->finished()) engine.step(list);
+  run_to_end(engine, *session);
   const std::string rest = utf8.flush();
   text += rest;
   if (!rest.empty() && on_text) on_text(rest);

@@ -11,6 +11,7 @@
 // - Copies of the state in our memory. After one is restored, the tokens since are fed again: together with the next
 //   pass while they are few, since a pass costs little more by them, else in a pass of their own.
 #include <algorithm>
+#include <cassert>
 #include <deque>
 
 #include "../core/stopwatch.h"
@@ -106,9 +107,10 @@ class RecurrentBackend final : public Backend {
   double sequence_ms_ = 0;
 };
 
-// Tokens that are fed again come on top of those of the pass.
+// Tokens that are fed again come on top of those of the pass. With snapshots libllama asserts that a pass could hold
+// more tokens than there are of these and one.
 ContextOptions with_room(ContextOptions o) {
-  o.max_batch += kFedTogether * (o.exact ? 1 : o.n_seq);
+  o.max_batch = std::max(o.max_batch + kFedTogether * (o.exact ? 1 : o.n_seq), kSnapshots + 2);
   return o;
 }
 
@@ -311,6 +313,7 @@ void RecurrentBackend::pass(std::span<const NodeInput> nodes, const Group& group
 
 // Copies the state as it stands in the memory. REQUIRES: no speculative nodes, nothing to be dropped.
 void RecurrentBackend::keep_copy(Sequence& s, bool of_step) {
+  assert(n_tokens(s) == s.committed);
   if (s.held == 0 || (!s.copies.empty() && s.copies.back().n == s.held)) return;
   Copy copy;
   if (!s.copies.empty() && s.copies.back().of_step) {

@@ -32,26 +32,21 @@ Json timings_json(const Outcome& o) {
   const auto per = [](double a, double b) { return b > 0 ? a / b : 0; };
   const auto prompt_n = static_cast<double>(o.n_prompt - o.n_reused);
   const auto predicted_n = static_cast<double>(s.emitted);
-  return {{"cache_n", o.n_reused},
-          {"prompt_n", o.n_prompt - o.n_reused},
-          {"prompt_ms", o.prompt_ms},
-          {"prompt_per_token_ms", per(o.prompt_ms, prompt_n)},
-          {"prompt_per_second", per(1000 * prompt_n, o.prompt_ms)},
-          {"predicted_n", s.emitted},
-          {"predicted_ms", o.predicted_ms},
-          {"predicted_per_token_ms", per(o.predicted_ms, predicted_n)},
-          {"predicted_per_second", per(1000 * predicted_n, o.predicted_ms)},
-          {"draft_n", s.verified},
-          {"draft_n_accepted", s.accepted},
-          {"queue_ms", o.queue_ms},
-          {"drafted_n", s.drafted},
-          {"merged_n", s.merged},
-          {"verified_n", s.verified},
-          {"steps", s.steps},
-          {"plain_steps", s.plain_steps},
-          {"accepted_per_step", s.accepted_per_step()},
-          {"draft_ms", s.draft_ms},
-          {"verify_ms", s.verify_ms}};
+  Json out{{"cache_n", o.n_reused},
+           {"prompt_n", o.n_prompt - o.n_reused},
+           {"prompt_ms", o.prompt_ms},
+           {"prompt_per_token_ms", per(o.prompt_ms, prompt_n)},
+           {"prompt_per_second", per(1000 * prompt_n, o.prompt_ms)},
+           {"predicted_n", s.emitted},
+           {"predicted_ms", o.predicted_ms},
+           {"predicted_per_token_ms", per(o.predicted_ms, predicted_n)},
+           {"predicted_per_second", per(1000 * predicted_n, o.predicted_ms)},
+           {"draft_n", s.verified},
+           {"draft_n_accepted", s.accepted},
+           {"queue_ms", o.queue_ms},
+           {"tokens_per_step", s.tokens_per_step()}};
+  visit_stats([&](const char* name, const auto& value) { out[name] = value; }, s);
+  return out;
 }
 
 Json bytes_json(const std::string& bytes) {
@@ -341,8 +336,11 @@ void Api::check_model(const std::string& name) const {
                  "model_not_found");
 }
 
-std::vector<Token> Api::prompt_tokens(const Prompt& prompt) const {
-  if (const auto* text = std::get_if<std::string>(&prompt)) return tokens_of(*text, false, "prompt");
+std::vector<Token> Api::prompt_tokens(const Prompt& prompt, bool parse_special) const {
+  if (const auto* text = std::get_if<std::string>(&prompt)) {
+    check_length(*text, "prompt");
+    return chat::tokenize_text(*text, parse_special, model_.tokenize);
+  }
   const auto& tokens = std::get<std::vector<Token>>(prompt);
   for (const Token t : tokens) {
     if (t < 0 || t >= model_.n_vocab)
@@ -360,10 +358,15 @@ void Api::refuse_length(const std::string& n_tokens, const char* field) const {
 }
 
 // Megabytes take the tokenizer seconds: what cannot fit, however well it is packed, is refused before.
-std::vector<Token> Api::tokens_of(const std::string& text, bool parse_special, const char* field) const {
+void Api::check_length(const std::string& text, const char* field) const {
   const std::size_t least = model_.max_token_bytes > 0 ? text.size() / model_.max_token_bytes : 0;
   if (least > static_cast<std::size_t>(model_.n_ctx)) refuse_length(fmt::format("at least {}", least), field);
-  return model_.tokenize(text, true, parse_special);
+}
+
+std::vector<Token> Api::chat_tokens(const chat::ChatRequest& request) const {
+  const chat::Rendered prompt = model_.chat->render(request);
+  check_length(prompt.text, "messages");
+  return chat::tokenize_prompt(prompt, control_, model_.tokenize);
 }
 
 std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
@@ -372,9 +375,8 @@ std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
     if (options_.strict_model) check_model(r.model);
     const char* const field = chat ? "messages" : "prompt";
     std::vector<std::vector<Token>> prompts;
-    // Control tokens come from the template, the begin of text from the tokenizer: libllama's templates leave it out.
-    if (chat) prompts.push_back(tokens_of(model_.apply_template(r.messages, true), true, field));
-    for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p));
+    if (chat) prompts.push_back(chat_tokens(r.conversation.chat));
+    for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p, r.parse_special));
     for (const auto& p : prompts) {
       if (p.empty()) throw ApiError(400, "The prompt is empty; give at least one token.", "prompt");
       if (static_cast<int>(p.size()) >= model_.n_ctx) refuse_length(std::to_string(p.size()), field);
@@ -417,9 +419,9 @@ std::string Api::detokenize(std::string_view body) const {
 }
 
 std::string Api::apply_template(std::string_view body) const {
-  const std::vector<ChatMessage> messages = parse_messages(body);
+  const Conversation conversation = parse_conversation(body, options_.defaults);
   try {
-    return print({{"prompt", model_.apply_template(messages, true)}});
+    return print({{"prompt", model_.chat->render(conversation.chat).text}});
   } catch (const Error& e) {
     throw from(e);
   }
@@ -448,35 +450,23 @@ std::string Api::model(const std::string& id) const {
 }
 
 std::string Api::props() const {
-  const SamplingParams& s = options_.defaults.sampling;
-  const SpeculationParams& p = options_.defaults.speculation;
-  return print({{"default_generation_settings",
-                 {{"n_ctx", model_.n_ctx},
-                  {"params",
-                   {{"temperature", s.temperature},
-                    {"top_k", s.top_k},
-                    {"top_p", s.top_p},
-                    {"min_p", s.min_p},
-                    {"repeat_penalty", s.repeat_penalty},
-                    {"presence_penalty", s.presence_penalty},
-                    {"frequency_penalty", s.frequency_penalty},
-                    {"repeat_last_n", s.penalty_last_n},
-                    {"max_tokens", options_.defaults.max_tokens},
-                    {"speculative",
-                     {{"mode", mode_name(p.mode)},
-                      {"max_width", p.width()},
-                      {"depth", p.depth},
-                      {"top_k", p.top_k},
-                      {"sibling_threshold", p.sibling_threshold},
-                      {"path_threshold", p.path_threshold},
-                      {"merge_length", p.merge_length},
-                      {"frontier", p.frontier},
-                      {"max_nodes", p.max_nodes},
-                      {"history", p.history}}}}}}},
+  const auto json = [](const auto& params) {
+    Json out = Json::object();
+    visit_params(params, [&](const Param& param, const auto& value) { out[param.name] = value; });
+    return out;
+  };
+  Json params = json(options_.defaults.sampling);
+  params["max_tokens"] = options_.defaults.max_tokens;
+  Json speculative = json(options_.defaults.speculation);
+  speculative["mode"] = mode_name(options_.defaults.speculation.mode);
+  speculative["max_width"] = options_.defaults.speculation.width();
+  params["speculative"] = std::move(speculative);
+  return print({{"default_generation_settings", {{"n_ctx", model_.n_ctx}, {"params", std::move(params)}}},
                 {"total_slots", scheduler_.slots().size()},
                 {"model", model_.id},
                 {"draft", model_.draft_description},
-                {"chat_template", model_.chat_template},
+                {"chat_template", model_.chat->source()},
+                {"chat_template_problem", model_.chat->problem().empty() ? Json() : Json(model_.chat->problem())},
                 {"own_chat_template", model_.own_chat_template},
                 {"exact", options_.exact},
                 {"build_info", "gsd " + options_.version}});
@@ -492,7 +482,7 @@ std::string Api::slots() const {
       slot["n_prompt"] = s.n_prompt;
       slot["n_prompt_left"] = s.n_prompt_left;
       slot["n_decoded"] = s.n_decoded;
-      slot["accepted_per_step"] = s.accepted_per_step;
+      slot["tokens_per_step"] = s.tokens_per_step;
     }
     out.push_back(std::move(slot));
   }

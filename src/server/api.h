@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../chat/control_tokens.h"
 #include "generation.h"
 #include "gsd/utf8.h"
 #include "json_schema.h"
@@ -99,7 +100,11 @@ class Api {
  public:
   // The references must outlive the object.
   Api(const TextModel& model, Scheduler& scheduler, Metrics& metrics, ApiOptions options)
-      : model_(model), scheduler_(scheduler), metrics_(metrics), options_(std::move(options)) {}
+      : model_(model),
+        scheduler_(scheduler),
+        metrics_(metrics),
+        options_(std::move(options)),
+        control_(model.n_vocab, model.piece) {}
 
   std::unique_ptr<Call> completion(std::string_view body, bool chat);
   std::string tokenize(std::string_view body) const;
@@ -117,14 +122,16 @@ class Api {
  private:
   void check_model(const std::string& name) const;
   Json model_json() const;
-  std::vector<Token> prompt_tokens(const Prompt& prompt) const;
-  std::vector<Token> tokens_of(const std::string& text, bool parse_special, const char* field) const;
+  std::vector<Token> prompt_tokens(const Prompt& prompt, bool parse_special) const;
+  std::vector<Token> chat_tokens(const chat::ChatRequest& request) const;
+  void check_length(const std::string& text, const char* field) const;
   [[noreturn]] void refuse_length(const std::string& n_tokens, const char* field) const;
 
   const TextModel& model_;
   Scheduler& scheduler_;
   Metrics& metrics_;
   ApiOptions options_;
+  chat::ControlTokens control_;
 };
 
 }  // namespace gsd::server

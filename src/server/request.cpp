@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::size_t kMaxStops = 16;
 constexpr std::size_t kMaxStopBytes = 1024;
-constexpr std::size_t kMaxMessages = 4096;
 constexpr std::size_t kMaxBiases = 4096;
 constexpr int kMaxTopLogprobs = 20;
 constexpr std::size_t kMaxKeys = 20000;
@@ -72,6 +71,16 @@ class Fields {
   void read(const char* name, int& out, std::int64_t low, std::int64_t high) const {
     std::int64_t x = 0;
     if (read(name, x, low, high)) out = static_cast<int>(x);
+  }
+  void read(const Param& param, bool& out) const { read(param.name, out); }
+  void read(const Param& param, float& out) const { read(param.name, out); }
+  void read(const Param& param, int& out) const {
+    read(param.name, out, static_cast<std::int64_t>(param.low), static_cast<std::int64_t>(param.high));
+  }
+  void read(const Param& param, Mode& out) const {
+    std::string name(mode_name(out));
+    read(param.name, name);
+    out = parse_mode(name);
   }
   // Fields that would change the answer if they were ignored.
   void refuse_unsupported(std::initializer_list<const char*> names) const {
@@ -172,15 +181,11 @@ void read_logit_bias(const Fields& f, std::vector<std::pair<Token, float>>& out)
 }
 
 void read_sampling(const Fields& f, const RequestDefaults& defaults, SamplingParams& p) {
-  f.read("temperature", p.temperature);
   f.read("top_k", p.top_k, INT32_MIN, INT32_MAX);
-  p.top_k = std::max(0, p.top_k);
-  f.read("top_p", p.top_p);
-  f.read("min_p", p.min_p);
-  f.read("repeat_penalty", p.repeat_penalty);
-  f.read("presence_penalty", p.presence_penalty);
-  f.read("frequency_penalty", p.frequency_penalty);
-  f.read("repeat_last_n", p.penalty_last_n, -1, INT32_MAX);
+  visit_params(p, [&](const Param& param, auto& field) {
+    if (&field != static_cast<void*>(&p.top_k)) f.read(param, field);
+  });
+  p.top_k = std::max(0, p.top_k);  // below 0 is off, as in llama.cpp
   read_logit_bias(f, p.logit_bias);
   std::int64_t seed = -1;
   const bool given = f.read("seed", seed, INT64_MIN, INT64_MAX);
@@ -196,25 +201,14 @@ void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
   const Json* v = f.find("speculative");
   if (v == nullptr) return;
   if (!v->is_object()) refuse("speculative", "must be an object");
-  static const std::set<std::string> known{
-      "mode",     "max_width", "depth",   "top_k", "sibling_threshold", "path_threshold", "merge_length",
-      "frontier", "max_nodes", "history", "trace"};
+  std::set<std::string> known{"trace"};
+  visit_params(p, [&](const Param& param, auto&) { known.insert(param.name); });
   for (const auto& [key, value] : v->items()) {
     if (!known.contains(key)) refuse("speculative." + key, "is not known");
   }
   const Fields s(*v, "speculative");
-  std::string mode;
-  s.read("mode", mode);
-  if (!mode.empty()) p.mode = parse_mode(mode);
-  s.read("max_width", p.max_width, 1, 64);
-  s.read("depth", p.depth, 1, 64);
-  s.read("top_k", p.top_k, 1, 16);
-  s.read("sibling_threshold", p.sibling_threshold);
-  s.read("path_threshold", p.path_threshold);
-  s.read("merge_length", p.merge_length, 0, 16);
-  s.read("frontier", p.frontier, 1, 64);
-  s.read("max_nodes", p.max_nodes, 2, 1024);
-  s.read("history", p.history);
+  visit_params(p, [&](const Param& param, auto& field) { s.read(param, field); });
+  if (s.find("max_width") != nullptr && p.max_width == 0) refuse("speculative.max_width", "must be from 1 to 64");
   s.read("trace", trace);
 }
 
@@ -281,41 +275,6 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   }
 }
 
-// A message's content: a string, or a list of parts of type text.
-std::string content_of(const Json& message) {
-  const auto at = message.find("content");
-  if (at == message.end() || at->is_null()) return "";
-  if (at->is_string()) return at->get<std::string>();
-  if (!at->is_array()) refuse("messages.content", "must be a string or a list of parts");
-  std::string out;
-  for (const Json& part : *at) {
-    if (!part.is_object() || part.value("type", Json()) != Json("text") || !part.contains("text") ||
-        !part["text"].is_string())
-      refuse("messages.content", "may hold parts of type text only");
-    out += part["text"].get<std::string>();
-  }
-  return out;
-}
-
-std::vector<ChatMessage> read_messages(const Fields& f) {
-  const Json* list = f.find("messages");
-  if (list == nullptr || !list->is_array() || list->empty())
-    refuse("messages", "must be a list of at least one message");
-  if (list->size() > kMaxMessages) refuse("messages", fmt::format("may hold at most {} messages", kMaxMessages));
-  std::vector<ChatMessage> out;
-  for (const Json& m : *list) {
-    if (!m.is_object()) refuse("messages", "must hold objects");
-    ChatMessage message;
-    Fields(m, "messages").read("role", message.role);
-    if (message.role == "developer") message.role = "system";
-    if (message.role != "system" && message.role != "user" && message.role != "assistant")
-      refuse("messages.role", "must be system, developer, user or assistant");
-    message.content = content_of(m);
-    out.push_back(std::move(message));
-  }
-  return out;
-}
-
 std::vector<Prompt> read_prompts(const Fields& f) {
   const Json* v = f.find("prompt");
   if (v == nullptr) refuse("prompt", "is missing");
@@ -344,7 +303,7 @@ CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defau
   const Fields f(object);
   CompletionRequest r;
   read_common(f, defaults, r);
-  r.messages = read_messages(f);
+  r.conversation = read_conversation(object, defaults.conversation);
   bool report = false;
   int top = 0;
   f.read("logprobs", report);
@@ -360,6 +319,7 @@ CompletionRequest parse_completion(std::string_view body, const RequestDefaults&
   CompletionRequest r;
   read_common(f, defaults, r);
   r.prompts = read_prompts(f);
+  f.read("parse_special", r.parse_special);
   if (r.n * static_cast<int>(r.prompts.size()) > kMaxChoices)
     refuse("n", fmt::format("times the number of prompts may be at most {}", kMaxChoices));
   std::int64_t best_of = r.n;
@@ -388,9 +348,8 @@ std::vector<Token> parse_detokenize(std::string_view body) {
   return token_list(*list, "tokens");
 }
 
-std::vector<ChatMessage> parse_messages(std::string_view body) {
-  const Json object = parse_object(body);
-  return read_messages(Fields(object));
+Conversation parse_conversation(std::string_view body, const RequestDefaults& defaults) {
+  return read_conversation(parse_object(body), defaults.conversation);
 }
 
 }  // namespace gsd::server

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "api_error.h"
+#include "conversation.h"
 #include "gsd/hypotheses.h"
-#include "gsd/llama.h"
 #include "gsd/sampling.h"
 
 namespace gsd::server {
@@ -20,14 +20,16 @@ struct RequestDefaults {
   SpeculationParams speculation;
   bool random_seed = true;  // without one in the request
   std::int64_t max_tokens = -1;
+  Conversation conversation;  // of chats; without messages
 };
 
 using Prompt = std::variant<std::string, std::vector<Token>>;
 
 struct CompletionRequest {
   std::string model;
-  std::vector<ChatMessage> messages;  // of a chat
-  std::vector<Prompt> prompts;        // of a completion
+  Conversation conversation;    // of a chat
+  std::vector<Prompt> prompts;  // of a completion
+  bool parse_special = true;    // names of control tokens in a prompt are these tokens
   SamplingParams sampling;
   SpeculationParams speculation;
   std::int64_t max_tokens = -1;
@@ -59,6 +61,6 @@ CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defau
 CompletionRequest parse_completion(std::string_view body, const RequestDefaults& defaults);
 TokenizeRequest parse_tokenize(std::string_view body);
 std::vector<Token> parse_detokenize(std::string_view body);
-std::vector<ChatMessage> parse_messages(std::string_view body);
+Conversation parse_conversation(std::string_view body, const RequestDefaults& defaults);
 
 }  // namespace gsd::server

@@ -51,7 +51,7 @@ struct SlotView {
   std::size_t n_prompt = 0;
   std::size_t n_prompt_left = 0;  // still to be taken in
   std::size_t n_decoded = 0;
-  double accepted_per_step = 0;
+  double tokens_per_step = 0;
 };
 
 struct SchedulerOptions {

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "../chat/format.h"
 #include "gsd/llama.h"
 
 namespace gsd::server {
@@ -18,8 +20,8 @@ struct TextModel {
   std::string id;                    // name in the API
   std::vector<std::string> aliases;  // further names that requests may use
   std::string description;
-  std::string draft_description;   // empty without a draft
-  std::string chat_template;       // name or text
+  std::string draft_description;  // empty without a draft
+  std::shared_ptr<const chat::ChatFormat> chat;
   bool own_chat_template = false;  // it is the model's own, or was asked for: not a fallback
   std::uint64_t n_params = 0;
   std::uint64_t n_bytes = 0;
@@ -30,7 +32,6 @@ struct TextModel {
   std::function<std::vector<Token>(std::string_view text, bool add_special, bool parse_special)> tokenize;
   std::function<std::string(Token token, bool special)> piece;  // see Model::piece
   std::function<bool(Token)> is_eog;
-  std::function<std::string(std::span<const ChatMessage> messages, bool add_assistant)> apply_template;
   std::function<Grammar(const std::string& gbnf)> grammar;  // see make_grammar
 };
 

@@ -36,12 +36,14 @@ inline ApiOptions api_options() {
   return o;
 }
 
-inline TextModel ascii_model(int n_ctx) {
+constexpr const char* kPlainTemplate =
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+
+inline TextModel ascii_model(int n_ctx, const std::string& chat_template = kPlainTemplate) {
   TextModel m;
   m.id = "ascii";
   m.aliases = {"other-name"};
   m.description = "scripted";
-  m.chat_template = "none";
   m.n_vocab = 128;
   m.n_ctx = m.n_ctx_train = n_ctx;
   m.tokenize = [](std::string_view text, bool, bool) {
@@ -51,11 +53,7 @@ inline TextModel ascii_model(int n_ctx) {
   };
   m.piece = [](Token t, bool) { return std::string(1, static_cast<char>(t)); };
   m.is_eog = [](Token t) { return t == 0; };
-  m.apply_template = [](std::span<const ChatMessage> messages, bool add_assistant) {
-    std::string out;
-    for (const ChatMessage& c : messages) out += "<" + c.role + ">" + c.content;
-    return out + (add_assistant ? "<assistant>" : "");
-  };
+  m.chat = std::make_shared<chat::JinjaFormat>(chat_template, "", "");
   auto texts = std::make_shared<TokenTexts>();
   for (Token t = 0; t < 128; ++t) texts->add(m.piece(t, false), t == 0);
   m.grammar = [texts](const std::string& gbnf) { return Grammar(gbnf, texts); };

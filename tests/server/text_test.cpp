@@ -141,10 +141,11 @@ TEST(Request, NullCountsAsAbsentAndDefaultsApply) {
   EXPECT_FLOAT_EQ(r.sampling.temperature, 0.7F);
   EXPECT_EQ(r.max_tokens, 99);
   EXPECT_EQ(r.sampling.seed, 0U);
-  ASSERT_EQ(r.messages.size(), 2U);
-  EXPECT_EQ(r.messages[0].role, "system");
-  EXPECT_EQ(r.messages[0].content, "ab");
-  EXPECT_EQ(r.messages[1].content, "");
+  const Json& messages = r.conversation.chat.messages;
+  ASSERT_EQ(messages.size(), 2U);
+  EXPECT_EQ(messages[0]["role"], "developer");
+  EXPECT_EQ(chat::content_text(messages[0]), "ab");
+  EXPECT_EQ(messages[1]["content"], nullptr);
 }
 
 TEST(Request, ASeedIsDrawnWhereNoneIsGiven) {
@@ -167,8 +168,8 @@ TEST(Request, RefusesByName) {
       {R"({"prompt": "x", "temperature": NaN})", "not valid JSON"},
       {R"({"prompt": "x", "temperature": 1e39})", "'temperature'"},
       {R"({"prompt": "x", "temperature": -1})", "temperature"},
-      {R"({"prompt": "x", "top_p": 0})", "top-p"},
-      {R"({"prompt": "x", "min_p": 2})", "min-p"},
+      {R"({"prompt": "x", "top_p": 0})", "top_p"},
+      {R"({"prompt": "x", "min_p": 2})", "min_p"},
       {R"({"prompt": "x", "max_tokens": 1.5})", "'max_tokens' must be a whole number"},
       {R"({"prompt": "x", "max_tokens": -2})", "'max_tokens'"},
       {R"({"prompt": "x", "max_tokens": 99999999999999999999})", "'max_tokens'"},
@@ -204,7 +205,7 @@ TEST(Request, RefusesByName) {
   };
   for (const auto& [body, words] : cases) EXPECT_THAT(message_of(body), HasSubstr(words)) << body;
   EXPECT_THAT(message_of(R"({"messages": []})", true), HasSubstr("'messages'"));
-  EXPECT_THAT(message_of(R"({"messages": [{"role": "tool", "content": ""}]})", true), HasSubstr("'messages.role'"));
+  EXPECT_THAT(message_of(R"({"messages": [{"role": "robot", "content": ""}]})", true), HasSubstr("'messages.role'"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", true),
               HasSubstr("'messages.content'"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3})", true),

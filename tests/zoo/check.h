@@ -17,6 +17,7 @@ struct Case {
   double per_step = 0;      // tokens emitted per step
   int distinct = 0;         // different tokens
   int ties = 0;             // tokens that are not libllama's best but so close that rounding decides
+  int other_experts = 0;    // tokens that are libllama's with a nearly tied choice of experts taken the other way
   int wrong = 0;            // tokens that are not
   double regret = 0;        // largest logit of libllama minus that of the emitted token
   bool bits_equal = false;  // in exact mode: all rows of logits are those of plain decoding
@@ -26,6 +27,7 @@ struct Report {
   std::string name;
   std::string architecture;
   std::string kind;       // "dense", "mixture", "window", "hybrid" …, joined by ", "
+  std::string drafts;     // "graph", "chain, snapshots" or "chain, copies"
   std::string refused;    // the sentence with which the program refuses the model, or empty
   std::string obstacles;  // what keeps --exact from promising equal bits, or empty
   std::vector<Case> cases;
@@ -43,8 +45,10 @@ struct CheckOptions {
 // Throws std::runtime_error if the model cannot be written or libllama alone does not decode it.
 Report check(const Entry& entry, const CheckOptions& options);
 
-// Checks every entry with `program check --json NAME`, `jobs` at once, and writes the table.
-void write_report(const Table& table, const std::string& program, int jobs, const std::filesystem::path& file);
+// Checks every entry with `program check --json NAME`, `jobs` at once, and writes the table. What stands in the folder
+// `results` from an earlier run is not checked again. Returns how many models have failures.
+int write_report(const Table& table, const std::string& program, int jobs, const std::filesystem::path& results,
+                 const std::filesystem::path& file);
 
 nlohmann::json to_json(const Report& report);
 Report from_json(const nlohmann::json& json);

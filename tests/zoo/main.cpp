@@ -1,10 +1,11 @@
 // zoo write DIR [--type PART=FORMAT]... [NAME...]: writes DIR/NAME.gguf and DIR/NAME.draft.gguf, of all models or those
-// named. zoo list: the models of the zoo. zoo unknown: architectures of libllama that architectures.txt does not
-// mention. zoo report FILE [-j N]: checks all models and writes a table. zoo check [--fast] [--json] NAME: runs
-// a model in every way and judges its texts with libllama alone.
+// named. zoo list: the models of the zoo. zoo unknown [FILE]: architectures of libllama that architectures.txt, or a
+// report, does not mention. zoo report FILE [-j N]: checks all models and writes a table. zoo check [--fast] [--json]
+// NAME: runs a model in every way and judges its texts with libllama alone.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -53,13 +54,16 @@ int write(const Table& table, const std::string& dir, std::vector<std::string> n
   return failed > 0 ? 1 : 0;
 }
 
-int unknown(const Table& table) {
+// `document`: the report, which must name each architecture too; empty = only the table is looked at.
+int unknown(const Table& table, const std::string& document) {
+  std::ifstream in(document);
+  const std::string text((std::istreambuf_iterator<char>(in)), {});
   std::set<std::string> mentioned;
   for (const auto& e : table.entries) mentioned.insert(e.architecture);
   for (const auto& [architecture, why] : table.left_out) mentioned.insert(architecture);
   int count = 0;
   for (const std::string& a : gsd::zoo::known_architectures()) {
-    if (mentioned.contains(a)) continue;
+    if (mentioned.contains(a) && (document.empty() || text.find("`" + a + "`") != text.npos)) continue;
     std::printf("%s\n", a.c_str());
     ++count;
   }
@@ -71,9 +75,10 @@ void print(const gsd::zoo::Report& report) {
               report.refused.empty() ? "" : "; refused: ", report.refused.c_str(),
               report.obstacles.empty() ? "" : "; obstacles to --exact: ", report.obstacles.c_str());
   for (const auto& c : report.cases)
-    std::printf("  %-24s %4d tokens, %.2f a step, %3d different, %d ties, %d wrong, regret %.4f%s %s\n", c.name.c_str(),
-                c.tokens, c.per_step, c.distinct, c.ties, c.wrong, c.regret, c.bits_equal ? ", same bits" : "",
-                c.error.c_str());
+    std::printf(
+        "  %-24s %4d tokens, %.2f a step, %3d different, %d ties, %d other experts, %d wrong, regret %.4f%s %s\n",
+        c.name.c_str(), c.tokens, c.per_step, c.distinct, c.ties, c.other_experts, c.wrong, c.regret,
+        c.bits_equal ? ", same bits" : "", c.error.c_str());
 }
 
 int check(const Table& table, const std::string& name, gsd::zoo::CheckOptions options, bool as_json) {
@@ -137,13 +142,18 @@ int main(int argc, char** argv) {
   CLI::App* r = app.add_subcommand("report", "Check all models and write the table of them");
   r->add_option("file", file, "Table (Markdown)")->required();
   r->add_option("-j,--jobs", jobs, "Models that are checked at once");
-  r->callback([&] { write_report(table, std::filesystem::read_symlink("/proc/self/exe"), jobs, file); });
+  std::string results = "zoo-results";
+  r->add_option("--results", results, "Folder of results; those that stand there are not made again")
+      ->capture_default_str();
+  r->callback([&] {
+    code = write_report(table, std::filesystem::read_symlink("/proc/self/exe"), jobs, results, file) > 0 ? 1 : 0;
+  });
   app.add_subcommand("list", "List the models")->callback([&] {
     for (const auto& e : table.entries) std::printf("%s %s\n", e.name.c_str(), e.architecture.c_str());
   });
-  app.add_subcommand("unknown", "List libllama's architectures that the zoo does not mention")->callback([&] {
-    code = unknown(table);
-  });
+  CLI::App* u = app.add_subcommand("unknown", "List libllama's architectures that the zoo does not mention");
+  u->add_option("file", file, "A report that must name them too");
+  u->callback([&] { code = unknown(table, file); });
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

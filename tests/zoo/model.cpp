@@ -159,6 +159,7 @@ std::vector<Tensor> tensors_of(const Entry& entry, gguf_context* metadata) {
   };
   llama_model_params params = llama_model_default_params();
   params.use_extra_bufts = false;
+  params.load_mtp = true;  // it has no place for these layers otherwise
   messages.clear();
   llama_model* model = nullptr;
   try {

@@ -1,0 +1,45 @@
+// Which tokens are control tokens, and text to tokens without letting a request write one.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <vector>
+
+#include "gsd/types.h"
+#include "marked_text.h"
+
+namespace gsd::chat {
+
+using Tokenize = std::function<std::vector<Token>(std::string_view text, bool add_special, bool parse_special)>;
+using Piece = std::function<std::string(Token token, bool special)>;  // see Model::piece
+
+// Immutable: any thread may use it.
+class ControlTokens {
+ public:
+  ControlTokens() = default;
+  // Control tokens are those whose piece is empty unless it is asked for with `special`.
+  ControlTokens(int n_vocab, const Piece& piece);
+
+  // Names in `text` that would become a control token: half-open byte ranges, which may overlap, ascending by begin.
+  std::vector<std::pair<std::size_t, std::size_t>> find(std::string_view text) const;
+  const std::unordered_set<std::string>& names() const { return names_; }
+
+ private:
+  std::unordered_set<std::string> names_;
+  std::set<std::size_t, std::greater<>> lengths_;
+  std::vector<bool> begins_ = std::vector<bool>(256);  // a name begins with this byte
+};
+
+// The tokens of a rendered prompt, with the model's own begin of text, which is not doubled where the template writes
+// it too. A control token's name counts as one only where the template wrote all of it; tokens of everything else are
+// those that the model's tokenizer gives the whole text.
+std::vector<Token> tokenize_prompt(const Rendered& prompt, const ControlTokens& control, const Tokenize& tokenize);
+
+// The tokens of a text that may name control tokens, with the model's own begin of text, not doubled.
+std::vector<Token> tokenize_text(std::string_view text, bool parse_special, const Tokenize& tokenize);
+
+}  // namespace gsd::chat

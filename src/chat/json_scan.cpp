@@ -1,0 +1,224 @@
+#include "json_scan.h"
+
+#include <cctype>
+#include <cstdlib>
+
+namespace gsd::chat {
+
+std::size_t JsonScanner::take(std::string_view text) {
+  std::size_t i = 0;
+  for (; i < text.size() && !done_; ++i) {
+    const char c = text[i];
+    if (string_) {
+      if (escape_) {
+        escape_ = false;
+      } else if (c == '\\') {
+        escape_ = true;
+      } else if (c == '"') {
+        string_ = false;
+        done_ = depth_ == 0;
+      }
+    } else if (word_) {
+      if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.' && c != '-' && c != '+') {
+        done_ = true;
+        return i;
+      }
+    } else if (c == '"') {
+      string_ = begun_ = true;
+    } else if (c == '{' || c == '[') {
+      ++depth_;
+      begun_ = true;
+    } else if (c == '}' || c == ']') {
+      if (depth_ == 0) {  // no value at all
+        done_ = true;
+        return i;
+      }
+      done_ = --depth_ == 0;
+    } else if (depth_ == 0 && std::isspace(static_cast<unsigned char>(c)) == 0) {
+      word_ = begun_ = true;
+      if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '-') {
+        done_ = true;
+        return i;
+      }
+    }
+  }
+  return i;
+}
+
+namespace {
+
+constexpr int kMaxDepth = 60;
+constexpr std::string_view kQuote = "<|\"|>";
+
+// Reads values of one of the two notations.
+class Reader {
+ public:
+  Reader(std::string_view text, bool gemma) : text_(text), gemma_(gemma) {}
+
+  // a=1, b=2 or a:1,b:2, to the end.
+  std::optional<Json> members() {
+    Json out = Json::object();
+    space();
+    while (!at_end()) {
+      if (!member(out)) return std::nullopt;
+      space();
+      if (at_end()) break;
+      if (!take(",")) return std::nullopt;
+      space();
+    }
+    return out;
+  }
+
+ private:
+  bool at_end() const { return at_ >= text_.size(); }
+  char now() const { return at_end() ? '\0' : text_[at_]; }
+  void space() {
+    while (!at_end() && std::isspace(static_cast<unsigned char>(text_[at_])) != 0) ++at_;
+  }
+  bool take(std::string_view s) {
+    if (!text_.substr(at_).starts_with(s)) return false;
+    at_ += s.size();
+    return true;
+  }
+
+  bool member(Json& out) {
+    std::string key;
+    if (const auto quoted = string()) {
+      key = *quoted;
+    } else {
+      const std::string_view stop = gemma_ ? ":,{}[]" : "=,()[]{}";
+      while (!at_end() && stop.find(now()) == std::string_view::npos) key += text_[at_++];
+      while (!key.empty() && key.back() == ' ') key.pop_back();
+    }
+    space();
+    if (key.empty() || !take(gemma_ ? ":" : "=")) return false;
+    space();
+    const auto v = value(0);
+    if (!v) return false;
+    out[key] = *v;
+    return true;
+  }
+
+  std::optional<std::string> string() {
+    if (gemma_ && take(kQuote)) {
+      const std::size_t end = text_.find(kQuote, at_);
+      if (end == std::string_view::npos) return std::nullopt;
+      std::string out(text_.substr(at_, end - at_));
+      at_ = end + kQuote.size();
+      return out;
+    }
+    const char quote = now();
+    if (quote != '"' && (gemma_ || quote != '\'')) return std::nullopt;
+    std::string out;
+    const std::size_t begin = at_;
+    for (++at_; !at_end(); ++at_) {
+      if (now() == quote) {
+        ++at_;
+        return out;
+      }
+      if (now() != '\\') {
+        out += now();
+        continue;
+      }
+      ++at_;
+      const std::string_view from = "ntrbf";
+      const std::string_view to = "\n\t\r\b\f";
+      if (const auto i = from.find(now()); i != std::string_view::npos && now() != '\0') {
+        out += to[i];
+      } else if (now() == 'u' || now() == 'x') {
+        const std::size_t n = now() == 'u' ? 4 : 2;
+        const std::string digits(text_.substr(at_ + 1, n));
+        out += to_utf8(Text(1, static_cast<char32_t>(std::strtoul(digits.c_str(), nullptr, 16))));
+        at_ += digits.size();
+      } else if (!at_end()) {
+        out += now();
+      }
+    }
+    at_ = begin;
+    return std::nullopt;
+  }
+
+  std::optional<Json> value(int depth) {
+    if (depth > kMaxDepth) return std::nullopt;
+    if (auto s = string()) return Json(*s);
+    if (take("[") || (!gemma_ && take("("))) return list(depth);
+    if (take("{")) return object(depth);
+    std::string word;
+    while (!at_end() && (std::isalnum(static_cast<unsigned char>(now())) != 0 || now() == '.' || now() == '-' || now() == '+' || now() == '_'))
+      word += text_[at_++];
+    if (word == "True" || word == "true") return Json(true);
+    if (word == "False" || word == "false") return Json(false);
+    if (word == "None" || word == "null") return Json();
+    const Json number = Json::parse(word, nullptr, false);
+    if (number.is_number()) return number;
+    return std::nullopt;
+  }
+
+  std::optional<Json> list(int depth) {
+    Json out = Json::array();
+    for (space(); !take("]") && (gemma_ || !take(")")); space()) {
+      if (!out.empty() && !take(",")) return std::nullopt;
+      space();
+      auto v = value(depth + 1);
+      if (!v) return std::nullopt;
+      out.push_back(std::move(*v));
+    }
+    return out;
+  }
+
+  std::optional<Json> object(int depth) {
+    Json out = Json::object();
+    bool first = true;
+    for (space(); !take("}"); space()) {
+      if (!first && !take(",")) return std::nullopt;
+      first = false;
+      space();
+      std::string key;
+      if (const auto quoted = string()) {
+        key = *quoted;
+      } else {
+        while (!at_end() && (std::isalnum(static_cast<unsigned char>(now())) != 0 || now() == '_' || now() == '-' || now() == '.')) key += text_[at_++];
+      }
+      space();
+      if (!take(":")) return std::nullopt;
+      space();
+      auto v = value(depth + 1);
+      if (!v) return std::nullopt;
+      out[key] = std::move(*v);
+    }
+    return out;
+  }
+
+  std::string_view text_;
+  bool gemma_;
+  std::size_t at_ = 0;
+};
+
+std::size_t closing(std::string_view text, bool gemma) {
+  int depth = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (gemma && text.substr(i).starts_with(kQuote)) {
+      const std::size_t end = text.find(kQuote, i + kQuote.size());
+      if (end == std::string_view::npos) return end;
+      i = end + kQuote.size() - 1;
+    } else if (c == '"' || (c == '\'' && !gemma)) {
+      for (++i; i < text.size() && text[i] != c; ++i) i += text[i] == '\\' ? 1 : 0;
+      if (i >= text.size()) return std::string_view::npos;
+    } else if (c == '(' || c == '[' || c == '{') {
+      ++depth;
+    } else if ((c == ')' || c == ']' || c == '}') && depth-- == 0) {
+      return i;
+    }
+  }
+  return std::string_view::npos;
+}
+
+}  // namespace
+
+std::size_t python_end(std::string_view text) { return closing(text, false); }
+std::optional<Json> python_arguments(std::string_view text) { return Reader(text, false).members(); }
+std::size_t gemma_end(std::string_view text) { return closing(text, true); }
+std::optional<Json> gemma_arguments(std::string_view text) { return Reader(text, true).members(); }
+
+}  // namespace gsd::chat

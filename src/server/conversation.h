@@ -1,0 +1,33 @@
+// The fields of a request that a chat template sees: messages, tools and what goes with them.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "../chat/format.h"
+
+namespace gsd::server {
+
+using Json = nlohmann::ordered_json;
+
+enum class ToolUse : std::uint8_t { kNone, kAuto, kRequired };
+enum class ReasoningFormat : std::uint8_t { kNone, kDeepSeek };  // left in the text, or given as reasoning_content
+
+struct Conversation {
+  chat::ChatRequest chat;  // without tools where none may be called
+  ToolUse tool_use = ToolUse::kNone;
+  bool parallel_calls = true;
+  ReasoningFormat reasoning = ReasoningFormat::kDeepSeek;
+};
+
+// "none", "auto" or "deepseek" ("deepseek-legacy" is refused). Throws ApiError(400).
+ReasoningFormat parse_reasoning_format(const std::string& name);
+
+// Reads messages, tools, tool_choice, parallel_tool_calls, chat_template_kwargs, reasoning_effort, enable_thinking,
+// add_generation_prompt, continue_final_message and reasoning_format. A last message of the assistant goes on unless
+// continue_final_message says no, as in llama-server. `defaults`: what fields left out mean; its `chat.variables` are
+// merged with the request's. Throws ApiError(400) naming the field. Thread safe.
+Conversation read_conversation(const Json& request, const Conversation& defaults);
+
+}  // namespace gsd::server

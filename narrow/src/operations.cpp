@@ -178,10 +178,10 @@ bool can_do_rows(const ggml_tensor& node) {
              node.src[2]->ne[0] == node.ne[1] && node.src[2]->ne[1] == node.ne[2];
     case GGML_OP_MUL:
       if (is_scaling(node)) return is_floats(node) && is_rows_of_tokens_like(node.src[0], node);
-      return is_rows(node) && node.src[0]->op == GGML_OP_RMS_NORM && is_rows_like(node.src[0], node) &&
+      return is_floats(node) && node.src[0]->op == GGML_OP_RMS_NORM && is_rows_of_tokens_like(node.src[0], node) &&
              is_one_row(node.src[1], node);
     case GGML_OP_RMS_NORM:
-      return is_rows(node) && is_rows_like(node.src[0], node);
+      return is_floats(node) && is_rows_of_tokens_like(node.src[0], node);
     case GGML_OP_GLU:
       return is_floats(node) &&
              (ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU || ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU_OAI) &&

@@ -638,12 +638,20 @@ TEST_F(RowOperations, AreThoseOfGgml) {
   std::mt19937 random(13);
   std::vector<float> factors = normal(random, 16);
   for (float& f : factors) f = 1 + std::abs(f);
+  const std::vector<float> weights = normal(random, 32);
   expect_same(
       "a norm of small values", [](Graph& g) { return ggml_rms_norm(g.c(), g.product, 1e-3F); }, 1, 1e-4F);
   expect_same(
       "the same for every token",
       [](Graph& g) { return ggml_add(g.c(), g.product, g.input(GGML_TYPE_F32, {kWidth}, std::vector(kWidth, 0.5F))); },
       1);
+  expect_same(
+      "a norm of heads, their weights, a rotation",
+      [&](Graph& g) {
+        ggml_tensor* norm = ggml_rms_norm(g.c(), g.heads(), 1e-5F);
+        return g.rope(ggml_mul(g.c(), norm, g.input(GGML_TYPE_F32, {32}, weights)), GGML_ROPE_TYPE_NEOX, 32);
+      },
+      3);
   for (const int mode : {GGML_ROPE_TYPE_NORMAL, GGML_ROPE_TYPE_NEOX}) {
     expect_same(
         "a rotation of a part", [&](Graph& g) { return g.rope(g.heads(), mode, 20); }, 1);
@@ -677,7 +685,6 @@ TEST_F(RowOperations, OthersStayWithGgml) {
   EXPECT_FALSE(taken([](Graph& g) { return ggml_geglu_split(g.c(), g.product, g.product); }));
   EXPECT_TRUE(taken([](Graph& g) { return ggml_swiglu_split(g.c(), g.product, g.product); }));
   EXPECT_FALSE(taken([](Graph& g) { return ggml_swiglu(g.c(), g.product); })) << "both halves in one tensor";
-  EXPECT_FALSE(taken([](Graph& g) { return ggml_rms_norm(g.c(), g.heads(), 1e-5F); })) << "by heads";
   EXPECT_FALSE(taken([&](Graph& g) {
     return ggml_add(g.c(), floats(g, {kWidth, kTokens}), floats(g, {kWidth, kTokens}));
   })) << "not next to a product";

@@ -12,6 +12,7 @@ namespace {
 
 constexpr float kNearTie = 0.02F;  // in standard deviations of a row of logits, or of what a router says of its experts
 constexpr std::size_t kChunk = 256;
+constexpr int kMostExplained = 3;       // wrong tokens of a case, after which none is explained any more
 constexpr std::size_t kMostTried = 24;  // choices taken the other way, one at a time
 
 float deviation(std::span<const float> row) {
@@ -74,7 +75,7 @@ void Judge::judge(const Tokens& prompt, const Tokens& generated, Case& out) {
   const std::vector<Regret> all = regrets(context_.get(), prompt, generated);
   for (std::size_t i = 0; i < all.size(); ++i) {
     const bool best = all[i].regret <= 0;
-    if (!best && !all[i].tie &&
+    if (!best && !all[i].tie && out.wrong < kMostExplained &&
         by_other_experts(prompt, {generated.begin(), generated.begin() + static_cast<long>(i + 1)})) {
       ++out.other_experts;
       continue;

@@ -769,6 +769,20 @@ TEST(Engine, ASlotLeftInThePrefillOrWithoutAPromptIsReusedCorrectly) {
   EXPECT_EQ(s->n_reused(), 8U);
 }
 
+TEST(Engine, WhereTheTargetCannotBranchTheDraftNamesOneCandidateAPass) {
+  World world;
+  world.max_leaves = 1;
+  world.drift = 0.2F;
+  Rig rig(world);
+  for (const Mode mode : {Mode::kChain, Mode::kTree, Mode::kGraph, Mode::kAuto}) {
+    SessionOptions o = options(mode);
+    o.speculation.path_threshold = 0.001F;
+    EXPECT_EQ(rig.run(o, {1, 2, 3}), Rig(World{}).run(options(Mode::kPlain), {1, 2, 3}));
+    EXPECT_GT(rig.stats.draft_forwards, 0);
+    EXPECT_LE(rig.stats.drafted, rig.stats.draft_forwards);
+  }
+}
+
 // A recurrent model's memory goes back to few places: what lies between is taken in again.
 TEST(Engine, WhatTheMemoryCannotGoBackToIsTakenInAgain) {
   World world;

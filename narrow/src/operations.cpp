@@ -1,6 +1,8 @@
 #include "operations.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <optional>
 
 #include "plugin.h"
@@ -167,7 +169,23 @@ bool can_store(const ggml_tensor& node) {
          index.nb[0] == sizeof(int64_t);
 }
 
+// How many of an operation's parameters are understood here. Others, which a newer ggml may add, must be unset.
+size_t known_parameters(ggml_op op) {
+  switch (op) {
+    case GGML_OP_RMS_NORM:  // epsilon
+    case GGML_OP_GLU:       // which
+      return 1;
+    case GGML_OP_ROPE:  // up to the last one of YaRN: no sections, no offset
+      return 11;
+    default:
+      return 0;
+  }
+}
+
 bool can_do_rows(const ggml_tensor& node) {
+  if (std::any_of(std::begin(node.op_params) + known_parameters(node.op), std::end(node.op_params),
+                  [](int32_t p) { return p != 0; }))
+    return false;
   switch (node.op) {
     case GGML_OP_ADD:
       return is_rows(node) && is_rows_like(node.src[0], node) &&

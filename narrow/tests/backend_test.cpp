@@ -680,6 +680,8 @@ TEST_F(RowOperations, OthersStayWithGgml) {
     return g.input(GGML_TYPE_F32, std::move(sizes), std::vector<float>{});
   };
   EXPECT_TRUE(taken([](Graph& g) { return g.rope(g.heads(), GGML_ROPE_TYPE_NORMAL, 32); }));
+  EXPECT_FALSE(taken([](Graph& g) { return ggml_rope_set_offset(g.rope(g.heads(), GGML_ROPE_TYPE_NORMAL, 16), 16); }))
+      << "another part than the first";
   EXPECT_FALSE(taken([](Graph& g) { return g.rope(g.heads(), GGML_ROPE_TYPE_NORMAL, 32, nullptr, 1e4F, 1); }))
       << "YaRN";
   EXPECT_FALSE(taken([](Graph& g) { return ggml_geglu_split(g.c(), g.product, g.product); }));

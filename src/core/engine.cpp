@@ -10,12 +10,22 @@
 
 namespace gsd {
 
+namespace {
+
+// A target that cannot branch verifies chains: the draft's further candidates would cost passes and be left out.
+SpeculationParams for_target(SpeculationParams p, const BackendInfo& target) {
+  if (target.max_leaves == 1) p.top_k = 1;
+  return p;
+}
+
+}  // namespace
+
 Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Calibration& calibration)
     : engine_(engine),
       slot_(slot),
       options_(std::move(options)),
       sampler_(options_.sampling),
-      hypotheses_(options_.speculation, sampler_, calibration,
+      hypotheses_(for_target(options_.speculation, engine.target_.info()), sampler_, calibration,
                   {engine.is_eog_.get(), static_cast<std::size_t>(engine.target_.info().n_vocab)},
                   engine.target_.info().n_ctx, engine.sources_) {
   const auto n_ctx = static_cast<std::size_t>(engine.target_.info().n_ctx);

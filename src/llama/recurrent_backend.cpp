@@ -92,7 +92,8 @@ class RecurrentBackend final : public Backend {
 
   const llama_vocab* vocab_;
   const std::function<bool()> cancelled_;
-  // libllama mixes the token shifts of several sequences up in a pass where one has several tokens.
+  // In a pass where one of several sequences has several tokens libllama mixes the token shifts of RWKV variants up,
+  // and ends the process with an assertion on PLaMo 2.
   const bool one_at_a_time_;
   std::vector<ContextHandle> contexts_;
   std::int32_t n_snapshots_;
@@ -117,7 +118,8 @@ ContextOptions with_room(ContextOptions o) {
 RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o)
     : vocab_(model.impl().vocab),
       cancelled_(o.cancelled),
-      one_at_a_time_(model.architecture() == "arwkv7" || model.architecture() == "rwkv6qwen2"),
+      one_at_a_time_(model.architecture() == "arwkv7" || model.architecture() == "rwkv6qwen2" ||
+                     model.architecture() == "plamo2"),
       contexts_(make_contexts(model, with_room(o), 1, kSnapshots)),
       n_snapshots_(static_cast<std::int32_t>(llama_n_rs_seq(contexts_.front().get()))),
       info_(backend_info(model, with_room(o), contexts_.front().get())) {

@@ -12,6 +12,8 @@ namespace {
 
 constexpr float kNearTie = 0.02F;  // in standard deviations of a row of logits, or of what a router says of its experts
 constexpr std::size_t kChunk = 256;
+constexpr int kMostExplained = 3;       // wrong tokens of a case, after which none is explained any more
+constexpr std::size_t kMostTried = 24;  // choices taken the other way, one at a time
 
 float deviation(std::span<const float> row) {
   double sum = 0;
@@ -73,7 +75,7 @@ void Judge::judge(const Tokens& prompt, const Tokens& generated, Case& out) {
   const std::vector<Regret> all = regrets(context_.get(), prompt, generated);
   for (std::size_t i = 0; i < all.size(); ++i) {
     const bool best = all[i].regret <= 0;
-    if (!best && !all[i].tie &&
+    if (!best && !all[i].tie && out.wrong < kMostExplained &&
         by_other_experts(prompt, {generated.begin(), generated.begin() + static_cast<long>(i + 1)})) {
       ++out.other_experts;
       continue;
@@ -119,9 +121,11 @@ bool Judge::by_other_experts(const Tokens& prompt, Tokens generated) {
   }
   routing_.tied.clear();
   regrets(watched_.get(), prompt, generated);
-  const std::set<Choice> tied = std::move(routing_.tied);
-  const bool found = std::any_of(tied.begin(), tied.end(), [&](const Choice& choice) {
-    routing_.other = {choice};
+  std::vector<std::pair<float, Choice>> tied = std::exchange(routing_.tied, {});
+  std::sort(tied.begin(), tied.end());
+  tied.resize(std::min(tied.size(), kMostTried));
+  const bool found = std::any_of(tied.begin(), tied.end(), [&](const auto& choice) {
+    routing_.other = {choice.second};
     const Regret last = regrets(watched_.get(), prompt, generated).back();
     return last.regret <= 0 || last.tie;
   });
@@ -144,8 +148,9 @@ bool Judge::on_node(ggml_tensor* t, bool ask, void* user) {
         reinterpret_cast<const float*>(static_cast<const char*>(t->src[0]->data) + row * t->src[0]->nb[1]);
     // The last layer computes only the tokens whose logits are wanted: here the last one.
     const Choice choice{routing.first + static_cast<int>(t->ne[1] == routing.tokens ? i : routing.tokens - 1), t->name};
-    if (says[order[last_taken]] - says[order[last_taken + 1]] <= kNearTie * deviation({says, n_experts}))
-      routing.tied.insert(choice);
+    const float size = deviation({says, n_experts});
+    const float margin = says[order[last_taken]] - says[order[last_taken + 1]];
+    if (margin <= kNearTie * size) routing.tied.emplace_back(size > 0 ? margin / size : 0, choice);
     if (routing.other.contains(choice)) std::swap(order[last_taken], order[last_taken + 1]);
   }
   return true;

@@ -3,10 +3,11 @@
 
 #include <llama.h>
 
-#include <array>
 #include <memory>
 #include <set>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -48,11 +49,11 @@ class Judge {
     bool operator<(const Choice& o) const { return std::tie(position, router) < std::tie(o.position, o.router); }
   };
   struct Routing {
-    int n_used = 0;          // experts
-    int first = 0;           // position of the pass
-    int tokens = 0;          // in the pass
-    std::set<Choice> other;  // to be taken the other way
-    std::set<Choice> tied;   // seen
+    int n_used = 0;                              // experts
+    int first = 0;                               // position of the pass
+    int tokens = 0;                              // in the pass
+    std::set<Choice> other;                      // to be taken the other way
+    std::vector<std::pair<float, Choice>> tied;  // seen; how near, in standard deviations
   };
 
   Context make_context(llama_context_params params) const;

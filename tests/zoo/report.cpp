@@ -149,8 +149,9 @@ int write_report(const Table& table, const std::string& program, int jobs, const
   std::string out = fmt::format(R"(# Models
 
 Every architecture that libllama {} can decode, as a tiny model with random weights, run in every way in which the program can
-run it and judged, token by token, with libllama alone. Our
-kernels: {}. {} Written by `zoo report` (`tests/zoo`); do not edit.
+run it and judged, token by token, with libllama alone. Written by `zoo report` (`tests/zoo`); do not edit.
+
+{} Our kernels: {}.
 
 - *drafts*: what is verified in one pass. **graph**: graphs, trees and chains. **chain**: chains only, because layers keep one state
   of all the text; what was rejected is taken back by libllama's *snapshots* of that state, or by *copies* of it, after which the
@@ -165,9 +166,9 @@ kernels: {}. {} Written by `zoo report` (`tests/zoo`); do not edit.
 | model | kind | drafts | text | exact | notes |
 |---|---|---|---|---|---|
 )",
-                                llama_version(), kernels.empty() ? "none on this machine" : kernels, summary(rows));
+                                llama_version(), summary(rows), kernels.empty() ? "none on this machine" : kernels);
   for (const Row& row : rows) out += line(row);
-  out += "\nNot in the table, because they do not decode text token by token, or not alone:\n\n";
+  out += "\nNot in the table:\n\n";
   for (const auto& [architecture, why] : table.left_out) out += fmt::format("- `{}`: {}\n", architecture, why);
   std::ofstream(file) << out;
   return bad;

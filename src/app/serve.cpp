@@ -121,6 +121,7 @@ int serve(ServeFlags flags) {
   flags.model.session();  // complain about parameters before the models are loaded
   server::Conversation conversation;
   conversation.chat.variables = template_variables(flags.chat_template);
+  if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
   conversation.reasoning = server::parse_reasoning_format(flags.reasoning_format);
   flags.http.api_keys = all_keys(flags);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
@@ -177,8 +178,7 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
   add_template_flags(app, f.chat_template, "Server");
   group(app.add_option("--tool-format", f.tool_format,
                        "How the model writes calls of functions (hermes, mistral, …); found by a trial of its template "
-                       "if not given"))
-      ->check(CLI::IsMember(chat::tool_format_names()));
+                       "if not given"));
   group(app.add_option("--reasoning-format", f.reasoning_format,
                        "Reasoning in chats: apart as reasoning_content (auto, deepseek), or left in the text (none)"))
       ->capture_default_str()

@@ -32,7 +32,9 @@ async function serve(family) {
     });
     child.on("exit", () => reject(new Error(log)));
   });
-  return { child, url: `http://127.0.0.1:${port}` };
+  const url = `http://127.0.0.1:${port}`;
+  while (!(await fetch(`${url}/health`)).ok) await new Promise((r) => setTimeout(r, 20)); // until requests are taken
+  return { child, url };
 }
 
 for (const family of families) {

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
+#include "../src/core/topk.h"
 #include "gsd/engine.h"
+#include "gsd/grammar.h"
 #include "gsd/scripted_backend.h"
-#include "gsd/topk.h"
 
 namespace gsd {
 namespace {
@@ -125,6 +127,61 @@ void BM_Step(benchmark::State& state) {
   state.SetLabel(std::string(mode_name(o.speculation.mode)) + (state.range(1) ? ", temperature 0.8" : ", greedy"));
 }
 BENCHMARK(BM_Step)->ArgsProduct({{0, 1, 2, 3, 4}, {0, 1}})->UseManualTime()->Unit(benchmark::kMicrosecond);
+
+// A vocabulary like a real one's: all bytes, then words and pieces of words with and without a blank, punctuation in
+// runs.
+std::shared_ptr<const TokenTexts> vocabulary(std::size_t n) {
+  std::mt19937 rng(11);
+  auto out = std::make_shared<TokenTexts>();
+  for (int b = 0; b < 256; ++b) out->add(std::string(1, static_cast<char>(b)), false);
+  constexpr std::string_view kMarks = "\"{}[]:,.-_()<>/\\=+*#;\n\t ";
+  while (out->size() + 1 < n) {
+    const bool marks = rng() % 20 == 0;
+    std::string text = rng() % 2 == 0 ? " " : "";
+    for (std::size_t k = 1 + rng() % 10; k > 0; --k)
+      text += marks ? kMarks[rng() % kMarks.size()] : static_cast<char>('a' + std::min(rng() % 26, rng() % 26));
+    out->add(text, false);
+  }
+  out->add("", true);
+  return out;
+}
+
+constexpr const char* kJson = R"(root ::= object
+value ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" ws ( string ":" ws value ( "," ws string ":" ws value )* )? "}" ws
+array ::= "[" ws ( value ( "," ws value )* )? "]" ws
+string ::= "\"" ( [^"\\\x00-\x1F] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} ) )* "\"" ws
+number ::= "-"? ( "0" | [1-9] [0-9]{0,15} ) ( "." [0-9]{1,16} )? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+)";
+
+// All of a vocabulary asked for at one place: what a draw costs whose grammar allows next to nothing of what is
+// probable. In a string nearly everything is allowed; after a key a colon only; in a name only what a pattern says.
+void BM_GrammarMask(benchmark::State& state) {
+  const auto texts = vocabulary(static_cast<std::size_t>(state.range(0)));
+  constexpr const char* kNames[] = {"in a string", "before a colon", "at a value", "in a pattern"};
+  const std::string begun[] = {"{\"some te", "{\"key\"", "{\"key\": ", "abc"};
+  const auto place = static_cast<std::size_t>(state.range(1));
+  const Grammar grammar(place == 3 ? "root ::= ( [a-e]+ \"-\" ){1,9} [a-z]{3,20}" : kJson, texts);
+  Constraint c = grammar.constraint();
+  for (auto _ : state) {
+    state.PauseTiming();
+    if (state.range(2) == 0) {
+      c = grammar.constraint();
+    } else {
+      c.reset();
+    }
+    for (const char byte : begun[place]) c.advance(static_cast<Token>(static_cast<unsigned char>(byte)));
+    state.ResumeTiming();
+    std::int64_t allowed = 0;
+    for (Token t = 0; t < state.range(0); ++t) allowed += c.allows(t) ? 1 : 0;
+    benchmark::DoNotOptimize(allowed);
+    state.counters["allowed"] = static_cast<double>(allowed);
+    if (!c.failure().empty()) state.SkipWithError("the grammar took too much work");
+  }
+  state.SetLabel(std::string(kNames[place]) + (state.range(2) == 0 ? ", the first time" : ", again"));
+}
+BENCHMARK(BM_GrammarMask)->ArgsProduct({{4096, 32768, 151936}, {0, 1, 2, 3}, {0, 1}})->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace gsd

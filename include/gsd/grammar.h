@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,6 +16,8 @@
 #include "gsd/sampling.h"
 
 namespace gsd {
+
+class VocabularyTree;
 
 // What each token of a vocabulary adds to the text. Immutable once filled: any thread may call the const functions.
 class TokenTexts {
@@ -28,11 +31,15 @@ class TokenTexts {
     const auto i = static_cast<std::size_t>(t);
     return std::string_view(bytes_).substr(begin_[i], begin_[i + 1] - begin_[i]);
   }
+  // The tokens as a tree of bytes: made when it is first asked for (about 50 ms for 152k tokens), then kept.
+  const VocabularyTree& tree() const;
 
  private:
   std::string bytes_;
   std::vector<std::size_t> begin_{0};  // [size() + 1]
   std::vector<bool> ends_;
+  mutable std::once_flag tree_made_;
+  mutable std::shared_ptr<const VocabularyTree> tree_;
 };
 
 // The id of a token that a grammar names in angle brackets, as "<think>"; none if there is no such single token.

@@ -7,10 +7,10 @@
 #include <memory>
 
 #include "../chat/control_tokens.h"
+#include "../core/utf8.h"
 #include "chat_format.h"
 #include "commands.h"
 #include "console.h"
-#include "gsd/utf8.h"
 #include "options.h"
 
 namespace gsd::app {
@@ -18,7 +18,7 @@ namespace {
 
 class Chat {
  public:
-  Chat(Pair& pair, const chat::ChatFormat& format, chat::Json variables, SessionOptions options)
+  Chat(Runtime& pair, const chat::ChatFormat& format, chat::Json variables, SessionOptions options)
       : pair_(pair),
         format_(format),
         variables_(std::move(variables)),
@@ -72,7 +72,7 @@ class Chat {
     if (!text.empty() && !write_out(text)) closed_ = true;
   }
 
-  Pair& pair_;
+  Runtime& pair_;
   const chat::ChatFormat& format_;
   chat::Json variables_;
   chat::ControlTokens control_;
@@ -86,7 +86,7 @@ class Chat {
 int chat(const ModelFlags& flags, const TemplateFlags& chat_template, const std::string& system) {
   chat::Json variables = template_variables(chat_template);
   flags.session();  // complain about parameters before the models are loaded
-  Pair pair = load_pair(flags);
+  Runtime pair = load_pair(flags);
   std::vector<ChatMessage> messages;
   if (!system.empty()) messages.push_back({"system", system});
   const LoadedFormat loaded = load_format(pair.target(), chat_template);

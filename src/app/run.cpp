@@ -4,11 +4,12 @@
 #include <nlohmann/json.hpp>
 
 #include "../core/stopwatch.h"
+#include "../core/utf8.h"
 #include "console.h"
-#include "gsd/utf8.h"
 
 namespace gsd::app {
-Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions options, bool stream, Recorder* recorder) {
+Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions options, bool stream,
+               Recorder* recorder) {
   Run r;
   Utf8Buffer utf8;
   const auto emit = [&](const std::string& piece) {

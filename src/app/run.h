@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "gsd/llama.h"
+#include "gsd/runtime.h"
 #include "record.h"
 
 namespace gsd::app {
@@ -24,7 +24,8 @@ struct Run {
 };
 
 // Generates behind `prompt`; `stream` writes the text to stdout as it comes. Ends early at Ctrl-C or a closed pipe.
-Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions options, bool stream, Recorder* recorder);
+Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions options, bool stream,
+               Recorder* recorder);
 
 nlohmann::json to_json(const Run& run);
 

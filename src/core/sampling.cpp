@@ -8,7 +8,7 @@
 #include <string>
 
 #include "gsd/error.h"
-#include "gsd/topk.h"
+#include "topk.h"
 
 namespace gsd {
 namespace {
@@ -257,14 +257,22 @@ Choice Sampler::draw_all(std::span<const float> logits, std::uint32_t position) 
 // of the whole vocabulary that does.
 Choice Sampler::draw_allowed(std::span<const float> logits, const Constraint& constraint) {
   const auto first_allowed = [&](auto better) -> Token {
-    // A heap gives the candidates in order without sorting all of them.
-    std::make_heap(candidates_.begin(), candidates_.end(), [&](const auto& a, const auto& b) { return better(b, a); });
-    for (auto end = candidates_.end(); end != candidates_.begin();) {
-      std::pop_heap(candidates_.begin(), end, [&](const auto& a, const auto& b) { return better(b, a); });
+    // A heap gives the first candidates in order without sorting; where those do not help, all others are looked at
+    // once.
+    constexpr int kFew = 32;
+    const auto worse = [&](const auto& a, const auto& b) { return better(b, a); };
+    std::make_heap(candidates_.begin(), candidates_.end(), worse);
+    auto end = candidates_.end();
+    for (int n = 0; n < kFew && end != candidates_.begin(); ++n) {
+      std::pop_heap(candidates_.begin(), end, worse);
       --end;
       if (constraint.allows(end->token)) return end->token;
     }
-    return -1;
+    const Candidate* best = nullptr;
+    for (auto c = candidates_.begin(); c != end; ++c) {
+      if ((best == nullptr || better(*c, *best)) && constraint.allows(c->token)) best = &*c;
+    }
+    return best != nullptr ? best->token : -1;
   };
   Choice c;
   if (!candidates_.empty()) c.token = first_allowed(Candidate::better_score);

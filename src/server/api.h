@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "../chat/control_tokens.h"
+#include "../core/utf8.h"
 #include "calls.h"
 #include "generation.h"
-#include "gsd/utf8.h"
 #include "json_schema.h"
 #include "metrics.h"
 #include "request.h"

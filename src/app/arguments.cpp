@@ -51,6 +51,9 @@ constexpr std::pair<const char*, const char*> kEnvironment[] = {
     {"LLAMA_ARG_N_PARALLEL", "--parallel"},
     {"LLAMA_ARG_ALIAS", "--alias"},
     {"LLAMA_ARG_CHAT_TEMPLATE", "--chat-template"},
+    {"LLAMA_ARG_CHAT_TEMPLATE_FILE", "--chat-template-file"},
+    {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS", "--chat-template-kwargs"},
+    {"LLAMA_ARG_THINK", "--reasoning-format"},
     {"LLAMA_ARG_API_KEY_FILE", "--api-key-file"},
     {"LLAMA_ARG_TIMEOUT", "--timeout"},
 };

@@ -26,6 +26,8 @@ struct ServeFlags {
   int timeout_s = 10;
   std::string alias;
   TemplateFlags chat_template;
+  std::string tool_format;
+  std::string reasoning_format = "auto";
   std::string api_key_file;
   bool random_seed = true;
   bool strict_model = false;
@@ -105,10 +107,22 @@ void check_address(const server::HttpOptions& o) {
   }
 }
 
+// The format asked for, with the template's tags of reasoning.
+std::optional<chat::ToolFormat> tool_format(const ServeFlags& flags, const chat::ChatFormat& format) {
+  if (flags.tool_format.empty()) return std::nullopt;
+  chat::ToolFormat out = chat::tool_format(flags.tool_format);
+  const chat::ToolFormat found = chat::find_tool_format(format);
+  out.reasoning_open = found.reasoning_open;
+  out.reasoning_close = found.reasoning_close;
+  return out;
+}
+
 int serve(ServeFlags flags) {
   flags.model.session();  // complain about parameters before the models are loaded
   server::Conversation conversation;
   conversation.chat.variables = template_variables(flags.chat_template);
+  if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
+  conversation.reasoning = server::parse_reasoning_format(flags.reasoning_format);
   flags.http.api_keys = all_keys(flags);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
   check_address(flags.http);
@@ -137,6 +151,7 @@ int serve(ServeFlags flags) {
                                 .conversation = conversation},
                    .exact = pair_options.engine.exact,
                    .strict_model = flags.strict_model,
+                   .tool_format = tool_format(flags, *model.chat),
                    .version = GSD_VERSION});
   const auto opened = [&] {
     std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
@@ -163,6 +178,13 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::Range(0, 100000));
   group(app.add_option("-a,--alias", f.alias, "Names of the model in the API, separated by commas"));
   add_template_flags(app, f.chat_template, "Server");
+  group(app.add_option("--tool-format", f.tool_format,
+                       "How the model writes calls of functions (hermes, mistral, …); found by a trial of its template "
+                       "if not given"));
+  group(app.add_option("--reasoning-format", f.reasoning_format,
+                       "Reasoning in chats: apart as reasoning_content (auto, deepseek), or left in the text (none)"))
+      ->capture_default_str()
+      ->check(CLI::IsMember(std::vector<std::string>{"auto", "deepseek", "none"}));
   group(app.add_option("--api-key", f.http.api_keys, "A key that clients must give; may be repeated"))
       ->expected(1)
       ->take_all();

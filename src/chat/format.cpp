@@ -60,6 +60,28 @@ Json joined(const Json& messages) {
   return out;
 }
 
+// Calls and their results as text, for a template that writes none: calls as the generic format has them.
+Json without_calls(const Json& messages) {
+  Json out = Json::array();
+  for (Json m : messages) {
+    if (m.contains("tool_calls")) {
+      std::string text = content_text(m);
+      for (const Json& call : m["tool_calls"]) {
+        const Json& f = call["function"];
+        text += fmt::format("{}{{\"name\": {}, \"arguments\": {}}}", text.empty() ? "" : "\n", f["name"].dump(),
+                            f["arguments"].get<std::string>());
+      }
+      m["content"] = text;
+      m.erase("tool_calls");
+    } else if (m["role"] == "tool" || m["role"] == "function") {
+      m["content"] = fmt::format("Result of {}: {}", m.value("name", "the call"), content_text(m));
+      m["role"] = "user";
+    }
+    out.push_back(std::move(m));
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string content_text(const Json& m) {
@@ -158,12 +180,14 @@ void JinjaFormat::probe_calls() {
   const bool text_is_good = written(with_text) && with_text.find("\\\"probe_argument") == std::string::npos;
   traits_.object_arguments = written(with_object) || !text_is_good;
   traits_.call = traits_.object_arguments ? with_object : with_text;
+  traits_.calls = traits_.call.find("probe value") != std::string::npos;
   traits_.null_content = written(call(nullptr, traits_.object_arguments ? object : Json(object.dump())));
 }
 
 // The messages in the shape that this template takes.
 Json JinjaFormat::fitted(const Json& messages) const {
-  Json out = traits_.system_role ? messages : without_system(messages);
+  Json out = traits_.calls ? messages : without_calls(messages);
+  if (!traits_.system_role) out = without_system(out);
   if (!traits_.consecutive_roles) out = joined(out);
   for (Json& m : out) {
     if (m["role"] == "developer" && source_.find("developer") == std::string::npos) m["role"] = "system";

@@ -31,6 +31,7 @@ struct TemplateTraits {
   bool object_arguments = true;   // arguments of calls are given as an object, otherwise as text
   bool null_content = true;       // of a message with calls; otherwise ""
   bool tools = false;             // they are written
+  bool calls = true;              // they are written; otherwise given as text
   std::string call;               // how a call of `probe_function` with `probe_argument` = "probe value" is written
 };
 

@@ -2,6 +2,8 @@
 
 #include <cctype>
 #include <cstdlib>
+#include <cstring>
+#include <optional>
 
 namespace gsd::chat {
 
@@ -56,17 +58,17 @@ class Reader {
   Reader(std::string_view text, bool gemma) : text_(text), gemma_(gemma) {}
 
   // a=1, b=2 or a:1,b:2, to the end.
-  std::optional<Json> members() {
-    Json out = Json::object();
+  bool members(Json& out) {
+    out = Json::object();
     space();
     while (!at_end()) {
-      if (!member(out)) return std::nullopt;
+      if (!member(out)) return false;
       space();
       if (at_end()) break;
-      if (!take(",")) return std::nullopt;
+      if (!take(",")) return false;
       space();
     }
-    return out;
+    return true;
   }
 
  private:
@@ -93,10 +95,7 @@ class Reader {
     space();
     if (key.empty() || !take(gemma_ ? ":" : "=")) return false;
     space();
-    const auto v = value(0);
-    if (!v) return false;
-    out[key] = *v;
-    return true;
+    return value(out[key], 0);
   }
 
   std::optional<std::string> string() {
@@ -138,55 +137,58 @@ class Reader {
     return std::nullopt;
   }
 
-  std::optional<Json> value(int depth) {
-    if (depth > kMaxDepth) return std::nullopt;
-    if (auto s = string()) return Json(*s);
-    if (take("[") || (!gemma_ && take("("))) return list(depth);
-    if (take("{")) return object(depth);
-    std::string word;
-    while (!at_end() && (std::isalnum(static_cast<unsigned char>(now())) != 0 || now() == '.' || now() == '-' || now() == '+' || now() == '_'))
-      word += text_[at_++];
-    if (word == "True" || word == "true") return Json(true);
-    if (word == "False" || word == "false") return Json(false);
-    if (word == "None" || word == "null") return Json();
-    const Json number = Json::parse(word, nullptr, false);
-    if (number.is_number()) return number;
-    return std::nullopt;
-  }
-
-  std::optional<Json> list(int depth) {
-    Json out = Json::array();
-    for (space(); !take("]") && (gemma_ || !take(")")); space()) {
-      if (!out.empty() && !take(",")) return std::nullopt;
-      space();
-      auto v = value(depth + 1);
-      if (!v) return std::nullopt;
-      out.push_back(std::move(*v));
+  bool value(Json& out, int depth) {
+    if (depth > kMaxDepth) return false;
+    if (const auto s = string()) {
+      out = *s;
+      return true;
     }
-    return out;
+    if (take("[") || (!gemma_ && take("("))) return list(out, depth);
+    if (take("{")) return object(out, depth);
+    std::string word;
+    while (std::isalnum(static_cast<unsigned char>(now())) != 0 ||
+           (now() != '\0' && std::strchr(".-+_", now()) != nullptr))
+      word += text_[at_++];
+    if (word == "True") word = "true";
+    if (word == "False") word = "false";
+    if (word == "None") word = "null";
+    out = Json::parse(word, nullptr, false);
+    return !out.is_discarded();
   }
 
-  std::optional<Json> object(int depth) {
-    Json out = Json::object();
+  bool list(Json& out, int depth) {
+    out = Json::array();
+    for (space(); !take("]") && (gemma_ || !take(")")); space()) {
+      if (!out.empty() && !take(",")) return false;
+      space();
+      Json item;
+      if (!value(item, depth + 1)) return false;
+      out.push_back(std::move(item));
+    }
+    return true;
+  }
+
+  bool object(Json& out, int depth) {
+    out = Json::object();
     bool first = true;
     for (space(); !take("}"); space()) {
-      if (!first && !take(",")) return std::nullopt;
+      if (!first && !take(",")) return false;
       first = false;
       space();
       std::string key;
       if (const auto quoted = string()) {
         key = *quoted;
       } else {
-        while (!at_end() && (std::isalnum(static_cast<unsigned char>(now())) != 0 || now() == '_' || now() == '-' || now() == '.')) key += text_[at_++];
+        while (std::isalnum(static_cast<unsigned char>(now())) != 0 ||
+               (now() != '\0' && std::strchr("._-", now()) != nullptr))
+          key += text_[at_++];
       }
       space();
-      if (!take(":")) return std::nullopt;
+      if (!take(":")) return false;
       space();
-      auto v = value(depth + 1);
-      if (!v) return std::nullopt;
-      out[key] = std::move(*v);
+      if (!value(out[key], depth + 1)) return false;
     }
-    return out;
+    return true;
   }
 
   std::string_view text_;
@@ -217,8 +219,8 @@ std::size_t closing(std::string_view text, bool gemma) {
 }  // namespace
 
 std::size_t python_end(std::string_view text) { return closing(text, false); }
-std::optional<Json> python_arguments(std::string_view text) { return Reader(text, false).members(); }
+bool python_arguments(std::string_view text, Json& out) { return Reader(text, false).members(out); }
 std::size_t gemma_end(std::string_view text) { return closing(text, true); }
-std::optional<Json> gemma_arguments(std::string_view text) { return Reader(text, true).members(); }
+bool gemma_arguments(std::string_view text, Json& out) { return Reader(text, true).members(out); }
 
 }  // namespace gsd::chat

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,6 +14,7 @@ class JsonScanner {
  public:
   // How many bytes at the begin of `text` belong to the value. What ends a number or a word is not a part of it.
   std::size_t take(std::string_view text);
+  bool begun() const { return begun_; }
   bool done() const { return done_; }
 
  private:
@@ -26,14 +26,14 @@ class JsonScanner {
   bool done_ = false;
 };
 
-// Offset of the end of the arguments of a Python call, that is of the bracket that closes what was opened before `text`;
-// npos if it is not there yet. Quotes of both kinds and brackets are looked into.
+// Offset of the end of the arguments of a Python call, that is of the bracket that closes what was opened before
+// `text`; npos if it is not there yet. Quotes of both kinds and brackets are looked into.
 std::size_t python_end(std::string_view text);
-// The keyword arguments of a Python call as a JSON object; nothing if they are none.
-std::optional<Json> python_arguments(std::string_view text);
+// The keyword arguments of a Python call as a JSON object; false if they are none.
+bool python_arguments(std::string_view text, Json& out);
 
 // The same for Gemma's notation, which quotes with <|"|>: the closing brace.
 std::size_t gemma_end(std::string_view text);
-std::optional<Json> gemma_arguments(std::string_view text);
+bool gemma_arguments(std::string_view text, Json& out);
 
 }  // namespace gsd::chat

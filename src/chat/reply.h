@@ -42,7 +42,12 @@ struct ReplyOptions {
 };
 std::unique_ptr<ReplyParser> make_reply_parser(const ToolFormat& format, ReplyOptions options);
 
+// True if all values under the schema are texts: between tags they stand without quotes.
+bool is_text_schema(const Json& schema);
+
 // True if `prompt` ends with the begin of reasoning, so that the answer goes on inside it.
 bool opens_reasoning(const ToolFormat& format, std::string_view prompt);
+// True if it ends with the end of reasoning: the model is to answer at once.
+bool closes_reasoning(const ToolFormat& format, std::string_view prompt);
 
 }  // namespace gsd::chat

@@ -1,6 +1,6 @@
 #include "tool_format.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -130,7 +130,8 @@ ReasoningTags find_reasoning(const std::string& source) {
                                               {"<|channel>thought\n", "<channel|>"},
                                               {"<think>", "</think>"}};
   for (const ReasoningTags& t : all) {
-    if (source.find(t.open.back() == '\n' ? t.open.substr(0, t.open.size() - 1) : t.open) != std::string::npos) return t;
+    if (source.find(t.open.back() == '\n' ? t.open.substr(0, t.open.size() - 1) : t.open) != std::string::npos)
+      return t;
   }
   // Templates of models that open it by themselves name only its end.
   return source.find("</think>") != std::string::npos ? all.back() : ReasoningTags{};
@@ -142,8 +143,9 @@ std::vector<std::string> ToolFormat::markers() const {
   if (style == CallStyle::kHarmony)
     return {"<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>", "<|constrain|>"};
   std::vector<std::string> out = dropped;
-  for (const std::string* s : {&section_begin, &section_end, &call_begin, &call_end, &name_end, &name_cut, &function_open, &parameter_open,
-                               &parameter_open_end, &value_open, &parameter_close, &function_close, &reasoning_open, &reasoning_close}) {
+  for (const std::string* s :
+       {&section_begin, &section_end, &call_begin, &call_end, &name_end, &name_cut, &function_open, &parameter_open,
+        &parameter_open_end, &value_open, &parameter_close, &function_close, &reasoning_open, &reasoning_close}) {
     if (!s->empty()) out.push_back(*s);
   }
   if (style == CallStyle::kGemma) out.emplace_back("<|\"|>");
@@ -160,7 +162,8 @@ ToolFormat tool_format(std::string_view name) {
   for (const Known& k : known()) {
     if (k.format.name == name) return k.format;
   }
-  throw Error(ErrorCode::kUsage, fmt::format("There is no tool format '{}'; the formats are {}.", name, fmt::join(tool_format_names(), ", ")));
+  throw Error(ErrorCode::kUsage, fmt::format("There is no tool format '{}'; the formats are {}.", name,
+                                             fmt::join(tool_format_names(), ", ")));
 }
 
 ToolFormat find_tool_format(const ChatFormat& format) {
@@ -175,6 +178,9 @@ ToolFormat find_tool_format(const ChatFormat& format) {
     out = k.format;
     break;
   }
+  // Some templates tell how to call and write earlier calls as the text they came in.
+  const auto says = [&](const char* words) { return source.find(words) != std::string::npos; };
+  if (out.name == "generic" && traits.tools && says("<tool_call>") && says("arguments")) out = tool_format("hermes");
   if (out.style == CallStyle::kHarmony) return out;
   const ReasoningTags tags = find_reasoning(source);
   out.reasoning_open = tags.open;
@@ -185,7 +191,8 @@ ToolFormat find_tool_format(const ChatFormat& format) {
 std::string generic_instructions(const Json& tools) {
   std::string out = "You can call these functions:\n";
   for (const Json& tool : tools) out += tool["function"].dump() + "\n";
-  return out + "To call one, answer with nothing but a JSON object {\"name\": the function's name, \"arguments\": {…}}.";
+  return out +
+         "To call one, answer with nothing but a JSON object {\"name\": the function's name, \"arguments\": {…}}.";
 }
 
 }  // namespace gsd::chat

@@ -30,9 +30,9 @@ struct ToolFormat {
   bool list = false;  // kJson: the calls stand in a JSON list
   std::string name_key = "name";
   std::string arguments_key = "arguments";
-  std::string separator = {};   // between two calls
-  std::string name_end = {};    // kNamed: between name and arguments
-  std::string name_cut = {};    // kNamed: the name ends here already, if it is there
+  std::string separator = {};  // between two calls
+  std::string name_end = {};   // kNamed: between name and arguments
+  std::string name_cut = {};   // kNamed: the name ends here already, if it is there
   std::string function_open = {};
   std::string function_open_end = {};  // empty: the name ends before white space or a tag
   std::string parameter_open = {};

@@ -88,12 +88,14 @@ std::string error_json(const ApiError& e) {
 // --- Call ------------------------------------------------------------------------------------------------------------
 
 Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request,
-           std::vector<std::vector<Token>> prompts, bool chat)
+           std::vector<std::vector<Token>> prompts, const CallSupport* support, ReplyPlan plan)
     : model_(model),
       request_(std::move(request)),
-      chat_(chat),
+      support_(support),
+      plan_(std::move(plan)),
+      chat_(support != nullptr),
       channel_(std::make_shared<Channel>(request_.stream)),
-      id_(random_id(chat ? "chatcmpl" : "cmpl")),
+      id_(random_id(chat_ ? "chatcmpl" : "cmpl")),
       created_(static_cast<std::int64_t>(std::time(nullptr))),
       choices_(prompts.size() * static_cast<std::size_t>(request_.n)) {
   if (choices_.size() > scheduler.capacity())
@@ -116,9 +118,14 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
     o.ignore_eog = request_.ignore_eos;
     o.reuse_prefix = request_.cache_prompt;
     if (grammar) o.constraint = grammar->constraint();
-    jobs.push_back(make_job(model, prompts[i / n], std::move(o),
-                            {.stop = request_.stop, .logprobs = request_.logprobs, .trace = request_.trace},
-                            static_cast<std::uint32_t>(i), channel_, cancelled_));
+    GenerationOptions g{.stop = request_.stop, .logprobs = request_.logprobs, .trace = request_.trace, .shown = {}};
+    if (plan_.format != nullptr) {
+      choices_[i].parser = chat::make_reply_parser(*plan_.format, plan_.options);
+      g.shown = support_->shared_shown();
+      if (plan_.grammar) o.constraint = support_->constraint(plan_);
+    }
+    jobs.push_back(make_job(model, prompts[i / n], std::move(o), std::move(g), static_cast<std::uint32_t>(i), channel_,
+                            cancelled_));
     jobs.back().id = next_job_id();
   }
   if (!scheduler.submit(std::move(jobs))) {
@@ -170,7 +177,11 @@ void Call::take(Event& e, std::string& out) {
     c.outcome.stats = e.stats;
   }
   if (!request_.stream) {
-    c.text += e.text;
+    if (c.parser) {
+      parts_of(c, e.text, e.last);
+    } else {
+      c.text += e.text;
+    }
     std::move(e.tokens.begin(), e.tokens.end(), std::back_inserter(c.tokens));
     return;
   }
@@ -180,6 +191,8 @@ void Call::take(Event& e, std::string& out) {
   }
   Json chunk = head(chat_ ? "chat.completion.chunk" : "text_completion");
   Json choice = delta(c, e, e.choice);
+  // Markers that are taken out, and text that may become one, are nothing to tell of.
+  if (c.parser && c.greeted && choice["delta"].empty() && !e.last && request_.logprobs < 0 && !e.trace) return;
   if (request_.logprobs >= 0) choice["logprobs"] = logprobs(e.tokens, c.offset);
   choice["finish_reason"] = e.last ? finish_reason(c) : Json();
   c.greeted = true;
@@ -200,7 +213,50 @@ Json Call::head(const char* object) const {
   return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_.id}, {"system_fingerprint", "gsd"}};
 }
 
-Json Call::delta(const Choice& c, const Event& e, std::uint32_t index) const {
+// What `text` adds to a choice, as a chunk's delta has it; of calls each step's pieces together.
+Json Call::parts_of(Choice& c, const std::string& text, bool last) {
+  std::vector<chat::ReplyDelta> parts;
+  c.parser->push(text, parts);
+  if (last) c.parser->finish(parts);
+  Json out = Json::object();
+  const auto add = [&](const char* field, std::string& all, const std::string& piece) {
+    all += piece;
+    out[field] = out.value(field, "") + piece;
+  };
+  for (const chat::ReplyDelta& p : parts) {
+    if (p.kind == chat::ReplyDelta::Kind::kContent) add("content", c.text, p.text);
+    if (p.kind == chat::ReplyDelta::Kind::kReasoning) add("reasoning_content", c.reasoning, p.text);
+    if (p.call < 0) continue;
+    Json& list = out["tool_calls"];
+    if (p.kind == chat::ReplyDelta::Kind::kCall) {
+      c.calls.push_back({call_id(*plan_.format), p.text, ""});
+      list.push_back({{"index", p.call},
+                      {"id", c.calls.back().id},
+                      {"type", "function"},
+                      {"function", {{"name", p.text}, {"arguments", ""}}}});
+    } else {
+      c.calls.back().arguments += p.text;
+      if (list.empty() || list.back()["index"] != p.call)
+        list.push_back({{"index", p.call}, {"function", {{"arguments", ""}}}});
+      Json& arguments = list.back()["function"]["arguments"];
+      arguments = arguments.get<std::string>() + p.text;
+    }
+  }
+  return out;
+}
+
+Json Call::message(const Choice& c) const {
+  Json out{{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+  if (!c.reasoning.empty()) out["reasoning_content"] = c.reasoning;
+  if (c.calls.empty()) return out;
+  if (c.text.empty()) out["content"] = nullptr;
+  for (const FunctionCall& f : c.calls)
+    out["tool_calls"].push_back(
+        {{"id", f.id}, {"type", "function"}, {"function", {{"name", f.name}, {"arguments", f.arguments}}}});
+  return out;
+}
+
+Json Call::delta(Choice& c, const Event& e, std::uint32_t index) {
   Json out{{"index", index}};
   if (!chat_) {
     out["text"] = e.text;
@@ -208,7 +264,13 @@ Json Call::delta(const Choice& c, const Event& e, std::uint32_t index) const {
   }
   Json d = Json::object();
   if (!c.greeted) d["role"] = "assistant";
-  if (!e.text.empty() || !c.greeted) d["content"] = e.text;
+  if (c.parser) {
+    const Json parts = parts_of(c, e.text, e.last);
+    if (!c.greeted && parts.empty()) d["content"] = "";
+    d.update(parts);
+  } else if (!e.text.empty() || !c.greeted) {
+    d["content"] = e.text;
+  }
   out["delta"] = std::move(d);
   return out;
 }
@@ -299,7 +361,7 @@ Json Call::finish_reason(const Choice& c) const {
     case FinishReason::kNone:
       return nullptr;  // cancelled
     default:
-      return "stop";
+      return c.calls.empty() ? "stop" : "tool_calls";
   }
 }
 
@@ -311,7 +373,7 @@ std::string Call::response() const {
     if (c.outcome.error) throw from(*c.outcome.error);
     Json choice{{"index", i}};
     if (chat_) {
-      choice["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+      choice["message"] = message(c);
     } else {
       choice["text"] = c.text;
     }
@@ -363,8 +425,7 @@ void Api::check_length(const std::string& text, const char* field) const {
   if (least > static_cast<std::size_t>(model_.n_ctx)) refuse_length(fmt::format("at least {}", least), field);
 }
 
-std::vector<Token> Api::chat_tokens(const chat::ChatRequest& request) const {
-  const chat::Rendered prompt = model_.chat->render(request);
+std::vector<Token> Api::chat_tokens(const chat::Rendered& prompt) const {
   check_length(prompt.text, "messages");
   return chat::tokenize_prompt(prompt, control_, model_.tokenize);
 }
@@ -375,13 +436,21 @@ std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
     if (options_.strict_model) check_model(r.model);
     const char* const field = chat ? "messages" : "prompt";
     std::vector<std::vector<Token>> prompts;
-    if (chat) prompts.push_back(chat_tokens(r.conversation.chat));
+    ReplyPlan plan;
+    if (chat) {
+      const chat::Rendered prompt = model_.chat->render(calls_.with_tools(r.conversation.chat));
+      prompts.push_back(chat_tokens(prompt));
+      plan = calls_.plan(r.conversation, prompt.text);
+      if (plan.grammar && !r.grammar.empty())
+        throw ApiError(400, "The field 'tools' cannot be given beside a grammar or response_format.", "tools");
+    }
     for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p, r.parse_special));
     for (const auto& p : prompts) {
       if (p.empty()) throw ApiError(400, "The prompt is empty; give at least one token.", "prompt");
       if (static_cast<int>(p.size()) >= model_.n_ctx) refuse_length(std::to_string(p.size()), field);
     }
-    return std::make_unique<Call>(model_, scheduler_, std::move(r), std::move(prompts), chat);
+    return std::make_unique<Call>(model_, scheduler_, std::move(r), std::move(prompts), chat ? &calls_ : nullptr,
+                                  std::move(plan));
   } catch (const Error& e) {
     throw from(e);
   }
@@ -421,7 +490,7 @@ std::string Api::detokenize(std::string_view body) const {
 std::string Api::apply_template(std::string_view body) const {
   const Conversation conversation = parse_conversation(body, options_.defaults);
   try {
-    return print({{"prompt", model_.chat->render(conversation.chat).text}});
+    return print({{"prompt", model_.chat->render(calls_.with_tools(conversation.chat)).text}});
   } catch (const Error& e) {
     throw from(e);
   }
@@ -467,6 +536,7 @@ std::string Api::props() const {
                 {"draft", model_.draft_description},
                 {"chat_template", model_.chat->source()},
                 {"chat_template_problem", model_.chat->problem().empty() ? Json() : Json(model_.chat->problem())},
+                {"tool_format", calls_.format().name},
                 {"own_chat_template", model_.own_chat_template},
                 {"exact", options_.exact},
                 {"build_info", "gsd " + options_.version}});

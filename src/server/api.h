@@ -13,6 +13,7 @@
 
 #include "../chat/control_tokens.h"
 #include "../core/utf8.h"
+#include "calls.h"
 #include "generation.h"
 #include "json_schema.h"
 #include "metrics.h"
@@ -30,8 +31,9 @@ std::string error_json(const ApiError& error);
 class Call {
  public:
   // Submits the jobs. Throws ApiError(503) if the queue is full, ApiError(400) if it could never hold them.
+  // `support` and what `plan` says of the answers' parts: of chats; null and empty otherwise.
   Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request, std::vector<std::vector<Token>> prompts,
-       bool chat);
+       const CallSupport* support, ReplyPlan plan);
   ~Call() { cancel(); }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
@@ -57,9 +59,18 @@ class Call {
     std::size_t at_ = 0;
   };
 
+  struct FunctionCall {
+    std::string id;
+    std::string name;
+    std::string arguments;
+  };
+
   struct Choice {
     std::string text;
-    TextOffset offset;  // of a stream's next token
+    std::string reasoning;
+    std::vector<FunctionCall> calls;
+    std::unique_ptr<chat::ReplyParser> parser;  // null: all is text
+    TextOffset offset;                          // of a stream's next token
     bool finished = false;
     std::vector<TokenReport> tokens;
     bool greeted = false;  // the chunk with the role was sent
@@ -70,7 +81,9 @@ class Call {
   void take(Event& e, std::string& out);
   void give_up(std::string& out);
   Json head(const char* object) const;
-  Json delta(const Choice& c, const Event& e, std::uint32_t index) const;
+  Json delta(Choice& c, const Event& e, std::uint32_t index);
+  Json parts_of(Choice& c, const std::string& text, bool last);
+  Json message(const Choice& c) const;
   Json logprobs(const std::vector<TokenReport>& tokens, TextOffset& offset) const;
   Json usage() const;
   Json timings() const;
@@ -79,6 +92,8 @@ class Call {
 
   const TextModel& model_;
   CompletionRequest request_;
+  const CallSupport* support_;
+  ReplyPlan plan_;
   bool chat_;
   std::shared_ptr<Channel> channel_;
   std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
@@ -91,7 +106,8 @@ class Call {
 struct ApiOptions {
   RequestDefaults defaults;
   bool exact = false;
-  bool strict_model = false;  // requests that name another model are refused
+  bool strict_model = false;                    // requests that name another model are refused
+  std::optional<chat::ToolFormat> tool_format;  // otherwise found by a trial
   std::string version;
 };
 
@@ -104,7 +120,8 @@ class Api {
         scheduler_(scheduler),
         metrics_(metrics),
         options_(std::move(options)),
-        control_(model.n_vocab, model.piece) {}
+        control_(model.n_vocab, model.piece),
+        calls_(model, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
 
   std::unique_ptr<Call> completion(std::string_view body, bool chat);
   std::string tokenize(std::string_view body) const;
@@ -123,7 +140,7 @@ class Api {
   void check_model(const std::string& name) const;
   Json model_json() const;
   std::vector<Token> prompt_tokens(const Prompt& prompt, bool parse_special) const;
-  std::vector<Token> chat_tokens(const chat::ChatRequest& request) const;
+  std::vector<Token> chat_tokens(const chat::Rendered& prompt) const;
   void check_length(const std::string& text, const char* field) const;
   [[noreturn]] void refuse_length(const std::string& n_tokens, const char* field) const;
 
@@ -132,6 +149,7 @@ class Api {
   Metrics& metrics_;
   ApiOptions options_;
   chat::ControlTokens control_;
+  CallSupport calls_;
 };
 
 }  // namespace gsd::server

@@ -61,7 +61,8 @@ class Generation {
         text_(options_.stop) {}
 
   bool on_token(Token t) {
-    const std::string piece = model_.is_eog(t) ? std::string() : model_.piece(t, false);
+    const bool shown = options_.shown != nullptr && options_.shown->contains(t);
+    const std::string piece = model_.is_eog(t) ? std::string() : model_.piece(t, shown);
     const std::size_t before = text_.n_bytes();
     const bool go_on = text_.push(piece);
     const bool cut = !go_on && text_.n_bytes() <= before;  // nothing of it is left

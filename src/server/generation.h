@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -78,6 +79,7 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   int logprobs = -1;  // alternatives reported per token; -1 = no report at all
   bool trace = false;
+  std::shared_ptr<const std::unordered_set<Token>> shown;  // control tokens whose names are text; may be null
 };
 
 // Makes a job that generates `choice` and reports it to `channel`. `model` must outlive it.

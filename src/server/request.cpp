@@ -247,8 +247,8 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   r.sampling = defaults.sampling;
   r.speculation = defaults.speculation;
   r.max_tokens = defaults.max_tokens;
-  f.refuse_unsupported({"tools", "functions", "function_call", "audio", "modalities", "prediction",
-                        "web_search_options", "suffix", "echo", "images", "lora", "samplers", "mirostat", "n_probs"});
+  f.refuse_unsupported({"functions", "function_call", "audio", "modalities", "prediction", "web_search_options",
+                        "suffix", "echo", "images", "lora", "samplers", "mirostat", "n_probs"});
   f.read("model", r.model);
   read_sampling(f, defaults, r.sampling);
   f.read("n_predict", r.max_tokens, -1, INT64_MAX);

@@ -13,6 +13,10 @@
 
 namespace gsd::server {
 
+constexpr const char* kPlainTemplate =
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif "
+    "%}";
+
 struct RigOptions {
   int n_seq = 3;
   int n_ctx = 512;
@@ -20,6 +24,9 @@ struct RigOptions {
   std::size_t max_queue = 64;
   bool with_draft = true;
   int step_us = 0;  // a pass of the target takes that long for each row
+  Script script;    // of both models; empty: random ones
+  std::string chat_template = kPlainTemplate;
+  std::string tool_format;  // empty: found by a trial
 };
 
 inline Script slowed(Script script, int us) {
@@ -30,14 +37,12 @@ inline Script slowed(Script script, int us) {
   };
 }
 
-inline ApiOptions api_options() {
+inline ApiOptions api_options(const RigOptions& rig = {}) {
   ApiOptions o;
+  if (!rig.tool_format.empty()) o.tool_format = chat::tool_format(rig.tool_format);
   o.version = "test";
   return o;
 }
-
-constexpr const char* kPlainTemplate =
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
 
 inline TextModel ascii_model(int n_ctx, const std::string& chat_template = kPlainTemplate) {
   TextModel m;
@@ -64,13 +69,13 @@ inline TextModel ascii_model(int n_ctx, const std::string& chat_template = kPlai
 struct Rig {
   explicit Rig(const RigOptions& o = {})
       : info{.n_vocab = 128, .n_ctx = o.n_ctx, .n_seq = o.n_seq, .max_batch = 128, .max_outputs = 64, .max_leaves = 8},
-        target(info, slowed(script(0), o.step_us), 2, 0),
-        draft(info, script(0.3F), 2, 0),
+        target(info, slowed(o.script ? o.script : script(0), o.step_us), o.script ? 32 : 2, 0),
+        draft(info, o.script ? o.script : script(0.3F), o.script ? 32 : 2, 0),
         engine(target, o.with_draft ? &draft : nullptr,
                {.exact = false, .prefill_chunk = o.prefill_chunk, .max_total_width = 64, .keep_prefixes = true}),
-        model(ascii_model(o.n_ctx)),
+        model(ascii_model(o.n_ctx, o.chat_template)),
         scheduler(engine, metrics, {.max_queue = o.max_queue}),
-        api(model, scheduler, metrics, api_options()) {
+        api(model, scheduler, metrics, api_options(o)) {
     // Times of the scripted backend mean nothing; a machine on which speculation pays.
     engine.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
     engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});

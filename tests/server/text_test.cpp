@@ -187,7 +187,6 @@ TEST(Request, RefusesByName) {
       {R"({"prompt": "x", "best_of": 2})", "'best_of' is not supported"},
       {R"({"prompt": "x", "echo": true})", "'echo' is not supported"},
       {R"({"prompt": "x", "suffix": "y"})", "'suffix' is not supported"},
-      {R"({"prompt": "x", "tools": [{}]})", "'tools' is not supported"},
       {R"({"prompt": "x", "speculative": 3})", "'speculative'"},
       {R"({"prompt": "x", "speculative": {"mode": "fast"}})", "fast"},
       {R"({"prompt": "x", "speculative": {"with": 1}})", "'speculative.with' is not known"},

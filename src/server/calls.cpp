@@ -1,0 +1,140 @@
+#include "calls.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <random>
+
+#include "../schema/schema.h"
+#include "api_error.h"
+#include "gsd/error.h"
+
+namespace gsd::server {
+namespace {
+
+// Adds rules for `schema` to `rules`; the first one's name. A schema that a grammar cannot keep becomes any object or
+// value, unless the function is strict.
+std::string rule_for(const Json& schema, const std::string& name, const char* otherwise, bool strict,
+                     std::string& rules) {
+  try {
+    rules += schema::rules_for(schema, name);
+    return name;
+  } catch (const Error& e) {
+    if (strict) throw ApiError(400, e.what(), "tools");
+    return otherwise;
+  }
+}
+
+chat::FunctionRules function_rules(const Json& function, std::size_t index, bool by_parameter, std::string& rules) {
+  const Json& schema = function["parameters"];
+  const bool strict = function.value("strict", false);
+  chat::FunctionRules out;
+  out.name = function["name"].get<std::string>();
+  const std::string name = fmt::format("f{}", index);
+  if (!by_parameter) {
+    out.arguments = rule_for(schema, name, "object", strict, rules);
+    return out;
+  }
+  const Json properties = schema.value("properties", Json::object());
+  const Json required = schema.value("required", Json::array());
+  if (!properties.is_object()) return out;
+  for (const auto& [key, value] : properties.items()) {
+    chat::FunctionRules::Parameter p;
+    p.name = key;
+    p.required = required.is_array() && std::find(required.begin(), required.end(), Json(key)) != required.end();
+    Json property = value;
+    for (const char* shared : {"$defs", "definitions"}) {  // what its references lead to
+      if (property.is_object() && schema.contains(shared)) property[shared] = schema[shared];
+    }
+    const Json texts = value.is_object() ? value.value("enum", Json::array()) : Json::array();
+    p.text = chat::is_text_schema(value);
+    const Json type = value.is_object() ? value.value("type", Json()) : Json();
+    p.scalar = type == "integer" || type == "number" || type == "boolean";
+    if (p.text && texts.is_array()) {
+      for (const Json& t : texts) p.texts.push_back(t.is_string() ? t.get<std::string>() : t.dump());
+    }
+    p.value = rule_for(property, fmt::format("{}p{}", name, out.parameters.size()), "value", strict, rules);
+    out.parameters.push_back(std::move(p));
+  }
+  return out;
+}
+
+}  // namespace
+
+CallSupport::CallSupport(const TextModel& model, chat::ToolFormat format)
+    : format_(std::move(format)), template_has_tools_(model.chat->traits().tools) {
+  const std::vector<std::string> markers = format_.markers();
+  for (Token t = 0; t < model.n_vocab; ++t) {
+    if (!model.piece(t, false).empty() || model.is_eog(t)) continue;
+    const std::string name = model.piece(t, true);
+    constexpr std::size_t kLeast = 3;  // shorter ones are no names
+    if (name.size() < kLeast) continue;
+    for (const std::string& m : markers) {
+      if (m.find(name) != std::string::npos) shown_->insert(t);
+    }
+  }
+  texts_ = chat::call_texts(
+      model.n_vocab, [&](Token t) { return model.piece(t, shown_->contains(t)); }, model.is_eog);
+}
+
+chat::ChatRequest CallSupport::with_tools(const chat::ChatRequest& request) const {
+  if (request.tools.is_null() || template_has_tools_) return request;
+  chat::ChatRequest out = request;
+  const std::string told = chat::generic_instructions(request.tools);
+  out.tools = nullptr;
+  Json& messages = out.messages;
+  if (messages[0]["role"] == "system" || messages[0]["role"] == "developer") {
+    messages[0]["content"] = chat::content_text(messages[0]) + "\n\n" + told;
+  } else {
+    messages.insert(messages.begin(), Json{{"role", "system"}, {"content", told}});
+  }
+  return out;
+}
+
+Grammar CallSupport::grammar(const Conversation& conversation, std::string_view prompt) const {
+  const bool by_parameter = format_.style == chat::CallStyle::kTagged || format_.style == chat::CallStyle::kPythonic ||
+                            format_.style == chat::CallStyle::kGemma;
+  chat::CallGrammarOptions options{.rules = schema::json_rules(),
+                                   .parallel = conversation.parallel_calls,
+                                   .from_start = conversation.tool_use == ToolUse::kRequired,
+                                   .reasoning_open = chat::opens_reasoning(format_, prompt),
+                                   .reasoning_closed = chat::closes_reasoning(format_, prompt)};
+  std::vector<chat::FunctionRules> functions;
+  for (const Json& tool : conversation.chat.tools)
+    functions.push_back(function_rules(tool["function"], functions.size(), by_parameter, options.rules));
+  return Grammar(chat::call_grammar(format_, functions, options), texts_);
+}
+
+ReplyPlan CallSupport::plan(const Conversation& conversation, std::string_view prompt) const {
+  ReplyPlan out;
+  const bool calls = conversation.tool_use != ToolUse::kNone;
+  const bool harmony = format_.style == chat::CallStyle::kHarmony;
+  const bool reasoning =
+      conversation.reasoning != ReasoningFormat::kNone && (harmony || !format_.reasoning_close.empty());
+  if (!calls && !reasoning) return out;
+  const bool open = chat::opens_reasoning(format_, prompt);
+  out.format = &format_;
+  out.options = {.calls = calls, .reasoning = reasoning, .reasoning_open = open, .tools = conversation.chat.tools};
+  if (!calls) return out;
+  out.grammar = grammar(conversation, prompt);
+  out.lazy = conversation.tool_use != ToolUse::kRequired;
+  return out;
+}
+
+std::optional<Constraint> CallSupport::constraint(const ReplyPlan& plan) const {
+  if (!plan.grammar) return std::nullopt;
+  if (!plan.lazy) return plan.grammar->constraint();
+  return chat::lazy_constraint(format_, *plan.grammar, texts_, plan.options.reasoning_open);
+}
+
+std::string call_id(const chat::ToolFormat& format) {
+  static constexpr std::string_view kDigits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+  const bool short_id =
+      format.name == "mistral" || format.name == "mistral-args";  // nine letters or digits, or its template fails
+  std::random_device random;
+  std::string out = short_id ? "" : "call_";
+  for (int i = 0; i < (short_id ? 9 : 24); ++i) out += kDigits[random() % kDigits.size()];
+  return out;
+}
+
+}  // namespace gsd::server

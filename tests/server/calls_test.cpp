@@ -1,0 +1,345 @@
+// Calls of functions through the server's parts: a scripted model answers in each family's format.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+
+#include "server_rig.h"
+
+namespace gsd::server {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr std::string_view kAssistant = "<assistant>";
+
+Json tools() {
+  return Json::parse(
+      R"([{"type": "function", "function": {"name": "get_weather", "description": "Weather", "parameters":
+      {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city", "days"]}}},
+      {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}])");
+}
+
+Json question(const Json& more = Json::object()) {
+  Json out{{"messages", {{{"role", "user"}, {"content", "?"}}}},
+           {"temperature", 0},
+           {"max_tokens", 400},
+           {"tools", tools()}};
+  out.update(more);
+  return out;
+}
+
+std::string text_of(std::span<const Token> context) {
+  std::string text;
+  for (const Token t : context) text += static_cast<char>(t);
+  return text;
+}
+
+// What comes after the end of `so_far` in `text`, by as many characters as agree; NUL at its end or if none does.
+char next_in(const std::string& text, const std::string& so_far) {
+  for (std::size_t n = std::min(so_far.size(), text.size()); n > 0; --n) {
+    const std::size_t at = text.find(so_far.substr(so_far.size() - n));
+    if (at != std::string::npos) return at + n < text.size() ? text[at + n] : '\0';
+  }
+  return '\0';
+}
+
+// Wants to write `answer` after <assistant>; where it is kept from it, the end, or what closes something. A script sees
+// the last 32 tokens only.
+Script writes(const std::string& answer) {
+  return [all = std::string(kAssistant) + answer](std::span<const Token> context, std::span<float> logits) {
+    std::fill(logits.begin(), logits.end(), 0.0F);
+    std::string text = text_of(context);
+    if (const std::size_t at = text.rfind(kAssistant); at != std::string::npos) text.erase(0, at);
+    logits[0] = 20;
+    if (all.find(text) != std::string::npos) {
+      logits[static_cast<unsigned char>(next_in(all, text))] = 30;
+      return;
+    }
+    const char closing = next_in("\"x}]<|end|></parameter></arg_value><|\"|>\"}]", text);
+    logits[static_cast<unsigned char>(closing == '\0' ? '"' : closing)] = 25;
+  };
+}
+
+RigOptions rig_for(const std::string& format, const std::string& answer) {
+  RigOptions o;
+  o.n_ctx = 2048;
+  o.script = writes(answer);
+  o.tool_format = format;
+  return o;
+}
+
+Json ask(Rig& rig, const Json& body) {
+  const auto call = rig.api.completion(body.dump(), true);
+  while (!call->finished()) call->advance(milliseconds(100));
+  return Json::parse(call->response())["choices"][0];
+}
+
+// A stream's deltas put together as clients do; the first chunk of a call must name it.
+Json streamed(Rig& rig, Json body) {
+  body["stream"] = true;
+  const auto call = rig.api.completion(body.dump(), true);
+  std::string all;
+  while (!call->finished()) all += call->advance(milliseconds(100));
+  Json message{{"content", ""}};
+  Json out;
+  for (std::size_t at = 0; (at = all.find("data: {", at)) != std::string::npos; ++at) {
+    const Json chunk = Json::parse(all.substr(at + 6, all.find("\n\n", at) - at - 6));
+    const Json& choice = chunk["choices"][0];
+    const Json& d = choice["delta"];
+    for (const char* field : {"content", "reasoning_content"}) {
+      if (d.contains(field)) message[field] = message.value(field, "") + d[field].get<std::string>();
+    }
+    for (const Json& c : d.value("tool_calls", Json::array())) {
+      Json& list = message["tool_calls"];
+      const auto index = c["index"].get<std::size_t>();
+      if (index >= list.size()) {
+        EXPECT_EQ(index, list.size());
+        EXPECT_TRUE(c.contains("id") && c["function"].contains("name")) << c;
+        list.push_back({{"name", c["function"]["name"]}, {"arguments", ""}});
+      } else {
+        EXPECT_FALSE(c.contains("id"));
+      }
+      list[index]["arguments"] =
+          list[index]["arguments"].get<std::string>() + c["function"]["arguments"].get<std::string>();
+    }
+    if (!choice["finish_reason"].is_null()) out["finish_reason"] = choice["finish_reason"];
+  }
+  out["message"] = message;
+  return out;
+}
+
+const std::map<std::string, std::string>& answers() {
+  static const std::map<std::string, std::string> all{
+      {"hermes",
+       "I look.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Ulm\", \"days\": "
+       "3}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"},
+      {"qwen3-coder",
+       "I "
+       "look.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nUlm\n</parameter>\n<parameter=days>\n3\n</"
+       "parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>"},
+      {"seed",
+       "I "
+       "look.<seed:tool_call>\n<function=get_weather>\n<parameter=city>Ulm</parameter>\n<parameter=days>3</"
+       "parameter>\n</function>\n</seed:tool_call>\n<seed:tool_call>\n<function=now>\n</function>\n</seed:tool_call>"},
+      {"minimax",
+       "I look.<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter "
+       "name=\"city\">Ulm</parameter>\n<parameter name=\"days\">3</parameter>\n</invoke>\n<invoke "
+       "name=\"now\">\n</invoke>\n</minimax:tool_call>"},
+      {"glm",
+       "I "
+       "look.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Ulm</arg_value>\n<arg_key>days</"
+       "arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>"},
+      {"llama3-python-tag",
+       "I look.<|python_tag|>{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Ulm\", \"days\": 3}}; {\"name\": "
+       "\"now\", \"parameters\": {}}"},
+      {"mistral",
+       "I look.[TOOL_CALLS][{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Ulm\", \"days\": 3}, \"id\": "
+       "\"abcdefghi\"}, {\"name\": \"now\", \"arguments\": {}}]"},
+      {"mistral-args", "I look.[TOOL_CALLS]get_weather[ARGS]{\"city\": \"Ulm\", \"days\": 3}[TOOL_CALLS]now[ARGS]{}"},
+      {"granite",
+       "I look.<|tool_call|>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Ulm\", \"days\": 3}}, {\"name\": "
+       "\"now\", \"arguments\": {}}]"},
+      {"nemotron",
+       "I look.<TOOLCALL>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Ulm\", \"days\": 3}}, {\"name\": "
+       "\"now\", \"arguments\": {}}]</TOOLCALL>"},
+      {"command-r",
+       "I look.<|START_ACTION|>[\n {\"tool_call_id\": \"0\", \"tool_name\": \"get_weather\", \"parameters\": "
+       "{\"city\": \"Ulm\", \"days\": 3}},\n {\"tool_call_id\": \"1\", \"tool_name\": \"now\", \"parameters\": "
+       "{}}\n]<|END_ACTION|>"},
+      {"kimi",
+       "I "
+       "look.<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"
+       "\"city\": \"Ulm\", \"days\": "
+       "3}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_"
+       "calls_section_end|>"},
+      {"lfm2", "I look.<|tool_call_start|>[get_weather(city=\"Ulm\", days=3), now()]<|tool_call_end|>"},
+      {"gemma",
+       "I "
+       "look.<|tool_call>call:get_weather{city:<|\"|>Ulm<|\"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>"},
+      {"harmony",
+       "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary "
+       "json<|message|>{\"city\": \"Ulm\", \"days\": 3}"},
+      {"llama3", "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Ulm\", \"days\": 3}}"},
+      {"generic", "{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Ulm\", \"days\": 3}}"},
+  };
+  return all;
+}
+
+TEST(Calls, EveryFormatInEveryModeStreamedOrNot) {
+  for (const auto& [format, answer] : answers()) {
+    Rig rig(rig_for(format, answer));
+    rig.start();
+    const bool two = format != "harmony" && format != "llama3" && format != "generic";
+    for (const char* mode : {"plain", "graph", "auto"}) {
+      const Json body = question({{"speculative", {{"mode", mode}}}});
+      const Json choice = ask(rig, body);
+      const Json& message = choice["message"];
+      EXPECT_EQ(choice["finish_reason"], "tool_calls") << format << ": " << choice;
+      ASSERT_EQ(message["tool_calls"].size(), two ? 2U : 1U) << format << ": " << choice;
+      const Json& call = message["tool_calls"][0];
+      EXPECT_EQ(call["function"]["name"], "get_weather") << format;
+      EXPECT_EQ(Json::parse(call["function"]["arguments"].get<std::string>()), (Json{{"city", "Ulm"}, {"days", 3}}))
+          << format;
+      EXPECT_GE(call["id"].get<std::string>().size(), 9U);
+      EXPECT_EQ(message["content"], two || format == "harmony" ? Json("I look.") : Json()) << format;
+      const Json s = streamed(rig, body);
+      EXPECT_EQ(s["finish_reason"], "tool_calls");
+      ASSERT_EQ(s["message"]["tool_calls"].size(), message["tool_calls"].size()) << format;
+      for (std::size_t i = 0; i < message["tool_calls"].size(); ++i) {
+        EXPECT_EQ(s["message"]["tool_calls"][i]["name"], message["tool_calls"][i]["function"]["name"]);
+        EXPECT_EQ(s["message"]["tool_calls"][i]["arguments"], message["tool_calls"][i]["function"]["arguments"]);
+      }
+    }
+  }
+}
+
+// The model would rather end, or close something: what comes is a call all the same.
+TEST(Calls, RequiredCallsAreValidWhateverTheModelWants) {
+  for (const std::string& format : chat::tool_format_names()) {
+    if (format.starts_with("deepseek")) continue;  // its markers are no ASCII
+    Rig rig(rig_for(format, "No."));
+    rig.start();
+    for (const char* mode : {"plain", "graph"}) {
+      const Json choice =
+          ask(rig, question({{"tool_choice", {{"type", "function"}, {"function", {{"name", "get_weather"}}}}},
+                             {"speculative", {{"mode", mode}}},
+                             {"max_tokens", 1500},
+                             {"parallel_tool_calls", false}}));
+      ASSERT_EQ(choice["finish_reason"], "tool_calls") << format << ": " << choice;
+      ASSERT_EQ(choice["message"]["tool_calls"].size(), 1U) << format << ": " << choice;
+      const Json& f = choice["message"]["tool_calls"][0]["function"];
+      EXPECT_EQ(f["name"], "get_weather");
+      const Json arguments = Json::parse(f["arguments"].get<std::string>());
+      EXPECT_TRUE(arguments["city"].is_string() && arguments["days"].is_number_integer() && arguments.size() == 2)
+          << format << ": " << arguments;
+    }
+  }
+}
+
+// From where a call begins only what the schema says may come.
+TEST(Calls, ACallThatBeganIsKeptToTheSchema) {
+  const std::map<std::string, std::string> wrong{
+      {"hermes", "Hm. <tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": 5"},
+      {"qwen3-coder",
+       "<tool_call>\n<function=get_weather>\n<parameter=city>\nUlm\n</parameter>\n<parameter=days>\nmany"},
+      {"glm", "<tool_call>get_weather\n<arg_key>town</arg_key>"},
+      {"llama3", "{\"name\": \"launch\""},
+      {"mistral", "[TOOL_CALLS] five"},
+      {"harmony",
+       "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.launch"},
+      {"gemma", "<|tool_call>call:get_weather{days"},
+      {"lfm2", "<|tool_call_start|>print"},
+  };
+  for (const auto& [format, answer] : wrong) {
+    Rig rig(rig_for(format, answer));
+    rig.start();
+    const Json choice = ask(rig, question({{"parallel_tool_calls", false}}));
+    ASSERT_EQ(choice["finish_reason"], "tool_calls") << format << ": " << choice;
+    for (const Json& call : choice["message"]["tool_calls"]) {
+      const std::string name = call["function"]["name"];
+      const Json arguments = Json::parse(call["function"]["arguments"].get<std::string>());
+      EXPECT_TRUE(name == "now" || name == "get_weather") << format << ": " << call;
+      const bool weather = name == "get_weather";
+      EXPECT_TRUE(!weather || (arguments["city"].is_string() && arguments["days"].is_number_integer())) << call;
+    }
+  }
+}
+
+TEST(Calls, TextWithoutACallStaysText) {
+  const std::string answer = "It is < 5 [1] {\"name\": 2} and to=functions.x <tool.";
+  for (const char* format : {"hermes", "llama3", "mistral", "glm", "generic", "lfm2"}) {
+    Rig rig(rig_for(format, answer));
+    rig.start();
+    const Json choice = ask(rig, question());
+    EXPECT_EQ(choice["message"]["content"], answer) << format;
+    EXPECT_EQ(choice["finish_reason"], "stop");
+    EXPECT_FALSE(choice["message"].contains("tool_calls"));
+  }
+}
+
+TEST(Calls, NoneMeansThatNothingIsACall) {
+  Rig rig(rig_for("hermes", answers().at("hermes")));
+  rig.start();
+  const Json choice = ask(rig, question({{"tool_choice", "none"}}));
+  EXPECT_EQ(choice["message"]["content"], answers().at("hermes"));
+  EXPECT_EQ(choice["finish_reason"], "stop");
+}
+
+RigOptions thinking(const std::string& answer) {
+  RigOptions o = rig_for("", answer);
+  o.chat_template = std::string(kPlainTemplate) + "{% if open %}<think>{% endif %}{# <think> #}";
+  return o;
+}
+
+TEST(Calls, ReasoningIsGivenApart) {
+  Rig rig(thinking("<think>\nHm.\n</think>\n\nFour."));
+  rig.start();
+  const Json body{{"messages", {{{"role", "user"}, {"content", "?"}}}}, {"temperature", 0}};
+  Json message = ask(rig, body)["message"];
+  EXPECT_EQ(message["reasoning_content"], "Hm.");
+  EXPECT_EQ(message["content"], "Four.");
+  message = streamed(rig, body)["message"];
+  EXPECT_EQ(message["reasoning_content"], "Hm.");
+  EXPECT_EQ(message["content"], "Four.");
+  Json raw = body;
+  raw["reasoning_format"] = "none";
+  EXPECT_EQ(ask(rig, raw)["message"]["content"], "<think>\nHm.\n</think>\n\nFour.");
+}
+
+TEST(Calls, ReasoningThatThePromptOpened) {
+  RigOptions o = thinking("");
+  o.script = writes("<think>Hm.</think>Four.");
+  Rig rig(o);
+  rig.start();
+  Json body{{"messages", {{{"role", "user"}, {"content", "?"}}}},
+            {"temperature", 0},
+            {"chat_template_kwargs", {{"open", true}}}};
+  const Json message = ask(rig, body)["message"];
+  EXPECT_EQ(message["reasoning_content"], "Hm.");
+  EXPECT_EQ(message["content"], "Four.");
+}
+
+TEST(Calls, ToolsAreRefusedByName) {
+  Rig rig;
+  rig.start();
+  const auto why = [&](const Json& more) -> std::string {
+    try {
+      rig.api.completion(question(more).dump(), true);
+    } catch (const ApiError& e) {
+      EXPECT_EQ(e.status(), 400);
+      return e.what();
+    }
+    return "accepted";
+  };
+  EXPECT_THAT(why({{"tools", {{{"type", "retrieval"}}}}}), HasSubstr("'tools'"));
+  EXPECT_THAT(why({{"tools", {{{"type", "function"}, {"function", {{"name", "a b"}}}}}}}),
+              HasSubstr("'tools.function.name'"));
+  EXPECT_THAT(why({{"tool_choice", "always"}}), HasSubstr("'tool_choice'"));
+  EXPECT_THAT(why({{"tool_choice", {{"type", "function"}, {"function", {{"name", "launch"}}}}}}), HasSubstr("launch"));
+  EXPECT_THAT(why({{"tools", nullptr}, {"tool_choice", "required"}}), HasSubstr("needs tools"));
+  EXPECT_THAT(why({{"reasoning_format", "latin"}}), HasSubstr("'reasoning_format'"));
+  EXPECT_THAT(why({{"response_format", {{"type", "json_object"}}}}), HasSubstr("beside a grammar"));
+  Json strict = tools();
+  strict[0]["function"]["parameters"] = {{"type", "object"},
+                                         {"properties", {{"a", {{"type", "array"}, {"uniqueItems", true}}}}}};
+  EXPECT_EQ(why({{"tools", strict}}), "accepted");
+  strict[0]["function"]["strict"] = true;
+  EXPECT_THAT(why({{"tools", strict}}), HasSubstr("uniqueItems"));
+}
+
+TEST(Calls, AConversationWithResultsIsRendered) {
+  Rig rig;
+  const Json body = Json::parse(
+      R"({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": null, "tool_calls":
+      [{"id": "1", "type": "function", "function": {"name": "now", "arguments": "{}"}}]}, {"role": "tool", "tool_call_id": "1", "content": "noon"}]})");
+  EXPECT_THAT(rig.api.apply_template(body.dump()), HasSubstr("noon<assistant>"));
+  // A template that writes no tools: the model is told in a system message.
+  EXPECT_THAT(rig.api.apply_template(question().dump()), HasSubstr("get_weather"));
+}
+
+}  // namespace
+}  // namespace gsd::server

@@ -59,6 +59,7 @@ class Terminal:
             return [(m["role"], m["content"]) for m in json.load(file)]
 
     def end(self, keys="\x04"):
+        self.wait("> ")  # before, a Ctrl-D would be the terminal's own
         self.keys(keys)
         while self.read(20):
             pass

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "../src/core/topk.h"
 #include "gsd/engine.h"
 #include "gsd/grammar.h"
 #include "gsd/scripted_backend.h"
-#include "gsd/topk.h"
 
 namespace gsd {
 namespace {

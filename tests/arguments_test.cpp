@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 
+#include "../src/app/llama_flags.h"
 #include "gsd/error.h"
 
 namespace gsd::app {
@@ -31,8 +33,9 @@ struct Program {
   std::string run(std::vector<const char*> words) {
     words.insert(words.begin(), "gsd");
     environment.clear();
+    notes.clear();
     try {
-      program.parse(arguments(program, static_cast<int>(words.size()), words.data(), environment));
+      program.parse(arguments(program, static_cast<int>(words.size()), words.data(), environment, notes));
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), ErrorCode::kUsage);
       return e.what();
@@ -51,7 +54,7 @@ struct Program {
   bool exact = false;
   std::vector<std::string> keys;
   std::vector<int> list;
-  std::vector<std::string> environment;
+  std::vector<std::string> environment, notes;
 };
 
 TEST(Arguments, ShortNamesOfSeveralLettersAreKnownInEveryCommand) {
@@ -121,6 +124,49 @@ TEST(Arguments, LlamasEnvironmentCountsAndFlagsWin) {
   setenv("LLAMA_ARG_CTX_SIZE", "many", 1);
   EXPECT_EQ(p.run({"generate"}), "ConversionError");
   for (const char* name : {"LLAMA_ARG_CTX_SIZE", "LLAMA_ARG_MODEL_DRAFT", "LLAMA_ARG_PORT"}) unsetenv(name);
+}
+
+TEST(Arguments, FlagsOfLlamaServerWithoutMeaningHereArePassedOverWithANote) {
+  Program p;
+  EXPECT_EQ(p.run({"generate", "-fa", "on", "-b", "512", "--batch-size=7", "--no-warmup", "-p", "x", "--predict", "3"}),
+            "");
+  EXPECT_EQ(p.prompt, "x");
+  EXPECT_EQ(p.n, 3);
+  ASSERT_EQ(p.notes.size(), 4U);
+  EXPECT_THAT(p.notes[0], HasSubstr("-fa has no effect here"));
+  EXPECT_EQ(p.run({"generate", "--mirostat", "0", "--typical=1.0", "-p", "y"}), "");
+  EXPECT_TRUE(p.notes.empty());
+  EXPECT_EQ(p.prompt, "y");
+}
+
+TEST(Arguments, FlagsOfLlamaServerThatWouldChangeTheAnswerAreRefusedByName) {
+  Program p;
+  EXPECT_THAT(p.run({"generate", "--mirostat", "2"}), HasSubstr("llama-server's --mirostat is not supported"));
+  EXPECT_THAT(p.run({"generate", "--lora=x.gguf"}), HasSubstr("--lora is not supported"));
+  EXPECT_THAT(p.run({"serve", "-hf", "user/model"}), HasSubstr("--model"));
+}
+
+TEST(Arguments, VariablesOfLlamaServerAreHonouredNotedOrRefused) {
+  Program p;
+  ASSERT_EQ(setenv("LLAMA_ARG_BATCH", "64", 1), 0);
+  EXPECT_EQ(p.run({"generate"}), "");
+  ASSERT_EQ(p.notes.size(), 1U);
+  EXPECT_THAT(p.notes[0], HasSubstr("LLAMA_ARG_BATCH has no effect here"));
+  ASSERT_EQ(setenv("LLAMA_ARG_SSL_KEY_FILE", "key.pem", 1), 0);
+  EXPECT_THAT(p.run({"serve"}), HasSubstr("LLAMA_ARG_SSL_KEY_FILE is not supported"));
+  unsetenv("LLAMA_ARG_SSL_KEY_FILE");
+  unsetenv("LLAMA_ARG_BATCH");
+}
+
+TEST(LlamaFlags, NoNameStandsTwice) {
+  std::vector<std::string> names;
+  for (const LlamaFlag& f : llama_flags()) {
+    EXPECT_FALSE(f.names.empty());
+    names.insert(names.end(), f.names.begin(), f.names.end());
+    if (!f.variable.empty()) names.push_back(f.variable);
+  }
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(std::adjacent_find(names.begin(), names.end()), names.end());
 }
 
 }  // namespace

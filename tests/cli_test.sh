@@ -86,11 +86,11 @@ expect 2 "" bench "${pair[@]}" --prompts x --mode graph
 expect 2 "" make-draft "${pair[@]}" -o "$dir/x.gguf"
 expect 2 "mode must be" generate "${pair[@]}" -p x --mode fast
 expect 2 "temperature must be" generate "${pair[@]}" -p x --temp -1
-expect 2 "top-p must be" generate "${pair[@]}" -p x --top-p 0
+expect 2 "top_p must be" generate "${pair[@]}" -p x --top-p 0
 expect 2 "depth must be" generate "${pair[@]}" -p x --depth 0
 expect 2 "width must be" generate "${pair[@]}" -p x --width many
-expect 2 "max_width (--width) must be" generate "${pair[@]}" -p x --width 1000
-expect 2 "merge-length must be" generate "${pair[@]}" -p x --merge-length 99
+expect 2 "must be from 1 to 64" generate "${pair[@]}" -p x --width 1000
+expect 2 "merge_length must be" generate "${pair[@]}" -p x --merge-length 99
 expect 2 "K cache must be" generate "${pair[@]}" -p x --cache-type-k q3
 expect 2 "quantised V cache" generate "${pair[@]}" -p x --exact --cache-type-v q8_0
 expect 2 "context size must be" generate "${pair[@]}" -p x -c 3

@@ -11,7 +11,7 @@ include/gsd
 src/core
 src/draft
 include/gsd/llama.h src/llama narrow/include | src/record | src/schema
-src/chat
+include/gsd/runtime.h src/runtime | src/chat
 src/server | src/bench
 src/app
 '

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "gsd/llama.h"
+#include "gsd/runtime.h"
 #include "random.h"
 
 namespace gsd {
@@ -169,7 +169,7 @@ struct Text {
   Stats stats;
 };
 
-Text generate(Pair& pair, const std::string& prompt, Mode mode, int n, float temperature = 0, int width = 16,
+Text generate(Runtime& pair, const std::string& prompt, Mode mode, int n, float temperature = 0, int width = 16,
               int merge_length = 0) {
   SessionOptions o;
   o.speculation.mode = mode;
@@ -227,8 +227,8 @@ double width_deviation(const Model& m, const ContextOptions& options, std::span<
   return deviation;
 }
 
-PairOptions pair_options(bool exact, int threads, bool bundled = false) {
-  PairOptions o;
+RuntimeOptions pair_options(bool exact, int threads, bool bundled = false) {
+  RuntimeOptions o;
   o.target = bundled ? kBundledTarget : kTarget;
   o.draft = bundled ? kBundledDraft : kDraft;
   o.context.n_ctx = 768;
@@ -244,7 +244,7 @@ constexpr double kMostDeviation = 0.25;  // between the logits of one position a
 
 // Every mode against plain decoding; a text may part only where the target's two best lie closer than twice what
 // widths differ by in this very configuration.
-void expect_plain_text(Pair& pair, const ContextOptions& context, const std::vector<std::string>& prompts, int n) {
+void expect_plain_text(Runtime& pair, const ContextOptions& context, const std::vector<std::string>& prompts, int n) {
   int compared = 0;
   int near_ties = 0;
   for (const std::string& prompt : prompts) {
@@ -270,14 +270,14 @@ void expect_plain_text(Pair& pair, const ContextOptions& context, const std::vec
 }
 
 TEST(ToyPair, GreedyTextOfEveryModeEqualsPlainUpToProvenNearTies) {
-  const PairOptions options = pair_options(false, 2);
-  Pair pair(options);
+  const RuntimeOptions options = pair_options(false, 2);
+  Runtime pair(options);
   expect_plain_text(pair, options.context, kPrompts, 150);
 }
 
 TEST(BundledPair, GreedyTextOfEveryModeEqualsPlainOverTheBundledPrompts) {
-  const PairOptions options = pair_options(false, 2, true);
-  Pair pair(options);
+  const RuntimeOptions options = pair_options(false, 2, true);
+  Runtime pair(options);
   std::vector<std::string> prompts;
   std::ifstream file(GSD_MODELS_DIR "/prompts/prompts.jsonl");
   for (std::string line; std::getline(file, line);) prompts.push_back(nlohmann::json::parse(line).at("prompt"));
@@ -286,7 +286,7 @@ TEST(BundledPair, GreedyTextOfEveryModeEqualsPlainOverTheBundledPrompts) {
 }
 
 TEST(BundledPair, ExactModeGivesTheSameTokens) {
-  Pair pair(pair_options(true, 2, true));
+  Runtime pair(pair_options(true, 2, true));
   for (const std::string& prompt : kPrompts) {
     const Text plain = generate(pair, prompt, Mode::kPlain, 60, 0.8F);
     for (const Mode mode : kSpeculative)
@@ -299,7 +299,7 @@ TEST(ToyPair, ExactModeGivesTheSameTokensFromEveryModeWidthAndThreadCount) {
   for (const float temperature : {0.0F, 0.9F}) {
     std::vector<std::vector<Token>> plain;
     for (const int threads : {1, 2}) {
-      Pair pair(pair_options(true, threads));
+      Runtime pair(pair_options(true, threads));
       for (std::size_t p = 0; p < 3; ++p) {
         if (threads == 1) plain.push_back(generate(pair, kPrompts[p], Mode::kPlain, 60, temperature).tokens);
         for (const Mode mode : kSpeculative) {
@@ -317,7 +317,7 @@ TEST(ToyPair, ExactModeGivesTheSameTokensFromEveryModeWidthAndThreadCount) {
 }
 
 // The logits that each token of a greedy text was drawn from.
-std::vector<std::vector<float>> drawn_rows(Pair& pair, Mode mode) {
+std::vector<std::vector<float>> drawn_rows(Runtime& pair, Mode mode) {
   std::vector<std::vector<float>> rows;
   SessionOptions o;
   o.speculation.mode = mode;
@@ -333,23 +333,23 @@ std::vector<std::vector<float>> drawn_rows(Pair& pair, Mode mode) {
 }
 
 TEST(ToyPair, AnotherPairOfTheProcessTakesNothingFromAnExactOne) {
-  Pair exact(pair_options(true, 1));
+  Runtime exact(pair_options(true, 1));
   const auto plain = drawn_rows(exact, Mode::kPlain);
   {
-    Pair ordinary(pair_options(false, 1));
+    Runtime ordinary(pair_options(false, 1));
     drawn_rows(ordinary, Mode::kGraph);
     EXPECT_EQ(drawn_rows(exact, Mode::kGraph), plain);
-    PairOptions without = pair_options(false, 1);
+    RuntimeOptions without = pair_options(false, 1);
     without.narrow = false;
-    EXPECT_THROW(Pair{without}, Error) << "it would switch the kernels off for the others";
+    EXPECT_THROW(Runtime{without}, Error) << "it would switch the kernels off for the others";
   }
   EXPECT_EQ(drawn_rows(exact, Mode::kGraph), plain);
 }
 
 TEST(ToyPair, SeveralSessionsInExactModeKeepTheirBits) {
-  PairOptions o = pair_options(true, 2);
+  RuntimeOptions o = pair_options(true, 2);
   o.context.n_seq = 3;
-  Pair pair(o);
+  Runtime pair(o);
   std::vector<std::vector<Token>> alone;
   for (std::size_t p = 0; p < 3; ++p) alone.push_back(generate(pair, kPrompts[p], Mode::kPlain, 80, 0.7F).tokens);
   std::vector<std::unique_ptr<Session>> sessions;
@@ -379,7 +379,7 @@ TEST(ToyPair, SeveralSessionsInExactModeKeepTheirBits) {
 }
 
 TEST(ToyPair, MergingDraftsLessAndAcceptsTheSame) {
-  Pair pair(pair_options(false, 2));
+  Runtime pair(pair_options(false, 2));
   Stats tree;
   Stats graph;
   for (const std::string& prompt : kPrompts) {
@@ -412,7 +412,7 @@ TEST(ToyPair, MergingDraftsLessAndAcceptsTheSame) {
 }
 
 TEST(ToyPair, GrammarHolds) {
-  Pair pair(pair_options(false, 2));
+  Runtime pair(pair_options(false, 2));
   for (const Mode mode : {Mode::kPlain, Mode::kGraph, Mode::kAuto}) {
     SessionOptions o;
     o.speculation.mode = mode;
@@ -433,11 +433,11 @@ TEST(ToyPair, GrammarHolds) {
 
 TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThemWithWhatItLearned) {
   const auto dir = std::filesystem::temp_directory_path() / ("gsd-profile-" + std::to_string(::getpid()));
-  PairOptions o = pair_options(false, 2);
+  RuntimeOptions o = pair_options(false, 2);
   o.profile = true;
   o.profile_dir = dir.string();
   for (const char* source : {"measured", "cached"}) {
-    Pair pair(o);
+    Runtime pair(o);
     EXPECT_EQ(pair.profile_source(), source);
     EXPECT_GE(pair.engine().planner().target_cost().points().size(), 2U);
     EXPECT_FALSE(pair.engine().planner().draft_cost().points().empty());
@@ -453,12 +453,12 @@ TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThemWithWhatItLearned) {
   const auto at = kept.find("\"-1\": [");
   ASSERT_NE(at, std::string::npos);
   std::ofstream(dir / "profiles.json") << kept.insert(at + 7, "-7,");
-  EXPECT_TRUE(Pair(o).engine().calibrations().empty()) << "counts that are none are left out";
+  EXPECT_TRUE(Runtime(o).engine().calibrations().empty()) << "counts that are none are left out";
   std::filesystem::remove_all(dir);
 }
 
 TEST(ToyPair, GenerateHandsOutWholeTextAndStops) {
-  Pair pair(pair_options(false, 2));
+  Runtime pair(pair_options(false, 2));
   SessionOptions o;
   o.max_tokens = 40;
   std::string streamed;
@@ -551,10 +551,10 @@ TEST_F(BadModel, PairsWithOtherTokensAreRefusedByName) {
   const auto at = bytes.find("help", bytes.find("tokenizer.ggml.tokens"));
   ASSERT_NE(at, std::string::npos);
   bytes.replace(at, 4, "zelp");
-  PairOptions o = pair_options(false, 1);
+  RuntimeOptions o = pair_options(false, 1);
   o.draft = write("other.gguf", bytes);
   try {
-    Pair pair(o);
+    Runtime pair(o);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::kPairMismatch);

@@ -1,5 +1,5 @@
 // A replay must do what the engine does with the models themselves.
-#include "gsd/replay.h"
+#include "../src/core/replay.h"
 
 #include <gtest/gtest.h>
 

@@ -7,13 +7,13 @@
 #include <memory>
 #include <vector>
 
+#include "../src/core/topk.h"
 #include "../src/core/utf8_decoder.h"
 #include "gsd/calibration.h"
 #include "gsd/engine.h"
 #include "gsd/grammar.h"
 #include "gsd/scripted_backend.h"
 #include "gsd/token_graph.h"
-#include "gsd/topk.h"
 
 namespace gsd {
 namespace {

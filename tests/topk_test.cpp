@@ -1,4 +1,4 @@
-#include "gsd/topk.h"
+#include "../src/core/topk.h"
 
 #include <gtest/gtest.h>
 

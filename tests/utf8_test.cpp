@@ -1,4 +1,4 @@
-#include "gsd/utf8.h"
+#include "../src/core/utf8.h"
 
 #include <gtest/gtest.h>
 

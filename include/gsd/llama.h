@@ -109,6 +109,10 @@ class Model {
   std::string architecture() const;
   std::string format() const;  // "Q8_0", "BF16", …
   const std::string& path() const;
+  // Positions of its table of learned positions, which no context may go beyond; 0 = it has no such table.
+  int max_positions() const;
+  // What the times of passes over it depend on: sizes, format, how its weights lie in memory, the GPUs that take part.
+  std::string fingerprint() const;
 
   struct Impl;
   Impl& impl() const { return *impl_; }
@@ -125,8 +129,8 @@ std::string pair_mismatch(const Model& target, const Model& draft);
 // not. `draft` may be null.
 std::string context_warning(const Model& target, const Model* draft, int n_ctx);
 
-// A clause on layers of the target's file that draft from its inner states (MTP) and that nothing here uses; empty if it
-// has none.
+// A clause on layers of the target's file that draft from its inner states (MTP) and that nothing here uses; empty if
+// it has none.
 std::string idle_layers(const Model& target);
 
 // What stands against every width giving the same bits on a CPU (`--exact`): the kinds of tensors whose products are
@@ -160,54 +164,8 @@ struct ContextOptions {
 // the context cannot be made.
 std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options);
 
-// A GBNF grammar over the model's tokens: see Grammar. Only what a token adds to the text counts, so a control token must
-// be named as one ("<think>"). Throws Error(kGrammar). Thread safe.
+// A GBNF grammar over the model's tokens: see Grammar. Only what a token adds to the text counts, so a control token
+// must be named as one ("<think>"). Throws Error(kGrammar). Thread safe.
 Grammar make_grammar(const Model& model, std::string_view gbnf);
-
-struct PairOptions {
-  std::string target;  // path
-  std::string draft;   // path; empty = no draft model, only the history is drawn on
-  std::vector<std::string> lookup;  // text files to draw continuations from (lookup_text.h)
-  int target_gpu_layers = 0;
-  int draft_gpu_layers = 0;
-  ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096
-  EngineOptions engine;      // engine.exact rules context.exact
-  bool narrow = true;        // use the narrow-matmul backend where it helps
-  std::optional<bool> mmap;  // as in ModelOptions
-  bool profile = true;       // load and check the cost profile, or measure it; false = learn while running
-  std::string profile_dir;   // where profiles are kept; empty = the user's cache folder
-  std::function<bool(float)> progress;
-};
-
-// A target, its draft, and the engine over both. One thread owns it.
-class Pair {
- public:
-  // Throws what Model and make_backend throw, Error(kPairMismatch) for a draft that does not fit, and Error(kIo) for a
-  // lookup file that cannot be read.
-  explicit Pair(const PairOptions& options);
-  ~Pair();
-  Pair(Pair&&) noexcept;
-
-  const Model& target() const;
-  const Model* draft() const;  // null without one
-  Engine& engine();
-  int n_ctx() const;
-  int n_threads() const;
-  // The instruction set of the narrow-matmul backend, or empty if it is not used.
-  const std::string& narrow() const;
-  // How the cost profile came about: "measured", "cached", "off".
-  const std::string& profile_source() const;
-  // Writes what was learned about costs, for the next load. Errors are ignored and change nothing.
-  void save_profile() const;
-
-  // Generates after `prompt` and hands each piece of text to `on_text` as soon as it is certain; false stops. Whole
-  // UTF-8 characters only. Returns the text.
-  std::string generate(std::string_view prompt, SessionOptions options,
-                       const std::function<bool(std::string_view)>& on_text = {});
-
- private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
-};
 
 }  // namespace gsd

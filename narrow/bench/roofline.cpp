@@ -49,9 +49,17 @@ constexpr FormatInfo kFormatInfo[] = {
     {"BF16", Format::kBF16, 2},
     {"Q8_0", Format::kQ8_0, 34.0 / 32},
     {"Q4_0", Format::kQ4_0, 18.0 / 32},
+    {"Q4_1", Format::kQ4_1, 20.0 / 32},
+    {"Q5_0", Format::kQ5_0, 22.0 / 32},
+    {"Q5_1", Format::kQ5_1, 24.0 / 32},
+    {"IQ4_NL", Format::kIQ4_NL, 18.0 / 32},
+    {"MXFP4", Format::kMXFP4, 17.0 / 32},
+    {"Q2_K", Format::kQ2_K, 84.0 / 256},
+    {"Q3_K", Format::kQ3_K, 110.0 / 256},
     {"Q4_K", Format::kQ4_K, 144.0 / 256},
     {"Q5_K", Format::kQ5_K, 176.0 / 256},
     {"Q6_K", Format::kQ6_K, 210.0 / 256},
+    {"IQ4_XS", Format::kIQ4_XS, 136.0 / 256},
 };
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }

@@ -44,8 +44,18 @@ GSD_INLINE Ints zero_ints() { return _mm512_setzero_si512(); }
 GSD_INLINE Ints and_(Ints a, Ints b) { return _mm512_and_si512(a, b); }
 GSD_INLINE Ints or_(Ints a, Ints b) { return _mm512_or_si512(a, b); }
 GSD_INLINE Ints xor_(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
-// The low four bits of every byte of a, the high four of b.
-GSD_INLINE Ints join_nibbles(Ints a, Ints b) { return _mm512_ternarylogic_epi32(splat(0x0f0f0f0f), a, b, 0xca); }
+// The bits of a where those of mask are set, else b's.
+GSD_INLINE Ints select_bits(Ints mask, Ints a, Ints b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
+// Bytes of a table of 16, repeated in every 128 bits, by the low four bits of each byte of `index`, whose highest is 0.
+GSD_INLINE Ints look_up(Ints table, Ints index) { return _mm512_shuffle_epi8(table, index); }
+GSD_INLINE Ints table_of(const int8_t bytes[16]) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+}
+GSD_INLINE Ints load_bytes(const uint8_t* p) {  // widened
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+GSD_INLINE Ints load_ints(const uint8_t* p) { return _mm512_loadu_si512(p); }
+GSD_INLINE Ints largest_ints(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
 GSD_INLINE Ints shift_right(Ints a, int n) { return _mm512_srli_epi32(a, static_cast<unsigned>(n)); }
 GSD_INLINE Ints shift_left(Ints a, int n) { return _mm512_slli_epi32(a, static_cast<unsigned>(n)); }
 template <int kCount>
@@ -129,9 +139,16 @@ GSD_INLINE Ints zero_ints() { return _mm256_setzero_si256(); }
 GSD_INLINE Ints and_(Ints a, Ints b) { return _mm256_and_si256(a, b); }
 GSD_INLINE Ints or_(Ints a, Ints b) { return _mm256_or_si256(a, b); }
 GSD_INLINE Ints xor_(Ints a, Ints b) { return _mm256_xor_si256(a, b); }
-GSD_INLINE Ints join_nibbles(Ints a, Ints b) {
-  return or_(and_(a, splat(0x0f0f0f0f)), and_(b, splat(static_cast<int32_t>(0xf0f0f0f0))));
+GSD_INLINE Ints select_bits(Ints mask, Ints a, Ints b) { return or_(and_(mask, a), _mm256_andnot_si256(mask, b)); }
+GSD_INLINE Ints look_up(Ints table, Ints index) { return _mm256_shuffle_epi8(table, index); }
+GSD_INLINE Ints table_of(const int8_t bytes[16]) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
+GSD_INLINE Ints load_bytes(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+GSD_INLINE Ints load_ints(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+GSD_INLINE Ints largest_ints(Ints a, Ints b) { return _mm256_max_epi32(a, b); }
 GSD_INLINE Ints shift_right(Ints a, int n) { return _mm256_srli_epi32(a, n); }
 GSD_INLINE Ints shift_left(Ints a, int n) { return _mm256_slli_epi32(a, n); }
 template <int kCount>

@@ -12,8 +12,25 @@
 
 namespace gsd::narrow {
 
-enum class Format : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K };
-inline constexpr int kFormats = 8;
+enum class Format : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kIQ4_NL,
+  kMXFP4,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_XS
+};
+inline constexpr int kFormats = 16;
 
 // How activations are packed. Products that share activations and a packing can share one packed copy.
 enum class Packing : uint8_t {
@@ -37,8 +54,11 @@ struct alignas(kBlockBytes) PackedQ8 {
   int8_t q[32];
   float scale;        // NaN if one of the 32 is
   int32_t start_8;    // -8 * sum(q), for Q4_0
-  int32_t start_128;  // -128 * sum(q), for Q8_0
-  int32_t unused[5];
+  int32_t start_12;   // and so on, for MXFP4
+  int32_t start_16;   // for Q5_0
+  int32_t start_128;  // for Q8_0 and IQ4_NL
+  float sum;          // scale * sum(q), for Q4_1 and Q5_1
+  int32_t unused[2];
 };
 static_assert(sizeof(PackedQ8) == kBlockBytes);
 
@@ -46,9 +66,9 @@ static_assert(sizeof(PackedQ8) == kBlockBytes);
 struct alignas(kBlockBytes) PackedQ8K {
   int8_t q[32];
   float scale;          // NaN if one of the 256 is
-  int32_t start_32[2];  // -32 * sum of each half, for Q6_K
-  int16_t sums[4][2];   // in the last of the 8: sum(q) of blocks {0, 2}, {1, 3}, {4, 6}, {5, 7}, for Q4_K and Q5_K
-  int32_t unused;
+  int32_t start_32[2];  // -32 * sum of each half, for Q6_K and Q3_K
+  int16_t halves[2];    // the sum of each half, for Q2_K
+  int16_t sums[4][2];   // in the last of the 8: sum(q) of blocks {0, 2}, {1, 3}, {4, 6}, {5, 7}, for Q4_K, Q5_K, IQ4_XS
 };
 static_assert(sizeof(PackedQ8K) == kBlockBytes);
 inline constexpr int kBlocksK = 8;  // blocks that share a scale

@@ -20,12 +20,28 @@ std::optional<Format> format_of(ggml_type type) {
       return Format::kQ8_0;
     case GGML_TYPE_Q4_0:
       return Format::kQ4_0;
+    case GGML_TYPE_Q4_1:
+      return Format::kQ4_1;
+    case GGML_TYPE_Q5_0:
+      return Format::kQ5_0;
+    case GGML_TYPE_Q5_1:
+      return Format::kQ5_1;
+    case GGML_TYPE_IQ4_NL:
+      return Format::kIQ4_NL;
+    case GGML_TYPE_MXFP4:
+      return Format::kMXFP4;
+    case GGML_TYPE_Q2_K:
+      return Format::kQ2_K;
+    case GGML_TYPE_Q3_K:
+      return Format::kQ3_K;
     case GGML_TYPE_Q4_K:
       return Format::kQ4_K;
     case GGML_TYPE_Q5_K:
       return Format::kQ5_K;
     case GGML_TYPE_Q6_K:
       return Format::kQ6_K;
+    case GGML_TYPE_IQ4_XS:
+      return Format::kIQ4_XS;
     default:
       return std::nullopt;
   }

@@ -83,7 +83,10 @@ void pack_q8(const float* x, PackedQ8* out) {
   const uint32_t sum = sums[0] + sums[1];
   out->scale = scale.scale;
   out->start_8 = static_cast<int32_t>(0U - 8U * sum);
+  out->start_12 = static_cast<int32_t>(0U - 12U * sum);
+  out->start_16 = static_cast<int32_t>(0U - 16U * sum);
   out->start_128 = static_cast<int32_t>(0U - 128U * sum);
+  out->sum = scale.scale * static_cast<float>(static_cast<int32_t>(sum));
 }
 
 // kBlocksK blocks, stride bytes apart.
@@ -95,7 +98,10 @@ void pack_q8k(const float* x, std::byte* out, size_t stride) {
     uint32_t sums[2];
     round_32(x + 32 * b, scale.inverse, block->q, sums);
     block->scale = scale.scale;
-    for (int i = 0; i < 2; ++i) block->start_32[i] = static_cast<int32_t>(0U - 32U * sums[i]);
+    for (int i = 0; i < 2; ++i) {
+      block->start_32[i] = static_cast<int32_t>(0U - 32U * sums[i]);
+      block->halves[i] = static_cast<int16_t>(sums[i]);
+    }
     block_sums[b] = static_cast<int16_t>(sums[0] + sums[1]);
     if (b + 1 < kBlocksK) continue;
     for (int i = 0; i < 4; ++i) {

@@ -1,4 +1,4 @@
-// Tiles of quantised weights: Q8_0, Q4_0, Q4_K, Q5_K, Q6_K.
+// Tiles of quantised weights.
 //
 // Every format is cut into pieces of 32 weights of each row, decoded to unsigned bytes: eight registers, element r of
 // register j holding weights 4j..4j+3 of row r. Multiplied by a column's 32 bytes, the sums are exact integers.
@@ -18,8 +18,30 @@ constexpr int32_t bytes4(uint32_t b) { return static_cast<int32_t>(b * 0x0101010
 
 struct Piece {
   Ints w[kQuads];
-  Floats scale[2];  // of weights 0..15 and 16..31 in Q6_K, else scale[0] of all
+  Floats scale[2];  // of weights 0..15 and 16..31 where the format has two, else scale[0] of all
+  Floats minimum;   // of PieceTile::kMinimum
 };
+
+// Low and high nibbles of each byte.
+GSD_INLINE Ints low_nibbles(Ints a) { return and_(a, splat(bytes4(0x0f))); }
+GSD_INLINE Ints high_nibbles(Ints a) { return and_(shift_right(a, 4), splat(bytes4(0x0f))); }
+
+// 16 bytes of each row hold weights i and i + 16 in the low and high half of byte i.
+GSD_INLINE void load_nibbles(const uint8_t* p, size_t stride, Ints w[kQuads]) {
+  Ints chunk[4];
+  load_dwords<1>(p, stride, chunk);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    w[j] = low_nibbles(chunk[j]);
+    w[4 + j] = high_nibbles(chunk[j]);
+  }
+}
+
+// The values that the nibbles of IQ4_NL and IQ4_XS stand for, 128 too large where dot products are of unsigned bytes.
+GSD_INLINE Ints iq4_values() {
+  constexpr int8_t kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  return kUnsignedDot ? xor_(table_of(kValues), splat(bytes4(0x80))) : table_of(kValues);
+}
 
 // Integer sums of kCount columns times quads first to first + kLength of a piece.
 template <class Tile, int kCount, int kLength>
@@ -31,38 +53,189 @@ GSD_INLINE void dot_quads(const Ints* w, int first, const typename Tile::Column*
   }
 }
 
-// Formats whose blocks, of kBytes, are one piece: a half that scales it, then the weights, which decode() reads.
+// What stands before the weights in the blocks of a tile's rows, kWidth bytes at kAt, collected kAhead blocks before it
+// is needed: a copy of a few bytes keeps no vector unit busy, and by then the copies have left the store buffer, so
+// that one wide load may read them all. It also has the rows' next cache line fetched from the second level.
+template <size_t kBytes, size_t kAt, size_t kWidth>
+class RowQueue {
+ public:
+  GSD_INLINE explicit RowQueue(const TileArgs& t) : p_(t.weights + kAt), stride_(t.row_stride), blocks_(t.k / 32) {
+    for (int64_t i = 0; i < kAhead && i < blocks_; ++i) copy(i);
+  }
+  // To be called for i = 0, 1, 2, ...: kWidth bytes of each row of block i, and some more that may be read.
+  GSD_INLINE const uint8_t* get(int64_t i) {
+    if (i + kAhead < blocks_) copy(i + kAhead);
+    return bytes_[i % kSlots];
+  }
+
+ private:
+  static constexpr int64_t kAhead = 4;
+  static constexpr int64_t kSlots = 8;
+
+  GSD_INLINE void copy(int64_t i) {
+    const size_t stride = stride_;  // in a register: for all the compiler knows, bytes are stored over the member
+    const uint8_t* four = p_ + static_cast<size_t>(i) * kBytes;
+    uint8_t* out = bytes_[i % kSlots];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; r += 4, four += 4 * stride, out += 4 * kWidth) {
+#pragma GCC unroll 4
+      for (size_t j = 0; j < 4; ++j) std::memcpy(out + kWidth * j, four + j * stride, kWidth);
+    }
+  }
+
+  const uint8_t* p_;
+  size_t stride_;
+  int64_t blocks_;
+  alignas(64) uint8_t bytes_[kSlots][kWidth * kRows];
+};
+
+// Formats whose blocks, of kBytes, are one piece. decode() is called for i = 0, 1, 2, ... with block i of the first
+// row.
+
+template <size_t kBytes_>
+struct PieceTile {
+  static constexpr size_t kBytes = kBytes_;
+  static constexpr bool kSigned = false;
+  static constexpr bool kMinimum = false;
+  using Column = PackedQ8;
+};
 
 // { half scale; int8 w[32]; }
-struct TileQ8_0 {
-  static constexpr size_t kBytes = 34;
+struct TileQ8_0 : PieceTile<34> {
   static constexpr bool kSigned = !kUnsignedDot;
-  using Column = PackedQ8;
   static GSD_INLINE Ints start(const Column& x) { return kSigned ? zero_ints() : splat(x.start_128); }
 
-  static GSD_INLINE void decode(const uint8_t* p, size_t stride, Ints w[kQuads]) {
-    load_dwords<2>(p, stride, w);
+  GSD_INLINE explicit TileQ8_0(const TileArgs& t) : scales(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    load_dwords<2>(p + 2, stride, piece.w);
     if constexpr (!kSigned) {
-      for (int j = 0; j < kQuads; ++j) w[j] = xor_(w[j], splat(bytes4(0x80)));
+      for (int j = 0; j < kQuads; ++j) piece.w[j] = xor_(piece.w[j], splat(bytes4(0x80)));
     }
+    piece.scale[0] = load_f16(scales.get(i));
+  }
+
+  RowQueue<kBytes, 0, 2> scales;
+};
+
+// { half scale; uint8 w[16]; } 8 too large
+struct TileQ4_0 : PieceTile<18> {
+  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_8); }
+
+  GSD_INLINE explicit TileQ4_0(const TileArgs& t) : scales(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    load_nibbles(p + 2, stride, piece.w);
+    piece.scale[0] = load_f16(scales.get(i));
+  }
+
+  RowQueue<kBytes, 0, 2> scales;
+};
+
+// The same, standing for values of a table.
+struct TileIQ4_NL : PieceTile<18> {
+  static constexpr bool kSigned = !kUnsignedDot;
+  static GSD_INLINE Ints start(const Column& x) { return kSigned ? zero_ints() : splat(x.start_128); }
+
+  GSD_INLINE explicit TileIQ4_NL(const TileArgs& t) : scales(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    load_nibbles(p + 2, stride, piece.w);
+    const Ints values = iq4_values();
+    for (int j = 0; j < kQuads; ++j) piece.w[j] = look_up(values, piece.w[j]);
+    piece.scale[0] = load_f16(scales.get(i));
+  }
+
+  RowQueue<kBytes, 0, 2> scales;
+};
+
+// { uint8 exponent; uint8 w[16]; } w stands for values of a table, twice what the format says and 12 too large; hence
+// the scale is 2^(exponent - 128).
+struct TileMXFP4 : PieceTile<17> {
+  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_12); }
+
+  GSD_INLINE explicit TileMXFP4(const TileArgs& t) : exponents(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    load_nibbles(p + 1, stride, piece.w);
+    constexpr int8_t kValues[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+    const Ints values = table_of(kValues);
+    for (int j = 0; j < kQuads; ++j) piece.w[j] = look_up(values, piece.w[j]);
+    // Exponents 0 and 1, which would make denormal floats, count as zero.
+    const Ints e = largest_ints(load_bytes(exponents.get(i)), splat(1));
+    piece.scale[0] = as_floats(shift_left(add_ints(e, splat(-1)), 23));
+  }
+
+  RowQueue<kBytes, 0, 1> exponents;
+};
+
+// Two halves of each row, kept as one dword.
+struct ScaleAndMinimum {
+  Floats scale, minimum;
+  GSD_INLINE explicit ScaleAndMinimum(const uint8_t* rows) {
+    const Ints both = load_ints(rows);
+    scale = halves_to_floats(both);
+    minimum = halves_to_floats(shift_right(both, 16));
   }
 };
 
-// { half scale; uint8 w[16]; } weights i and i + 16 in the low and high half of byte i, 8 too large.
-struct TileQ4_0 {
-  static constexpr size_t kBytes = 18;
-  static constexpr bool kSigned = false;
-  using Column = PackedQ8;
-  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_8); }
+// { half scale, minimum; uint8 w[16]; }
+struct TileQ4_1 : PieceTile<20> {
+  static constexpr bool kMinimum = true;
+  static GSD_INLINE Ints start(const Column&) { return zero_ints(); }
 
-  static GSD_INLINE void decode(const uint8_t* p, size_t stride, Ints w[kQuads]) {
-    Ints chunk[4];
-    load_dwords<1>(p, stride, chunk);
-    for (int j = 0; j < 4; ++j) {
-      w[j] = and_(chunk[j], splat(bytes4(0x0f)));
-      w[4 + j] = and_(shift_right(chunk[j], 4), splat(bytes4(0x0f)));
-    }
+  GSD_INLINE explicit TileQ4_1(const TileArgs& t) : scales(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    load_nibbles(p + 4, stride, piece.w);
+    const ScaleAndMinimum s(scales.get(i));
+    piece.scale[0] = s.scale;
+    piece.minimum = s.minimum;
   }
+
+  RowQueue<kBytes, 0, 4> scales;
+};
+
+// Adds the fifth bits of 32 weights, those of a row in one dword: each byte is brought to four places, keeps the bit of
+// its place and looks up what that stands for.
+GSD_INLINE void add_fifth_bits(Ints bits, Ints w[kQuads]) {
+  constexpr int8_t kBit[16] = {0, 16, 16, 0, 16, 0, 0, 0, 16};
+  constexpr int8_t kFirst[16] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
+  const Ints bit = table_of(kBit);
+  const Ints nibbles[2] = {low_nibbles(bits), high_nibbles(bits)};
+#pragma GCC unroll 8
+  for (int j = 0; j < kQuads; ++j) {
+    const Ints spread = look_up(nibbles[j % 2], add_ints(table_of(kFirst), splat(bytes4(j / 2))));
+    w[j] = or_(w[j], look_up(bit, and_(spread, splat(0x08040201))));
+  }
+}
+
+// { half scale; uint8 fifth[4]; uint8 w[16]; } 16 too large; bit i of `fifth` belongs to weight i
+struct TileQ5_0 : PieceTile<22> {
+  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_16); }
+
+  GSD_INLINE explicit TileQ5_0(const TileArgs& t) : scales(t), fifth(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    load_nibbles(p + 6, stride, piece.w);
+    add_fifth_bits(load_ints(fifth.get(i)), piece.w);
+    piece.scale[0] = load_f16(scales.get(i));
+  }
+
+  RowQueue<kBytes, 0, 2> scales;
+  RowQueue<kBytes, 2, 4> fifth;
+};
+
+// { half scale, minimum; uint8 fifth[4]; uint8 w[16]; }
+struct TileQ5_1 : PieceTile<24> {
+  static constexpr bool kMinimum = true;
+  static GSD_INLINE Ints start(const Column&) { return zero_ints(); }
+
+  GSD_INLINE explicit TileQ5_1(const TileArgs& t) : scales(t), fifth(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    load_nibbles(p + 8, stride, piece.w);
+    add_fifth_bits(load_ints(fifth.get(i)), piece.w);
+    const ScaleAndMinimum s(scales.get(i));
+    piece.scale[0] = s.scale;
+    piece.minimum = s.minimum;
+  }
+
+  RowQueue<kBytes, 0, 4> scales;
+  RowQueue<kBytes, 4, 4> fifth;
 };
 
 // The K formats' blocks of 256 weights: load() reads what belongs to the whole block, then for each of kSections
@@ -121,10 +294,10 @@ struct TileQ4_K {
     }
     piece.scale[0] = scales.scale[2 * section + high];
   }
-  // A block's sum less what its minima take.
-  GSD_INLINE Floats finish(Floats sum, const Column& x) const {
+  // A block's sum less what its minima take. x: the column's last piece of it; pieces are `columns` apart.
+  GSD_INLINE Floats finish(Floats sum, const Column* x, int) const {
     Ints s = zero_ints();
-    for (int i = 0; i < 4; ++i) s = dot_words(s, scales.minima[i], x.sums[i]);
+    for (int i = 0; i < 4; ++i) s = dot_words(s, scales.minima[i], x->sums[i]);
     return fma(to_floats(s), scales.minimum, sum);
   }
 
@@ -148,7 +321,7 @@ struct TileQ5_K : TileQ4_K {
     for (int j = 0; j < kQuads; ++j) {
       const Ints nibble = high == 0 ? raw[j] : shift_right(raw[j], 4);
       const Ints top = shift_left(shift_right(fifth[j], 2 * section + high), 4);
-      piece.w[j] = and_(join_nibbles(nibble, top), splat(bytes4(0x1f)));
+      piece.w[j] = and_(select_bits(splat(bytes4(0x0f)), nibble, top), splat(bytes4(0x1f)));
     }
   }
 
@@ -165,7 +338,7 @@ struct TileQ6_K {
   static constexpr int kParts = 2;
   using Column = PackedQ8K;
   static GSD_INLINE Ints start(const Column& x, int part) { return splat(x.start_32[part]); }
-  static GSD_INLINE Floats finish(Floats sum, const Column&) { return sum; }
+  static GSD_INLINE Floats finish(Floats sum, const Column*, int) { return sum; }
 
   GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
     block = p;
@@ -184,7 +357,7 @@ struct TileQ6_K {
     for (int j = 0; j < kQuads; ++j) {
       const Ints nibble = i < 2 ? low[i % 2][j] : shift_right(low[i % 2][j], 4);
       const Ints top = i < 2 ? shift_left(high[j], 4 - 2 * i) : i == 2 ? high[j] : shift_right(high[j], 2);
-      piece.w[j] = and_(join_nibbles(nibble, top), splat(bytes4(0x3f)));
+      piece.w[j] = and_(select_bits(splat(bytes4(0x0f)), nibble, top), splat(bytes4(0x3f)));
     }
     const Ints pair = shift_left(scales[2 * half + i / 2], 16 * (1 - i % 2));  // ours in the upper 16 bits
     piece.scale[0] = mul(to_floats(arithmetic_right<24>(shift_left(pair, 8))), d);
@@ -199,40 +372,157 @@ struct TileQ6_K {
   Ints high[kQuads];
 };
 
-// The scales of a tile's rows, collected kAhead blocks before they are needed: a copy of 2 bytes keeps no vector unit
-// busy, and by then the copies have left the store buffer, so that one wide load may read them all. It also has the
-// rows' next cache line fetched from the second level.
-template <size_t kBytes>
-class ScaleQueue {
- public:
-  GSD_INLINE explicit ScaleQueue(const TileArgs& t) : p_(t.weights), stride_(t.row_stride), blocks_(t.k / 32) {
-    for (int64_t i = 0; i < kAhead && i < blocks_; ++i) copy(i);
+// { half d; uint16 scales_high; uint8 scales_low[4]; uint8 w[128]; } w like IQ4_NL's, a piece in 16 bytes; scales of 6
+// bits, 32 too large. Where values are 128 too large, finish() takes what they add.
+struct TileIQ4_XS {
+  static constexpr size_t kBytes = 136;
+  static constexpr int kSections = 4;
+  static constexpr int kSectionPieces = 2;
+  static constexpr bool kSigned = !kUnsignedDot;
+  static constexpr int kParts = 1;
+  using Column = PackedQ8K;
+  static GSD_INLINE Ints start(const Column&, int) { return zero_ints(); }
+
+  GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
+    Ints h[4];
+    load_dwords<1>(p, row_stride, h);
+    d = halves_to_floats(h[0]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kBlocksK; ++i) {
+      const Ints low = shift_right(h[1], 4 * i);
+      const Ints high = shift_right(h[0], 12 + 2 * i);
+      scales[i] = add_ints(and_(select_bits(splat(0x0f), low, high), splat(0x3f)), splat(-32));
+    }
+    weights = p + 8;
+    stride = row_stride;
   }
-  // To be called for i = 0, 1, 2, ...: scales of block i.
-  GSD_INLINE Floats get(int64_t i) {
-    if (i + kAhead < blocks_) copy(i + kAhead);
-    return load_f16(halves_[i % kSlots]);
+  GSD_INLINE void load_section(int section) { load_dwords<2>(weights + 32 * section, stride, raw); }
+  GSD_INLINE void get(int section, int i, Piece& piece) const {
+    const Ints values = iq4_values();
+    for (int j = 0; j < 4; ++j) {
+      piece.w[j] = look_up(values, low_nibbles(raw[4 * i + j]));
+      piece.w[4 + j] = look_up(values, high_nibbles(raw[4 * i + j]));
+    }
+    piece.scale[0] = mul(to_floats(scales[2 * section + i]), d);
+  }
+  GSD_INLINE Floats finish(Floats sum, const Column* x, int) const {
+    if constexpr (kSigned) return sum;
+    Ints s = zero_ints();
+    for (int i = 0; i < 4; ++i) {
+      const int first = i / 2 * 4 + i % 2;
+      const Ints pair = select_bits(splat(0xffff), scales[first], shift_left(scales[first + 2], 16));
+      s = dot_words(s, pair, x->sums[i]);
+    }
+    return fma(to_floats(s), mul(d, splat(-128.0F)), sum);
+  }
+
+  const uint8_t* weights;
+  size_t stride;
+  Floats d;
+  Ints scales[kBlocksK];
+  Ints raw[kQuads];
+};
+
+// { uint8 high[32]; uint8 low[64]; uint8 scales[12]; half d; } 3-bit weights, 4 too large, a scale for every 16, of 6
+// bits and 32 too large. In each half of 128 weights, piece i takes bits 2i, 2i + 1 of low[32 * half ..]; bit n of
+// high[..] is that of piece n.
+struct TileQ3_K {
+  static constexpr size_t kBytes = 110;
+  static constexpr int kSections = 2;
+  static constexpr int kSectionPieces = 4;
+  static constexpr bool kSigned = false;
+  static constexpr int kParts = 2;
+  using Column = PackedQ8K;
+  static GSD_INLINE Ints start(const Column& x, int part) { return splat(x.start_32[part]); }
+  static GSD_INLINE Floats finish(Floats sum, const Column*, int) { return sum; }
+
+  GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
+    block = p;
+    stride = row_stride;
+    Ints tail[4];  // ends with the block
+    load_dwords<1>(p + 94, stride, tail);
+    const auto dword = [&](int i)
+                           GSD_LAMBDA_INLINE { return or_(shift_right(tail[i], 16), shift_left(tail[i + 1], 16)); };
+    const Ints low[2] = {dword(0), dword(1)};
+    const Ints top = dword(2);
+    const Ints four = splat(bytes4(0x0f));
+    const Ints six = splat(bytes4(0x3f));
+    scales[0] = and_(select_bits(four, low[0], shift_left(top, 4)), six);
+    scales[1] = and_(select_bits(four, low[1], shift_left(top, 2)), six);
+    scales[2] = and_(select_bits(four, shift_right(low[0], 4), top), six);
+    scales[3] = and_(select_bits(four, shift_right(low[1], 4), shift_right(top, 2)), six);
+    d = halves_to_floats(shift_right(tail[3], 16));
+    load_dwords<2>(p, stride, high);
+  }
+  GSD_INLINE void load_section(int half) { load_dwords<2>(block + 32 + 32 * half, stride, raw); }
+  GSD_INLINE void get(int half, int i, Piece& piece) const {
+    const int n = 4 * half + i;
+    for (int j = 0; j < kQuads; ++j) {
+      const Ints top = shift_left(shift_right(high[j], n), 2);
+      const Ints w = and_(select_bits(splat(bytes4(0x03)), shift_right(raw[j], 2 * i), top), splat(bytes4(0x07)));
+      piece.w[j] = add_ints(w, splat(bytes4(28)));  // 32 too large, for which columns have their start
+    }
+    const Ints two = shift_right(scales[n / 2], 16 * (n % 2));
+    const auto scale = [&](Ints s)
+                           GSD_LAMBDA_INLINE { return mul(to_floats(add_ints(and_(s, splat(0x3f)), splat(-32))), d); };
+    piece.scale[0] = scale(two);
+    piece.scale[1] = scale(shift_right(two, 8));
+  }
+
+  const uint8_t* block;
+  size_t stride;
+  Ints scales[4];
+  Floats d;
+  Ints raw[kQuads];
+  Ints high[kQuads];
+};
+
+// { uint8 scales[16]; uint8 w[64]; half d, dmin; } 2-bit weights, placed as in Q3_K; a scale and a minimum of 4 bits
+// for every 16.
+struct TileQ2_K {
+  static constexpr size_t kBytes = 84;
+  static constexpr int kSections = 2;
+  static constexpr int kSectionPieces = 4;
+  static constexpr bool kSigned = false;
+  static constexpr int kParts = 2;
+  using Column = PackedQ8K;
+  static GSD_INLINE Ints start(const Column&, int) { return zero_ints(); }
+
+  GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
+    block = p;
+    stride = row_stride;
+    Ints tail[4];  // ends with the block
+    load_dwords<1>(p, stride, scales);
+    load_dwords<1>(p + 68, stride, tail);
+    d = halves_to_floats(tail[3]);
+    minimum = as_floats(xor_(reinterpret_cast<Ints>(halves_to_floats(shift_right(tail[3], 16))), splat(INT32_MIN)));
+  }
+  GSD_INLINE void load_section(int half) { load_dwords<2>(block + 16 + 32 * half, stride, raw); }
+  GSD_INLINE void get(int half, int i, Piece& piece) const {
+    for (int j = 0; j < kQuads; ++j) piece.w[j] = and_(shift_right(raw[j], 2 * i), splat(bytes4(0x03)));
+    const Ints two = two_scales(4 * half + i);
+    piece.scale[0] = mul(to_floats(and_(two, splat(0x0f))), d);
+    piece.scale[1] = mul(to_floats(and_(shift_right(two, 8), splat(0x0f))), d);
+  }
+  GSD_INLINE Floats finish(Floats sum, const Column* x, int columns) const {
+    Ints s = zero_ints();
+#pragma GCC unroll 8
+    for (int i = 0; i < kBlocksK; ++i) {
+      const Ints two = two_scales(i);
+      const Ints minima = select_bits(splat(0x0f), shift_right(two, 4), and_(shift_left(two, 4), splat(0x0f0000)));
+      s = dot_words(s, minima, x[static_cast<ptrdiff_t>(i + 1 - kBlocksK) * columns].halves);
+    }
+    return fma(to_floats(s), minimum, sum);
   }
 
  private:
-  static constexpr int64_t kAhead = 4;
-  static constexpr int64_t kSlots = 8;
+  GSD_INLINE Ints two_scales(int piece) const { return shift_right(scales[piece / 2], 16 * (piece % 2)); }
 
-  GSD_INLINE void copy(int64_t i) {
-    const size_t stride = stride_;  // in a register: for all the compiler knows, bytes are stored over the member
-    const uint8_t* four = p_ + static_cast<size_t>(i) * kBytes;
-    uint8_t* out = halves_[i % kSlots];
-#pragma GCC unroll 4
-    for (size_t r = 0; r < kRows; r += 4, four += 4 * stride, out += 8) {
-#pragma GCC unroll 4
-      for (size_t j = 0; j < 4; ++j) std::memcpy(out + 2 * j, four + j * stride, 2);
-    }
-  }
-
-  const uint8_t* p_;
-  size_t stride_;
-  int64_t blocks_;
-  alignas(64) uint8_t halves_[kSlots][2 * kRows];
+  const uint8_t* block;
+  size_t stride;
+  Ints scales[4];
+  Floats d, minimum;
+  Ints raw[kQuads];
 };
 
 template <class Tile>
@@ -242,20 +532,20 @@ void piece_tile(const TileArgs& t) {
   const int64_t pieces = t.k / 32;
   Prefetcher prefetch(t, kRows, pieces);
   const auto* x = reinterpret_cast<const PackedQ8*>(t.packed);
-  const uint8_t* p = t.weights + 2;
-  ScaleQueue<Tile::kBytes> scales(t);
+  const uint8_t* p = t.weights;
+  Tile tile(t);
   for (int64_t i = 0; i < pieces; ++i, p += Tile::kBytes, x += t.columns) {
-    Ints w[kQuads];
-    Tile::decode(p, t.row_stride, w);
-    const Floats scale = scales.get(i);
+    Piece piece;
+    tile.decode(i, p, t.row_stride, piece);
     for_columns(t.columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
       constexpr int kCount = decltype(count)::kCount;
       prefetch.step();
       Ints s[kCount];
       for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n]);
-      dot_quads<Tile, kCount, kQuads>(w, 0, x + c, s);
+      dot_quads<Tile, kCount, kQuads>(piece.w, 0, x + c, s);
       for (int n = 0; n < kCount; ++n) {
-        sums[c + n] = fma(mul(to_floats(s[n]), scale), splat(x[c + n].scale), sums[c + n]);
+        if constexpr (Tile::kMinimum) sums[c + n] = fma(piece.minimum, splat(x[c + n].sum), sums[c + n]);
+        sums[c + n] = fma(mul(to_floats(s[n]), piece.scale[0]), splat(x[c + n].scale), sums[c + n]);
       }
     });
   }
@@ -297,7 +587,8 @@ void k_tile(const TileArgs& t) {
           }
           if (ends) {
             for (int n = 0; n < kCount; ++n) {
-              sums[c + n].total = fma(block.finish(sum[n], x[c + n]), splat(x[c + n].scale), sums[c + n].total);
+              sums[c + n].total =
+                  fma(block.finish(sum[n], x + c + n, t.columns), splat(x[c + n].scale), sums[c + n].total);
               sum[n] = zero();
             }
           }
@@ -316,9 +607,17 @@ GSD_INLINE void add_quant_kernels(gsd::narrow::KernelTable& table) {
   using gsd::narrow::Packing;
   table[Format::kQ8_0] = {piece_tile<TileQ8_0>, kRows, Packing::kQ8};
   table[Format::kQ4_0] = {piece_tile<TileQ4_0>, kRows, Packing::kQ8};
+  table[Format::kQ4_1] = {piece_tile<TileQ4_1>, kRows, Packing::kQ8};
+  table[Format::kQ5_0] = {piece_tile<TileQ5_0>, kRows, Packing::kQ8};
+  table[Format::kQ5_1] = {piece_tile<TileQ5_1>, kRows, Packing::kQ8};
+  table[Format::kIQ4_NL] = {piece_tile<TileIQ4_NL>, kRows, Packing::kQ8};
+  table[Format::kMXFP4] = {piece_tile<TileMXFP4>, kRows, Packing::kQ8};
+  table[Format::kQ2_K] = {k_tile<TileQ2_K>, kRows, Packing::kQ8K};
+  table[Format::kQ3_K] = {k_tile<TileQ3_K>, kRows, Packing::kQ8K};
   table[Format::kQ4_K] = {k_tile<TileQ4_K>, kRows, Packing::kQ8K};
   table[Format::kQ5_K] = {k_tile<TileQ5_K>, kRows, Packing::kQ8K};
   table[Format::kQ6_K] = {k_tile<TileQ6_K>, kRows, Packing::kQ8K};
+  table[Format::kIQ4_XS] = {k_tile<TileIQ4_XS>, kRows, Packing::kQ8K};
 }
 
 }  // namespace

@@ -19,13 +19,27 @@ struct FormatInfo {
   ggml_type type;
   const char* name;
   int64_t block;  // rows are multiples of it
+  // Where a block has the floats that scale all of it.
+  size_t scales_at = 0, scales_bytes = 2;
 };
 
 inline constexpr FormatInfo kAllFormats[] = {
-    {Format::kF32, GGML_TYPE_F32, "F32", 1},      {Format::kF16, GGML_TYPE_F16, "F16", 1},
-    {Format::kBF16, GGML_TYPE_BF16, "BF16", 1},   {Format::kQ8_0, GGML_TYPE_Q8_0, "Q8_0", 32},
-    {Format::kQ4_0, GGML_TYPE_Q4_0, "Q4_0", 32},  {Format::kQ4_K, GGML_TYPE_Q4_K, "Q4_K", 256},
-    {Format::kQ5_K, GGML_TYPE_Q5_K, "Q5_K", 256}, {Format::kQ6_K, GGML_TYPE_Q6_K, "Q6_K", 256},
+    {Format::kF32, GGML_TYPE_F32, "F32", 1},
+    {Format::kF16, GGML_TYPE_F16, "F16", 1},
+    {Format::kBF16, GGML_TYPE_BF16, "BF16", 1},
+    {Format::kQ8_0, GGML_TYPE_Q8_0, "Q8_0", 32},
+    {Format::kQ4_0, GGML_TYPE_Q4_0, "Q4_0", 32},
+    {Format::kQ4_1, GGML_TYPE_Q4_1, "Q4_1", 32, 0, 4},
+    {Format::kQ5_0, GGML_TYPE_Q5_0, "Q5_0", 32},
+    {Format::kQ5_1, GGML_TYPE_Q5_1, "Q5_1", 32, 0, 4},
+    {Format::kIQ4_NL, GGML_TYPE_IQ4_NL, "IQ4_NL", 32},
+    {Format::kMXFP4, GGML_TYPE_MXFP4, "MXFP4", 32, 0, 1},
+    {Format::kQ2_K, GGML_TYPE_Q2_K, "Q2_K", 256, 80, 4},
+    {Format::kQ3_K, GGML_TYPE_Q3_K, "Q3_K", 256, 108, 2},
+    {Format::kQ4_K, GGML_TYPE_Q4_K, "Q4_K", 256, 0, 4},
+    {Format::kQ5_K, GGML_TYPE_Q5_K, "Q5_K", 256, 0, 4},
+    {Format::kQ6_K, GGML_TYPE_Q6_K, "Q6_K", 256, 208, 2},
+    {Format::kIQ4_XS, GGML_TYPE_IQ4_XS, "IQ4_XS", 256},
 };
 
 // A format's kernel under one instruction set that this machine has.

@@ -48,6 +48,19 @@ TEST_F(Rows, SumsAndProducts) {
   check(multiply_row, [](const auto& x, const auto& y, size_t i) { return static_cast<double>(x[i]) * y[i]; });
 }
 
+TEST_F(Rows, Scaled) {
+  check([](const float* x, const float*, float* out, int64_t n) { scale_row(x, 0.3F, out, n); },
+        [](const auto& x, const auto&, size_t i) { return static_cast<double>(x[i] * 0.3F); });
+}
+
+TEST_F(Rows, BoundedSwiglu) {
+  check([](const float* x, const float* y, float* out, int64_t n) { swiglu_oai_row(x, y, 1.7F, 2, out, n); },
+        [](const auto& x, const auto& y, size_t i) {
+          const double a = std::min(x[i], 2.0F);
+          return a / (1 + std::exp(-1.7F * a)) * (std::clamp(y[i], -2.0F, 2.0F) + 1.0);
+        });
+}
+
 TEST_F(Rows, RmsNorm) {
   check([](const float* x, const float*, float* out, int64_t n) { rms_norm_row(x, 1e-5F, out, n); },
         [](const auto& x, const auto&, size_t i) {

@@ -9,14 +9,23 @@
 #include <numeric>
 
 #include "gsd/error.h"
+#include "llama_flags.h"
 
 namespace gsd::app {
 namespace {
 
-// What llama.cpp's programs call in several letters; CLI11 knows one letter or two dashes.
-const std::map<std::string, std::string> kShortNames{
-    {"-md", "--model-draft"}, {"-np", "--parallel"},      {"-ngl", "--gpu-layers"},  {"-ngld", "--gpu-layers-draft"},
-    {"-to", "--timeout"},     {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}};
+// What llama.cpp's programs call in several letters, where CLI11 knows one letter or two dashes, and otherwise.
+const std::map<std::string, std::string> kShortNames{{"-md", "--model-draft"},
+                                                     {"-np", "--parallel"},
+                                                     {"-ngl", "--gpu-layers"},
+                                                     {"-ngld", "--gpu-layers-draft"},
+                                                     {"-to", "--timeout"},
+                                                     {"--predict", "--n-predict"},
+                                                     {"--spec-draft-model", "--model-draft"},
+                                                     {"--spec-draft-ngl", "--gpu-layers-draft"},
+                                                     {"--n-gpu-layers-draft", "--gpu-layers-draft"},
+                                                     {"-ctk", "--cache-type-k"},
+                                                     {"-ctv", "--cache-type-v"}};
 
 // Variables of llama-server; of two for one option the later one wins. The keys (LLAMA_API_KEY) add up: see serve.cpp.
 constexpr std::pair<const char*, const char*> kEnvironment[] = {
@@ -100,8 +109,14 @@ bool is_flag(const std::string& word) {
   return word.size() > 1 && word[0] == '-' && std::isdigit(static_cast<unsigned char>(word[1])) == 0 && word[1] != '.';
 }
 
+// Whether llama-server's users would expect its flags here.
+bool speaks_llama(const CLI::App& command) {
+  return command.get_name() == "serve" || command.get_name() == "chat" || command.get_name() == "generate";
+}
+
 // Appends the words of one command, checked.
-void take_words(const CLI::App& command, std::vector<std::string> words, std::vector<std::string>& out) {
+void take_words(const CLI::App& command, std::vector<std::string> words, std::vector<std::string>& out,
+                std::vector<std::string>& notes) {
   for (std::size_t i = 0; i < words.size(); ++i) {
     std::string word = words[i];
     if (word == "--") {
@@ -115,7 +130,15 @@ void take_words(const CLI::App& command, std::vector<std::string> words, std::ve
     if (const auto known = kShortNames.find(word); known != kShortNames.end()) word = known->second;
     const std::size_t sign = word.starts_with("--") ? word.find('=') : std::string::npos;
     const CLI::Option* const option = command.get_option_no_throw(word.substr(0, sign));
-    if (option == nullptr) refuse_flag(command, words[i]);
+    if (option == nullptr) {
+      const LlamaFlag* const foreign = speaks_llama(command) ? find_llama_flag(word.substr(0, sign)) : nullptr;
+      if (foreign == nullptr) refuse_flag(command, words[i]);
+      std::string value = sign == std::string::npos ? "" : word.substr(sign + 1);
+      for (int values = sign == std::string::npos ? foreign->values : 0; values > 0 && i + 1 < words.size(); --values)
+        value = words[++i];
+      pass_over(*foreign, word.substr(0, sign), value, notes);
+      continue;
+    }
     out.push_back(word);
     if (sign != std::string::npos) continue;
     for (int values = option->get_items_expected_min(); values > 0 && i + 1 < words.size(); --values)
@@ -123,10 +146,29 @@ void take_words(const CLI::App& command, std::vector<std::string> words, std::ve
   }
 }
 
+// Variables of llama-server that no flag of the command stands for.
+void pass_over_environment(const CLI::App& command, std::vector<std::string>& notes) {
+  for (char** at = environ; at != nullptr && *at != nullptr; ++at) {
+    const std::string_view entry(*at);
+    const std::size_t sign = std::min(entry.find('='), entry.size());
+    const std::string name(entry.substr(0, sign));
+    if (!name.starts_with("LLAMA_ARG_")) continue;
+    const auto known =
+        std::find_if(std::begin(kEnvironment), std::end(kEnvironment), [&](const auto& e) { return name == e.first; });
+    if (known != std::end(kEnvironment) && command.get_option_no_throw(known->second) != nullptr) continue;
+    const LlamaFlag* const foreign = find_llama_variable(name);
+    if (foreign == nullptr) {
+      notes.push_back(fmt::format("the environment's {} has no effect here", name));
+    } else {
+      pass_over(*foreign, name, std::string(entry.substr(std::min(sign + 1, entry.size()))), notes);
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> arguments(const CLI::App& program, int argc, const char* const* argv,
-                                   std::vector<std::string>& from_environment) {
+                                   std::vector<std::string>& from_environment, std::vector<std::string>& notes) {
   std::vector<std::string> words(argv + 1, argv + argc);
   if (!words.empty() && words.front() == "help") {
     words.erase(words.begin());
@@ -144,8 +186,9 @@ std::vector<std::string> arguments(const CLI::App& program, int argc, const char
       out.push_back(fmt::format("{}={}", name, value));
       from_environment.emplace_back(variable);
     }
+    if (speaks_llama(*command)) pass_over_environment(*command, notes);
     words.erase(words.begin());
-    take_words(*command, std::move(words), out);
+    take_words(*command, std::move(words), out, notes);
   } else {
     out = std::move(words);
   }

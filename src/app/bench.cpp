@@ -115,7 +115,7 @@ class Bench {
     ModelFlags flags = flags_.model;
     flags.pair.context.n_seq = sessions;
     pair_.reset();
-    pair_ = std::make_unique<Pair>(load_pair(flags));
+    pair_ = std::make_unique<Runtime>(load_pair(flags));
     if (!tokens_.empty()) return;
     const auto room = static_cast<std::size_t>(std::max<std::int64_t>(1, pair_->n_ctx() - flags.n_predict));
     for (Prompt& p : prompts_) {
@@ -444,7 +444,7 @@ class Bench {
   std::vector<Prompt> prompts_;
   std::vector<bool> tuning_;  // [prompts] spent on choosing settings
   std::vector<std::vector<Token>> tokens_;
-  std::unique_ptr<Pair> pair_;
+  std::unique_ptr<Runtime> pair_;
   PeerOptions peer_options_;         // as shipped
   PeerOptions loaded_peer_options_;  // with our backend
   Measurements results_;

@@ -7,12 +7,12 @@
 #include <memory>
 
 #include "../chat/control_tokens.h"
+#include "../core/utf8.h"
 #include "../util/atomic_file.h"
 #include "chat_format.h"
 #include "colours.h"
 #include "commands.h"
 #include "console.h"
-#include "gsd/utf8.h"
 #include "line_editor.h"
 #include "options.h"
 
@@ -54,7 +54,7 @@ void read_value(const std::string& text, T& out) {
 
 class Chat {
  public:
-  Chat(Pair& pair, const chat::ChatFormat& format, Json variables, SessionOptions options, std::string system)
+  Chat(Runtime& pair, const chat::ChatFormat& format, Json variables, SessionOptions options, std::string system)
       : pair_(pair),
         format_(format),
         variables_(std::move(variables)),
@@ -294,7 +294,7 @@ class Chat {
     if (!text.empty() && !write_out(coloured_ ? colours_.push(text) : text)) closed_ = true;
   }
 
-  Pair& pair_;
+  Runtime& pair_;
   const chat::ChatFormat& format_;
   Json variables_;
   chat::ControlTokens control_;
@@ -315,7 +315,7 @@ class Chat {
 int chat(const ModelFlags& flags, const TemplateFlags& chat_template, const std::string& system) {
   Json variables = template_variables(chat_template);
   flags.session();  // complain about parameters before the models are loaded
-  Pair pair = load_pair(flags);
+  Runtime pair = load_pair(flags);
   const LoadedFormat loaded = load_format(pair.target(), chat_template);
   if (!loaded.format->problem().empty()) throw Error(ErrorCode::kModelUnsupported, loaded.warning);
   if (!loaded.warning.empty()) std::fprintf(stderr, "gsd: note: %s\n", loaded.warning.c_str());

@@ -116,7 +116,7 @@ int generate(const GenerateFlags& given) {
   const GenerateFlags flags = checked(given);
   flags.model.session();  // complain about parameters before the models are loaded
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
-  Pair pair = load_pair(flags.model);
+  Runtime pair = load_pair(flags.model);
   const std::vector<Token> prompt = chat::tokenize_text(
       text, !flags.plain_text,
       [&](std::string_view t, bool add, bool parse) { return pair.target().tokenize(t, add, parse); });

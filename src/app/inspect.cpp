@@ -53,7 +53,7 @@ void print_cost(const char* what, const CostModel& c) {
 }
 
 // For gsd simulate.
-void write_profile(const std::string& path, const Pair& pair, Planner& planner) {
+void write_profile(const std::string& path, const Runtime& pair, Planner& planner) {
   const auto points = [](const CostModel& c) {
     json out = json::array();
     for (const auto& p : c.points()) out.push_back({p.width, p.ms});
@@ -74,7 +74,7 @@ void write_profile(const std::string& path, const Pair& pair, Planner& planner) 
 
 int inspect(const ModelFlags& flags, const std::string& profile, bool as_json) {
   ModelFlags f = flags;
-  Pair pair = load_pair(f);
+  Runtime pair = load_pair(f);
   Planner& planner = pair.engine().planner();
   if (!profile.empty()) write_profile(profile, pair, planner);
   const bool narrow = !pair.narrow().empty();

@@ -63,9 +63,11 @@ int main(int argc, char** argv) {
   app::add_simulate(program, exit_code);
   app::add_trace(program, exit_code);
   app::add_reference(program);
-  std::vector<std::string> from_environment;
+  std::vector<std::string> from_environment, notes;
   try {
-    program.parse(app::arguments(program, argc, argv, from_environment));
+    auto words = app::arguments(program, argc, argv, from_environment, notes);
+    for (const std::string& note : notes) std::fprintf(stderr, "gsd: note: %s.\n", note.c_str());
+    program.parse(words);
   } catch (const CLI::ParseError& e) {
     const int code = program.exit(e);
     if (!std::cout.flush()) return report("The output cannot be written.", ErrorCode::kIo);

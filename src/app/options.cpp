@@ -137,7 +137,7 @@ SessionOptions ModelFlags::session() const {
   return o;
 }
 
-SessionOptions ModelFlags::session(const Pair& loaded) const {
+SessionOptions ModelFlags::session(const Runtime& loaded) const {
   SessionOptions o = session();
   if (grammar_file.empty() && grammar.empty()) return o;
   const std::string text = grammar_file.empty() ? grammar : read_file(grammar_file);
@@ -145,8 +145,8 @@ SessionOptions ModelFlags::session(const Pair& loaded) const {
   return o;
 }
 
-Pair load_pair(const ModelFlags& flags, bool cancel_passes) {
-  PairOptions options = flags.pair;
+Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
+  RuntimeOptions options = flags.pair;
   options.profile = !flags.no_profile;
   options.narrow = !flags.no_narrow;
   if (cancel_passes) options.context.cancelled = interrupted;
@@ -154,13 +154,13 @@ Pair load_pair(const ModelFlags& flags, bool cancel_passes) {
       flags.no_history) {
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
   }
-  Pair pair = [&] {
+  Runtime pair = [&] {
     ProgressLine line("Loading");
     options.progress = [&](float share) {
       line.show(share);
       return !interrupted();
     };
-    return Pair(options);
+    return Runtime(options);
   }();
   const std::string warning = context_warning(pair.target(), pair.draft(), pair.n_ctx());
   if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);

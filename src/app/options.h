@@ -5,12 +5,12 @@
 #include <string>
 
 #include "gsd/engine.h"
-#include "gsd/llama.h"
+#include "gsd/runtime.h"
 
 namespace gsd::app {
 
 struct ModelFlags {
-  PairOptions pair;
+  RuntimeOptions pair;
   std::string mode = "auto";
   std::string width = "auto";
   SpeculationParams speculation;
@@ -27,7 +27,7 @@ struct ModelFlags {
   // Checked values as the library wants them. Throws Error(kUsage).
   SessionOptions session() const;
   // The same with the grammar, if one was given. Throws Error(kGrammar), Error(kIo).
-  SessionOptions session(const Pair& loaded) const;
+  SessionOptions session(const Runtime& loaded) const;
 };
 
 // The target alone; add_model_flags: with the draft and what concerns the pair.
@@ -42,6 +42,6 @@ void add_sampling_flags(CLI::App& app, ModelFlags& flags);
 
 // Loads the pair with a progress line on stderr where that is a terminal. `cancel_passes`: Ctrl-C ends a pass half-way
 // (a prompt's may take minutes); a server lets its requests come to their end instead.
-Pair load_pair(const ModelFlags& flags, bool cancel_passes = true);
+Runtime load_pair(const ModelFlags& flags, bool cancel_passes = true);
 
 }  // namespace gsd::app

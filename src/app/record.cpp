@@ -5,15 +5,15 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "../core/replay.h"
 #include "../record/step_json.h"
 #include "console.h"
-#include "gsd/replay.h"
 
 namespace gsd::app {
 
 using nlohmann::json;
 
-Recorder::Recorder(const std::string& path, const Pair& pair, const std::string& prompt)
+Recorder::Recorder(const std::string& path, const Runtime& pair, const std::string& prompt)
     : out_(path, "record"), pair_(pair) {
   const json header{{"gsd_record", 1},
                     {"target", pair.target().description()},
@@ -29,7 +29,7 @@ void Recorder::step(const StepView& v) {
                   [this](Token t) { return pair_.target().piece(t, true); }));
 }
 
-void Recorder::drafts(Pair& pair, std::span<const Token> prompt, std::span<const Token> generated,
+void Recorder::drafts(Runtime& pair, std::span<const Token> prompt, std::span<const Token> generated,
                       const SessionOptions& options) {
   Drafter* drafter = pair.engine().drafter();
   if (drafter == nullptr || generated.empty()) return;

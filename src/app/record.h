@@ -6,7 +6,7 @@
 #include <string>
 
 #include "../util/atomic_file.h"
-#include "gsd/llama.h"
+#include "gsd/runtime.h"
 
 namespace gsd::app {
 
@@ -14,11 +14,11 @@ namespace gsd::app {
 class Recorder {
  public:
   // Throws Error(kIo) if the file cannot be made.
-  Recorder(const std::string& path, const Pair& pair, const std::string& prompt);
+  Recorder(const std::string& path, const Runtime& pair, const std::string& prompt);
   void step(const StepView& view);
   // Adds what the draft answers to everything that drafting could want to know behind the tokens of the run, for gsd
   // simulate. Takes a draft pass a level and token; shows progress, and stops early at Ctrl-C.
-  void drafts(Pair& pair, std::span<const Token> prompt, std::span<const Token> generated,
+  void drafts(Runtime& pair, std::span<const Token> prompt, std::span<const Token> generated,
               const SessionOptions& options);
   // Throws Error(kIo) if not everything could be written.
   void close() { out_.commit(); }
@@ -27,7 +27,7 @@ class Recorder {
   void write(const nlohmann::json& line);
 
   AtomicFile out_;
-  const Pair& pair_;
+  const Runtime& pair_;
 };
 
 }  // namespace gsd::app

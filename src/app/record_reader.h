@@ -5,7 +5,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-#include "gsd/replay.h"
+#include "../core/replay.h"
 
 namespace gsd::app {
 

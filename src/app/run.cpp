@@ -8,7 +8,7 @@
 #include "console.h"
 
 namespace gsd::app {
-Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions options, const RunText& text,
+Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions options, const RunText& text,
                Recorder* recorder) {
   Run r;
   server::TextStream shown(text.stop);

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "gsd/llama.h"
+#include "gsd/runtime.h"
 #include "record.h"
 
 namespace gsd::app {
@@ -31,7 +31,7 @@ struct RunText {
 };
 
 // Generates after `prompt`. Ends early at Ctrl-C or a closed pipe.
-Run run_prompt(Pair& pair, const std::vector<Token>& prompt, SessionOptions options, const RunText& text,
+Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions options, const RunText& text,
                Recorder* recorder);
 
 nlohmann::json to_json(const Run& run);

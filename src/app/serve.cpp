@@ -43,7 +43,7 @@ std::vector<std::string> split(const std::string& text, char at) {
 
 void note(const std::string& sentence) { std::fprintf(stderr, "gsd: note: %s\n", sentence.c_str()); }
 
-server::TextModel text_model(const Pair& pair, const ServeFlags& flags) {
+server::TextModel text_model(const Runtime& pair, const ServeFlags& flags) {
   const Model& m = pair.target();
   const std::string stem = std::filesystem::path(m.path()).stem().string();
   std::vector<std::string> names = split(flags.alias, ',');
@@ -112,7 +112,7 @@ int serve(ServeFlags flags) {
   flags.http.api_keys = all_keys(flags);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
   check_address(flags.http);
-  PairOptions& pair_options = flags.model.pair;
+  RuntimeOptions& pair_options = flags.model.pair;
   pair_options.context.n_seq = flags.n_slots;
   int& n_ctx = pair_options.context.n_ctx;  // as llama-server's -c: for all slots together; 0 = not given
   if (n_ctx > 0 && n_ctx / flags.n_slots < kMinContext)
@@ -124,7 +124,7 @@ int serve(ServeFlags flags) {
   pair_options.context.max_leaves = std::min(16, 256 / flags.n_slots);
   pair_options.engine.keep_prefixes = true;
   server::Service service(flags.http);
-  Pair pair = load_pair(flags.model, false);
+  Runtime pair = load_pair(flags.model, false);
   const server::TextModel model = text_model(pair, flags);
   server::Metrics metrics;
   server::Scheduler scheduler(pair.engine(), metrics, {.max_queue = static_cast<std::size_t>(flags.max_queue)});
@@ -138,10 +138,12 @@ int serve(ServeFlags flags) {
                    .exact = pair_options.engine.exact,
                    .strict_model = flags.strict_model,
                    .version = GSD_VERSION});
-  std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
-               server::url_host(flags.http.host).c_str(), service.http().port(), flags.n_slots, pair.n_ctx(),
-               pair.draft() == nullptr ? ", no draft model" : "");
-  service.run(scheduler, api, interrupted);  // a second signal ends the program at once (catch_signals)
+  const auto opened = [&] {
+    std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
+                 server::url_host(flags.http.host).c_str(), service.http().port(), flags.n_slots, pair.n_ctx(),
+                 pair.draft() == nullptr ? ", no draft model" : "");
+  };
+  service.run(scheduler, api, interrupted, opened);  // a second signal ends the program at once (catch_signals)
   pair.save_profile();
   return 0;
 }

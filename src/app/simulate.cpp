@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "../bench/workload.h"
+#include "../core/replay.h"
 #include "commands.h"
 #include "console.h"
-#include "gsd/replay.h"
 #include "record_reader.h"
 
 namespace gsd::app {

@@ -1,6 +1,6 @@
 #include "marked_text.h"
 
-#include "gsd/utf8.h"
+#include "../core/utf8.h"
 
 namespace gsd::chat {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "gsd/error.h"
-#include "gsd/topk.h"
+#include "topk.h"
 
 namespace gsd {
 namespace {

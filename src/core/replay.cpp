@@ -1,4 +1,4 @@
-#include "gsd/replay.h"
+#include "replay.h"
 
 #include <algorithm>
 #include <cmath>

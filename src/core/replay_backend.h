@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "gsd/backend.h"
-#include "gsd/replay.h"
+#include "replay.h"
 
 namespace gsd {
 

@@ -1,4 +1,4 @@
-#include "gsd/topk.h"
+#include "topk.h"
 
 #include <algorithm>
 #include <cassert>

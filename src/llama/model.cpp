@@ -1,4 +1,5 @@
 #include <ggml-backend.h>
+#include <ggml.h>
 
 #include <algorithm>
 #include <array>
@@ -113,6 +114,18 @@ bool report_progress(float share, void* user) {
   }
 }
 
+// The graphics processors that layers may lie on.
+std::string gpu_names() {
+  std::string names;
+  for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+    ggml_backend_dev_t device = ggml_backend_dev_get(i);
+    const auto type = ggml_backend_dev_type(device);
+    if (type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU)
+      names += std::string(" ") + ggml_backend_dev_description(device);
+  }
+  return names;
+}
+
 }  // namespace
 
 Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
@@ -224,6 +237,15 @@ std::uint64_t Model::n_bytes() const { return llama_model_size(impl_->model.get(
 std::string Model::architecture() const { return meta(impl_->model.get(), "general.architecture"); }
 std::string Model::format() const { return llama_ftype_name(llama_model_ftype(impl_->model.get())); }
 const std::string& Model::path() const { return impl_->options.path; }
+int Model::max_positions() const { return impl_->learned_positions; }
+
+std::string Model::fingerprint() const {
+  const int layers = impl_->options.gpu_layers;
+  return std::string("ggml ") + ggml_version() + " " + ggml_commit() + " " + description() + " " +
+         std::to_string(n_params()) + " " + std::to_string(n_bytes()) +
+         (impl_->options.mmap.value_or(false) ? " mapped" : " read") +
+         (layers == 0 ? "" : " gpu " + std::to_string(layers) + gpu_names());
+}
 
 // libllama's own description knows a size only for shapes it has seen ("llama ?B Q8_0").
 std::string Model::description() const {

@@ -2,6 +2,9 @@
 
 #include <ggml-backend.h>
 
+#include <fstream>
+#include <string>
+
 #include "handles.h"
 
 namespace gsd {
@@ -22,6 +25,14 @@ std::string cpu_features() {
 }
 
 }  // namespace
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
 
 Versions versions() {
   start_llama();

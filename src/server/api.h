@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "../chat/control_tokens.h"
+#include "../core/utf8.h"
 #include "generation.h"
-#include "gsd/utf8.h"
 #include "json_schema.h"
 #include "metrics.h"
 #include "request.h"

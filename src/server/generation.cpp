@@ -5,7 +5,7 @@
 #include <optional>
 #include <utility>
 
-#include "gsd/topk.h"
+#include "../core/topk.h"
 
 namespace gsd::server {
 

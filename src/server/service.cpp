@@ -23,7 +23,8 @@ void Service::close() {
   http_.wait();  // a listener that failed has not waited for what it had taken
 }
 
-void Service::run(Scheduler& scheduler, Api& api, const std::function<bool()>& interrupted) {
+void Service::run(Scheduler& scheduler, Api& api, const std::function<bool()>& interrupted,
+                  const std::function<void()>& opened) {
   std::atomic<bool> done{false};
   std::thread watcher([&] {
     while (!interrupted() && !failed_ && !done) std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -32,6 +33,7 @@ void Service::run(Scheduler& scheduler, Api& api, const std::function<bool()>& i
   http_.open(api);
   std::exception_ptr first;
   try {
+    if (opened) opened();
     scheduler.run();
   } catch (...) {
     first = std::current_exception();

@@ -23,7 +23,9 @@ class Service {
   const HttpServer& http() const { return http_; }
   // Serves `api` with `scheduler`, which works in this thread, until `interrupted` says so, the port fails or the
   // scheduler does. Then what was accepted is finished, and the port is closed. Throws what failed. Call once.
-  void run(Scheduler& scheduler, Api& api, const std::function<bool()>& interrupted);
+  // `opened` is called when requests are taken; may be empty.
+  void run(Scheduler& scheduler, Api& api, const std::function<bool()>& interrupted,
+           const std::function<void()>& opened = {});
 
  private:
   void close();

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "gsd/utf8.h"
+#include "../core/utf8.h"
 
 namespace gsd::server {
 

@@ -9,7 +9,7 @@
 #include <set>
 #include <stdexcept>
 
-#include "gsd/llama.h"
+#include "gsd/runtime.h"
 #include "judge.h"
 
 namespace gsd::zoo {
@@ -68,7 +68,7 @@ SessionOptions session_options(const std::string& mode, int n) {
 }
 
 // Runs the prompts side by side, one session and mode each.
-std::vector<Text> run(Pair& pair, const std::vector<std::pair<std::string, Tokens>>& requests, int n, bool rows) {
+std::vector<Text> run(Runtime& pair, const std::vector<std::pair<std::string, Tokens>>& requests, int n, bool rows) {
   Engine& engine = pair.engine();
   set_costs(engine);
   std::vector<Text> texts(requests.size());
@@ -110,8 +110,8 @@ struct Setting {
   bool exact = false;
 };
 
-std::unique_ptr<Pair> load(const std::string& target, const std::string& draft, const Setting& s) {
-  PairOptions o;
+std::unique_ptr<Runtime> load(const std::string& target, const std::string& draft, const Setting& s) {
+  RuntimeOptions o;
   o.target = target;
   o.draft = draft;
   o.context.n_ctx = kContext;
@@ -122,11 +122,11 @@ std::unique_ptr<Pair> load(const std::string& target, const std::string& draft, 
   o.narrow = s.narrow;
   o.engine.exact = s.exact;
   o.engine.keep_prefixes = true;
-  return std::make_unique<Pair>(o);
+  return std::make_unique<Runtime>(o);
 }
 
 // Requests as clients make them: several share a beginning, then they are gone on with, asked again, changed and cut.
-std::vector<Text> conversation(Pair& pair, int n, int rounds) {
+std::vector<Text> conversation(Runtime& pair, int n, int rounds) {
   const Tokens common = words(70, 1);
   const std::vector<std::string> modes{"graph", "auto", "chain", "plain"};
   std::vector<Text> all;
@@ -200,18 +200,18 @@ class Check {
     const bool fast = options_.fast;
     const int n = fast ? 40 : 64;
     if (options_.only_exact) {
-      with({.exact = true}, [&](Pair& pair) { exact(pair, n); });
+      with({.exact = true}, [&](Runtime& pair) { exact(pair, n); });
       judge();
       return report_;
     }
-    with({}, [&](Pair& pair) { modes(pair, "", {"plain", "chain", "tree", "graph", "auto"}, n); });
+    with({}, [&](Runtime& pair) { modes(pair, "", {"plain", "chain", "tree", "graph", "auto"}, n); });
     if (report_.refused.empty()) {
       with({.sessions = 4},
-           [&](Pair& pair) { add("sessions", "f16", conversation(pair, fast ? 24 : 40, fast ? 2 : 3)); });
+           [&](Runtime& pair) { add("sessions", "f16", conversation(pair, fast ? 24 : 40, fast ? 2 : 3)); });
       with(
-          {.cache = "q8_0"}, [&](Pair& pair) { modes(pair, "q8_0 cache, ", {"graph"}, n); }, "q8_0");
-      with({.exact = true}, [&](Pair& pair) { exact(pair, n); });
-      with({.narrow = false}, [&](Pair& pair) { modes(pair, "ggml's kernels, ", {"chain", "graph"}, n); });
+          {.cache = "q8_0"}, [&](Runtime& pair) { modes(pair, "q8_0 cache, ", {"graph"}, n); }, "q8_0");
+      with({.exact = true}, [&](Runtime& pair) { exact(pair, n); });
+      with({.narrow = false}, [&](Runtime& pair) { modes(pair, "ggml's kernels, ", {"chain", "graph"}, n); });
     }
     judge();
     return report_;
@@ -219,7 +219,7 @@ class Check {
 
  private:
   // A failure of one setting does not end the others.
-  void with(const Setting& setting, const std::function<void(Pair&)>& body, const std::string& cache = "f16") {
+  void with(const Setting& setting, const std::function<void(Runtime&)>& body, const std::string& cache = "f16") {
     cache_ = cache;
     try {
       body(*load(target_, draft_, setting));
@@ -254,11 +254,11 @@ class Check {
     pending_.push_back({c, std::move(texts), cache});
   }
 
-  void modes(Pair& pair, const std::string& prefix, const std::vector<std::string>& modes, int n) {
+  void modes(Runtime& pair, const std::string& prefix, const std::vector<std::string>& modes, int n) {
     for (const std::string& mode : modes) add(prefix + mode, cache_, zoo::run(pair, {{mode, words(120, 7)}}, n, false));
   }
 
-  void exact(Pair& pair, int n) {
+  void exact(Runtime& pair, int n) {
     Rows plain;
     for (const std::string mode : {"plain", "chain", "tree", "graph", "auto"}) {
       std::vector<Text> texts = zoo::run(pair, {{mode, words(120, 7)}}, n, true);

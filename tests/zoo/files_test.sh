@@ -21,7 +21,7 @@ echo "== what --exact promises depends on every tensor and what uses it"
 "$zoo" write "$dir" llama llama+moe gemma || fail "zoo write"
 note "" llama
 "$zoo" write "$dir" --type .weight=q4_K llama+moe gemma || fail "zoo write"
-note "experts in q4_K" llama+moe # rows of 256 in the narrow backend's format, but nobody's when chosen by expert
+note "" llama+moe # rows of 256, by expert too, in the narrow backend's format
 note "experts in q4_K, weights in q4_K" llama+moe --no-narrow
 "$zoo" write "$dir" --type .weight=q5_0 --type .weight=q4_K llama || fail "zoo write" # as llama-quantize does with rows of 384
 note "weights in q5_0" llama

@@ -1,0 +1,63 @@
+// A loaded target with what drafts for it, ready to generate.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gsd/engine.h"
+#include "gsd/llama.h"
+
+namespace gsd {
+
+struct RuntimeOptions {
+  std::string target;               // path
+  std::string draft;                // path; empty = no draft model, only the history is drawn on
+  std::vector<std::string> lookup;  // text files to draw continuations from (lookup_text.h)
+  int target_gpu_layers = 0;
+  int draft_gpu_layers = 0;
+  ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096
+  EngineOptions engine;      // engine.exact rules context.exact
+  bool narrow = true;        // use the narrow-matmul backend where it helps
+  std::optional<bool> mmap;  // as in ModelOptions
+  bool profile = true;       // load and check the cost profile, or measure it; false = learn while running
+  std::string profile_dir;   // where profiles are kept; empty = the user's cache folder
+  std::function<bool(float)> progress;
+};
+
+// Everything that generates: a target, its draft, what is known of their costs, and the engine over them. One thread
+// owns it.
+class Runtime {
+ public:
+  // Throws what Model and make_backend throw, Error(kPairMismatch) for a draft that does not fit, and Error(kIo) for a
+  // lookup file that cannot be read.
+  explicit Runtime(const RuntimeOptions& options);
+  ~Runtime();
+  Runtime(Runtime&&) noexcept;
+
+  const Model& target() const;
+  const Model* draft() const;  // null without one
+  Engine& engine();
+  int n_ctx() const;
+  int n_threads() const;
+  // The instruction set of the narrow-matmul backend, or empty if it is not used.
+  const std::string& narrow() const;
+  // How the cost profile came about: "measured", "cached", "off".
+  const std::string& profile_source() const;
+  // Writes what was learned about costs, for the next load. Errors are ignored and change nothing.
+  void save_profile() const;
+
+  // Generates after `prompt` and hands each piece of text to `on_text` as soon as it is certain; false stops. Whole
+  // UTF-8 characters only. Returns the text.
+  std::string generate(std::string_view prompt, SessionOptions options,
+                       const std::function<bool(std::string_view)>& on_text = {});
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gsd

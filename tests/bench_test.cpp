@@ -10,8 +10,10 @@
 #include "../src/bench/measurement.h"
 #include "../src/bench/peers.h"
 #include "../src/bench/report.h"
+#include "../src/bench/scripted_draft.h"
 #include "../src/bench/workload.h"
 #include "gsd/error.h"
+#include "gsd/scripted_backend.h"
 #include "random.h"
 
 namespace gsd::bench {
@@ -19,6 +21,79 @@ namespace {
 
 using testing::HasSubstr;
 using testing::Not;
+
+// An engine over a target and a draft that has nothing to do with it, but for its script.
+struct ScriptedPair {
+  ScriptedPair()
+      : info{.n_vocab = 200, .n_ctx = 2000, .n_seq = 2, .max_batch = 128, .max_outputs = 64, .max_leaves = 16},
+        target(info, random_script(1, 3, 4), 3),
+        other(info, random_script(2, 3, 4), 3),
+        draft(other),
+        engine(target, &draft) {}
+
+  std::vector<Token> run(Mode mode, std::vector<Token> prompt, std::span<const Token> script, double acceptance) {
+    SessionOptions o;
+    o.speculation.mode = mode;
+    o.speculation.history = false;
+    o.speculation.depth = 4;
+    o.speculation.path_threshold = 0;
+    o.max_tokens = 1500;
+    const auto s = engine.open(std::move(o));
+    std::vector<Token> text = prompt;
+    text.insert(text.end(), script.begin(), script.end());
+    draft.script(s->slot(), std::move(text), acceptance);
+    engine.set_prompt(*s, prompt);
+    while (engine.prefill(*s) > 0) {
+    }
+    Session* list[] = {s.get()};
+    while (!s->finished()) {
+      engine.step(list);
+      stats = s->stats();
+    }
+    return {s->generated().begin(), s->generated().end()};
+  }
+
+  BackendInfo info;
+  ScriptedBackend target;
+  ScriptedBackend other;
+  ScriptedDraft draft;
+  Engine engine;
+  Stats stats;
+};
+
+// A chain of 4 at acceptance a emits 1 + a + a^2 + a^3 + a^4 tokens a step.
+TEST(ScriptedDraft, IsAcceptedAsOftenAsAsked) {
+  ScriptedPair pair;
+  const std::vector<Token> prompt{1, 2, 3, 4, 5};
+  const std::vector<Token> plain = pair.run(Mode::kPlain, prompt, {}, 0);
+  ASSERT_EQ(plain.size(), 1500U);
+  double tokens_of_a_tree = 0;
+  for (const double a : {0.0, 0.3, 0.6, 0.8, 0.95}) {
+    EXPECT_EQ(pair.run(Mode::kChain, prompt, plain, a), plain);
+    double expected = 0;
+    for (int depth = 0; depth <= 4; ++depth) expected += std::pow(a, depth);
+    EXPECT_NEAR(pair.stats.tokens_per_step(), expected, 0.08 * expected) << a;
+    EXPECT_EQ(pair.run(Mode::kTree, prompt, plain, a), plain);
+    if (a > 0.2 && a < 0.9) {
+      EXPECT_GT(pair.stats.tokens_per_step(), expected) << "other candidates stand for something too: " << a;
+    }
+    tokens_of_a_tree = pair.stats.tokens_per_step();
+    EXPECT_EQ(pair.run(Mode::kGraph, prompt, plain, a), plain);
+    EXPECT_EQ(pair.run(Mode::kAuto, prompt, plain, a), plain);
+  }
+  EXPECT_GT(tokens_of_a_tree, 4);
+}
+
+TEST(ScriptedDraft, KnowsNothingOffItsScript) {
+  ScriptedPair pair;
+  const std::vector<Token> prompt{1, 2, 3};
+  std::vector<Token> plain = pair.run(Mode::kPlain, prompt, {}, 0);
+  plain[50] = (plain[50] + 1) % 200;  // what the target says is not what the script says from here on
+  pair.run(Mode::kChain, prompt, plain, 0.95);
+  EXPECT_LT(pair.stats.tokens_per_step(), 1.2);
+  pair.run(Mode::kChain, prompt, std::vector<Token>(1500, 199), 0.95);  // as long as the vocabulary lets it
+  EXPECT_LT(pair.stats.tokens_per_step(), 1.2);
+}
 
 TEST(Workload, ReadsEveryForm) {
   const auto p = parse_prompts(

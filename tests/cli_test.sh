@@ -254,6 +254,25 @@ grep -q "temperature 0.7, 2 sessions" "$dir/out" || fail "bench --sessions --tem
 expect 10 "grammar" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --grammar "root ::= ("
 echo '{"no": 1}' >"$dir/prompts.jsonl"
 expect 11 "Line 1" bench "${pair[@]}" --prompts "$dir/prompts.jsonl"
+echo "== a scripted draft"
+"$gsd" bench "${pair[@]}" --prompts "$dir/scripted.jsonl" --modes plain,chain,graph --acceptance 0,0.9 -n 60 --repetitions 1 --ignore-eos --exact --out "$dir/scripted.out" >/dev/null 2>&1 && fail "no prompts"
+printf '{"prompt": "# tar"}\n{"prompt": "# ls"}\n' >"$dir/scripted.jsonl"
+"$gsd" bench "${pair[@]}" --prompts "$dir/scripted.jsonl" --modes plain,chain,graph --acceptance 0,0.9 -n 60 --repetitions 1 --ignore-eos --exact --out "$dir/scripted.out" >"$dir/out" 2>"$dir/err" || fail "$(cat "$dir/err")"
+python3 - "$dir/scripted.out" <<'PY' || fail "acceptance: $(cat "$dir/scripted.out")"
+import json, sys
+runs = {}
+for line in list(open(sys.argv[1]))[1:]:
+    m = json.loads(line)
+    assert m["same_text"], m
+    runs.setdefault(m["config"], []).append(m["emitted"] / m["steps"])
+mean = {config: sum(v) / len(v) for config, v in runs.items()}
+assert len(mean) == 5 and mean["plain"] == 1, mean
+for mode in "chain", "graph":
+    assert mean[mode + " acceptance=0"] < 1.1 and mean[mode + " acceptance=0.9"] > 2, mean
+PY
+expect 2 "goes with --temp 0" bench "${pair[@]}" --prompts "$dir/scripted.jsonl" --acceptance 0.5 --temp 1
+expect 2 "needs a draft model" bench -m "$target" --prompts "$dir/scripted.jsonl" --acceptance 0.5
+
 echo "== simulate plays a record again"
 "$gsd" generate "${pair[@]}" -p "# tar" -n 40 --ignore-eos --record "$dir/run.jsonl" >"$dir/out" 2>"$dir/err" || fail "record: $(cat "$dir/err")"
 "$gsd" inspect "${pair[@]}" --profile "$dir/here.json" >"$dir/out" 2>"$dir/err" || fail "inspect --profile: $(cat "$dir/err")"

@@ -16,6 +16,7 @@
 #include "../bench/measurement.h"
 #include "../bench/peers.h"
 #include "../bench/report.h"
+#include "../bench/scripted_draft.h"
 #include "../bench/search.h"
 #include "../bench/workload.h"
 #include "commands.h"
@@ -42,6 +43,7 @@ struct BenchFlags {
   int tune = 0;  // prompts of each kind to choose settings on; 0: every second one
   bool ablate = false;
   bool chains = false;
+  std::vector<double> acceptance;
   std::string peers;
   std::string out;
   bool go_on = false;
@@ -63,6 +65,37 @@ struct Contestant {
   std::unique_ptr<PeerRunner> peer;
 };
 
+// An engine over a pair's target with a draft whose acceptance is scripted.
+struct Scripted {
+  Scripted(Runtime& pair, const ModelFlags& flags, int sessions)
+      : model({.path = flags.pair.draft,
+               .gpu_layers = flags.pair.draft_gpu_layers,
+               .repack = pair.narrow().empty(),
+               .mmap = flags.pair.mmap,
+               .progress = {}}),
+        real(make_backend(model, context(pair, flags, sessions))),
+        draft(*real),
+        engine(pair.engine().target(), &draft, pair.engine().options()) {
+    if (const std::string why = pair_mismatch(pair.target(), model); !why.empty())
+      throw Error(ErrorCode::kPairMismatch,
+                  "The draft '" + flags.pair.draft + "' does not fit the target: " + why + ".");
+    engine.planner().target_cost().load(pair.engine().planner().target_cost().points());
+    measure_cost(draft, engine.planner().draft_cost(), 200);
+  }
+  static ContextOptions context(const Runtime& pair, const ModelFlags& flags, int sessions) {
+    ContextOptions o = flags.pair.context;
+    o.n_seq = sessions;
+    o.n_ctx = pair.n_ctx() + 256;  // room for a step's graph
+    o.n_threads = pair.n_threads();
+    return o;
+  }
+
+  Model model;
+  std::unique_ptr<Backend> real;
+  ScriptedDraft draft;
+  Engine engine;
+};
+
 class Bench {
  public:
   explicit Bench(const BenchFlags& flags) : flags_(flags) {
@@ -79,8 +112,13 @@ class Bench {
       texts.insert(texts.end(), more.begin(), more.end());
     }
     for (const std::string& text : texts) configs_.push_back(parse_config(text, defaults));
+    if (!flags.acceptance.empty()) script_configs();
     temperatures_ = flags.temperatures;
     if (temperatures_.empty()) temperatures_.push_back(flags.model.sampling.temperature);
+    if (!flags.acceptance.empty() && (temperatures_ != std::vector<float>{0} || !flags.peers.empty()))
+      throw Error(
+          ErrorCode::kUsage,
+          "--acceptance scripts the draft by plain decoding's greedy text; it goes with --temp 0 and without --peers.");
     const auto is_there = [&](const Peer& peer) {
       return std::filesystem::exists(std::filesystem::path(flags.peers) / peer.binary);
     };
@@ -111,11 +149,33 @@ class Bench {
   const Measurements& results() const { return results_; }
 
  private:
+  // Each way to draft, at each acceptance. The history would be right where the script is not.
+  void script_configs() {
+    if (flags_.model.pair.draft.empty())
+      throw Error(ErrorCode::kUsage, "--acceptance needs a draft model (--draft), whose passes are made and paid.");
+    const std::vector<Config> ways = std::exchange(configs_, {});
+    for (const Config& way : ways) {
+      if (way.params.mode == Mode::kPlain) configs_.push_back(way);
+    }
+    for (const double acceptance : flags_.acceptance) {
+      for (Config c : ways) {
+        if (c.params.mode == Mode::kPlain) continue;
+        c.name += fmt::format(" acceptance={}", acceptance);
+        c.acceptance = acceptance;
+        c.params.history = false;
+        configs_.push_back(std::move(c));
+      }
+    }
+  }
+
   void load(int sessions) {
     ModelFlags flags = flags_.model;
     flags.pair.context.n_seq = sessions;
+    scripted_.reset();
     pair_.reset();
+    if (!flags_.acceptance.empty()) flags.pair.draft.clear();
     pair_ = std::make_unique<Runtime>(load_pair(flags));
+    if (!flags_.acceptance.empty()) scripted_ = std::make_unique<Scripted>(*pair_, flags_.model, sessions);
     if (!tokens_.empty()) return;
     const auto room = static_cast<std::size_t>(std::max<std::int64_t>(1, pair_->n_ctx() - flags.n_predict));
     for (Prompt& p : prompts_) {
@@ -247,7 +307,10 @@ class Bench {
 
   // `m.sessions` prompts from `first` on, together; `most` tokens of each instead of --n-predict.
   bool measure_own(const Config& config, std::size_t first, Measurement& m, std::int64_t most = -1) {
-    Engine& engine = pair_->engine();
+    Engine& engine = scripted_ ? scripted_->engine : pair_->engine();
+    if (config.acceptance >= 0) {
+      for (int i = 0; i < m.sessions; ++i) plain_tokens((first + static_cast<std::size_t>(i)) % tokens_.size());
+    }
     std::vector<std::unique_ptr<Session>> sessions;
     const Stopwatch clock;
     m.seen = {};
@@ -266,7 +329,14 @@ class Bench {
     m.first_token_ms = 0;
     std::vector<Session*> list;
     for (std::size_t i = 0; i < sessions.size(); ++i) {
-      engine.set_prompt(*sessions[i], tokens_[(first + i) % tokens_.size()]);
+      const std::size_t p = (first + i) % tokens_.size();
+      if (config.acceptance >= 0) {
+        std::vector<Token> text = tokens_[p];
+        const std::vector<Token>& plain = plain_tokens(p);
+        text.insert(text.end(), plain.begin(), plain.end());
+        scripted_->draft.script(sessions[i]->slot(), std::move(text), config.acceptance);
+      }
+      engine.set_prompt(*sessions[i], tokens_[p]);
       list.push_back(sessions[i].get());
     }
     m.prefill_ms = 0;
@@ -293,15 +363,18 @@ class Bench {
 
   const std::string& plain_text(std::size_t p) {
     std::string& text = plain_text_[p];
-    if (text.empty()) {
-      auto& plain = plain_[{p, 0.0, 1}];
-      if (plain.empty()) {
-        Measurement unused = blank("plain", p);
-        measure_own(parse_config("plain", {}), p, unused);
-      }
-      text = pair_->target().detokenize(plain);
-    }
+    if (text.empty()) text = pair_->target().detokenize(plain_tokens(p));
     return text;
+  }
+
+  // Of one session, greedy.
+  const std::vector<Token>& plain_tokens(std::size_t p) {
+    auto& plain = plain_[{p, 0.0, 1}];
+    if (plain.empty()) {
+      Measurement unused = blank("plain", p);
+      measure_own(parse_config("plain", {}), p, unused);
+    }
+    return plain;
   }
 
   // As far as both go. Programs may go on behind the limit, and print end-of-text tokens by name.
@@ -445,8 +518,9 @@ class Bench {
   std::vector<bool> tuning_;  // [prompts] spent on choosing settings
   std::vector<std::vector<Token>> tokens_;
   std::unique_ptr<Runtime> pair_;
-  PeerOptions peer_options_;         // as shipped
-  PeerOptions loaded_peer_options_;  // with our backend
+  std::unique_ptr<Scripted> scripted_;  // with --acceptance
+  PeerOptions peer_options_;            // as shipped
+  PeerOptions loaded_peer_options_;     // with our backend
   Measurements results_;
   std::set<Measurement::Key> done_;
   std::map<std::tuple<std::size_t, double, int>, std::vector<Token>> plain_;
@@ -513,6 +587,12 @@ void add_contestant_flags(CLI::App& app, BenchFlags& f) {
                        "A mode with parameters, e.g. \"graph merge-length=1 width=8\"; may be repeated"));
   group(app.add_flag("--ablate", f.ablate, "The paper's ablations: chain, tree and graph by each parameter"));
   group(app.add_flag("--chains", f.chains, "Also chains of fixed depth, to compare at equal time per step"));
+  group(app.add_option(
+            "--acceptance", f.acceptance,
+            "Shares of its tokens that the target accepts, e.g. 0.5,0.8,0.95: the draft's passes are made, and what "
+            "it proposes is scripted"))
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 0.99));
   group(app.add_option("--peers", f.peers,
                        "llama.cpp's own speculative programs, found in this folder, and our chain: each tuned on a "
                        "part of the prompts, all measured on the others"))

@@ -31,6 +31,7 @@ std::vector<bool> tuning_prompts(std::span<const Prompt> prompts, int per_kind);
 struct Config {
   std::string name;
   SpeculationParams params;
+  double acceptance = -1;  // of a scripted draft (scripted_draft.h); below 0: the draft speaks for itself
 };
 
 // "MODE [KEY=VALUE]…", the keys being depth, draft-top-k, sibling-threshold, path-threshold, merge-length, frontier,

@@ -277,6 +277,10 @@ class Check {
     report_.drafts = !one_state ? "graph" : f16->has_snapshots() ? "chain, snapshots" : "chain, copies";
     std::optional<Judge> q8;
     for (Pending& p : pending_) {
+      if (p.cache == "q8_0" && !f16->takes(p.cache)) {
+        report_.no_q8_0 = true;
+        continue;
+      }
       std::optional<Judge>& judge = p.cache == "q8_0" ? q8 : f16;
       if (!judge) judge.emplace(target_, p.cache, kContext + 64);
       for (const Text& t : p.texts) judge->judge(t.prompt, t.generated, p.c);
@@ -345,12 +349,13 @@ nlohmann::json to_json(const Report& r) {
                      {"wrong", c.wrong},
                      {"regret", c.regret},
                      {"bits_equal", c.bits_equal}});
-  return {{"name", r.name},       {"architecture", r.architecture}, {"kind", r.kind}, {"drafts", r.drafts},
-          {"refused", r.refused}, {"obstacles", r.obstacles},       {"cases", cases}};
+  return {{"name", r.name},       {"architecture", r.architecture}, {"kind", r.kind},           {"drafts", r.drafts},
+          {"refused", r.refused}, {"no_q8_0", r.no_q8_0},           {"obstacles", r.obstacles}, {"cases", cases}};
 }
 
 Report from_json(const nlohmann::json& j) {
-  Report r{j.at("name"), j.at("architecture"), j.at("kind"), j.at("drafts"), j.at("refused"), j.at("obstacles"), {}};
+  Report r{j.at("name"),    j.at("architecture"), j.at("kind"),      j.at("drafts"),
+           j.at("refused"), j.at("no_q8_0"),      j.at("obstacles"), {}};
   for (const auto& c : j.at("cases"))
     r.cases.push_back({c.at("name"), c.at("error"), c.at("tokens"), c.at("per_step"), c.at("distinct"), c.at("ties"),
                        c.at("other_experts"), c.at("wrong"), c.at("regret"), c.at("bits_equal")});

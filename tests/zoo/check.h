@@ -29,6 +29,7 @@ struct Report {
   std::string kind;       // "dense", "mixture", "window", "hybrid" …, joined by ", "
   std::string drafts;     // "graph", "chain, snapshots" or "chain, copies"
   std::string refused;    // the sentence with which the program refuses the model, or empty
+  bool no_q8_0 = false;   // libllama has no q8_0 cache for it
   std::string obstacles;  // what keeps --exact from promising equal bits, or empty
   std::vector<Case> cases;
   std::vector<std::string> failures() const;  // one sentence for each; empty = all right

@@ -24,6 +24,12 @@ float deviation(std::span<const float> row) {
   return static_cast<float>(std::sqrt(std::max(0.0, squares / n - sum / n * sum / n)));
 }
 
+void set_cache(llama_context_params& params, const std::string& cache) {
+  if (cache != "q8_0") return;
+  params.type_k = params.type_v = GGML_TYPE_Q8_0;
+  params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+}
+
 }  // namespace
 
 Judge::Judge(const std::string& path, const std::string& cache, int n_ctx) {
@@ -36,10 +42,7 @@ Judge::Judge(const std::string& path, const std::string& cache, int n_ctx) {
   params_.n_batch = params_.n_ubatch = 512;
   params_.n_threads = params_.n_threads_batch = 1;
   params_.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-  if (cache == "q8_0") {
-    params_.type_k = params_.type_v = GGML_TYPE_Q8_0;
-    params_.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-  }
+  set_cache(params_, cache);
   context_ = make_context(params_);
   n_vocab_ = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
   char text[64];
@@ -52,6 +55,12 @@ Judge::Context Judge::make_context(llama_context_params params) const {
   Context context(llama_init_from_model(model_.get(), params));
   if (!context) throw std::runtime_error("libllama makes no context for the model");
   return context;
+}
+
+bool Judge::takes(const std::string& cache) const {
+  llama_context_params params = params_;
+  set_cache(params, cache);
+  return Context(llama_init_from_model(model_.get(), params)) != nullptr;
 }
 
 bool Judge::has_snapshots() const {

@@ -27,6 +27,9 @@ class Judge {
   // Whether libllama keeps snapshots of a recurrent state for it.
   bool has_snapshots() const;
 
+  // Whether libllama makes a context with a cache of that format.
+  bool takes(const std::string& cache) const;
+
   // Counts ties, other experts and wrong tokens of `generated` after `prompt`.
   void judge(const Tokens& prompt, const Tokens& generated, Case& out);
 

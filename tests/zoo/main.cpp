@@ -1,7 +1,7 @@
-// zoo write DIR [--type PART=FORMAT]... [NAME...]: writes DIR/NAME.gguf and DIR/NAME.draft.gguf, of all models or those
-// named. zoo list: the models of the zoo. zoo unknown [FILE]: architectures of libllama that architectures.txt, or a
-// report, does not mention. zoo report FILE [-j N]: checks all models and writes a table. zoo check [--fast] [--json]
-// NAME: runs a model in every way and judges its texts with libllama alone.
+// zoo write DIR [--type PART=FORMAT]... [--set KEY=VALUE]... [NAME...]: writes DIR/NAME.gguf and DIR/NAME.draft.gguf,
+// of all models or those named. zoo list: the models of the zoo. zoo unknown [FILE]: architectures of libllama that
+// architectures.txt, or a report, does not mention. zoo report FILE [-j N]: checks all models and writes a table. zoo
+// check [--fast] [--json] NAME: runs a model in every way and judges its texts with libllama alone.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -33,7 +33,7 @@ gsd::zoo::Recipe make_recipe(const std::vector<std::string>& formats, int file_t
 }
 
 int write(const Table& table, const std::string& dir, std::vector<std::string> names,
-          const std::vector<std::string>& formats, int file_type) {
+          const std::vector<std::string>& formats, int file_type, const std::vector<std::string>& changes) {
   gsd::zoo::Recipe recipe = make_recipe(formats, file_type);
   std::filesystem::create_directories(dir);
   if (names.empty())
@@ -41,8 +41,11 @@ int write(const Table& table, const std::string& dir, std::vector<std::string> n
   int failed = 0;
   for (const std::string& name : names) {
     try {
+      gsd::zoo::Entry entry = table.entry(name);
+      for (const std::string& c : changes)
+        entry.metadata.emplace_back(c.substr(0, c.find('=')), c.substr(c.find('=') + 1));
       for (recipe.draft = false;; recipe.draft = true) {
-        write_model(table.entry(name), GSD_MODELS_DIR "/toy-target.gguf", recipe,
+        write_model(entry, GSD_MODELS_DIR "/toy-target.gguf", recipe,
                     dir + "/" + name + (recipe.draft ? ".draft.gguf" : ".gguf"));
         if (recipe.draft) break;
       }
@@ -123,7 +126,11 @@ int main(int argc, char** argv) {
     command->add_option("--file-type", file_type, "general.file_type");
   };
   add_formats(w);
-  w->callback([&] { code = write(table, dir, names, formats, file_type); });
+  std::vector<std::string> changes;
+  w->add_option("--set", changes, "Other metadata than architectures.txt has, for larger models")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  w->callback([&] { code = write(table, dir, names, formats, file_type, changes); });
   gsd::zoo::CheckOptions options;
   bool as_json = false;
   std::string name;

@@ -77,6 +77,8 @@ void set_array(gguf_context* file, const std::string& key, const std::string& li
     case Kind::kFloat:
       return fill([](const std::string& w) { return std::stof(w); }, GGUF_TYPE_FLOAT32);
     default:
+      if (words[0].ends_with('L'))
+        return fill([](const std::string& w) { return static_cast<std::uint64_t>(std::stoull(w)); }, GGUF_TYPE_UINT64);
       return fill([](const std::string& w) { return static_cast<std::uint32_t>(std::stoul(w)); }, GGUF_TYPE_UINT32);
   }
 }

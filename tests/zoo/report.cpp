@@ -26,13 +26,13 @@ struct Row {
 Row check_apart(const std::string& program, const std::string& name, const std::filesystem::path& result) {
   if (!std::filesystem::exists(result)) {
     const std::string command =
-        fmt::format("GGML_NO_BACKTRACE=1 timeout 300 '{}' check --json '{}' 2>/dev/null >'{}.part'", program, name,
+        fmt::format("GGML_NO_BACKTRACE=1 timeout 900 '{}' check --json '{}' 2>/dev/null >'{}.part'", program, name,
                     result.string());
     const int status = std::system(command.c_str());
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     std::filesystem::rename(result.string() + ".part", result);
     if (std::filesystem::file_size(result) == 0)
-      std::ofstream(result) << nlohmann::json{{"died", code == 124  ? "no end after 300 s"
+      std::ofstream(result) << nlohmann::json{{"died", code == 124  ? "no end after 900 s"
                                                        : code > 128 ? fmt::format("signal {}", code - 128)
                                                                     : "libllama alone does not run it"}};
   }
@@ -79,6 +79,7 @@ std::string notes(const Report& r) {
     regret = std::max(regret, c.regret);
     if (c.name == "chain") add(fmt::format("{:.1f}", c.per_step));
   }
+  if (r.no_q8_0) add("libllama has no q8_0 cache for it");
   if (ties > 0) add(fmt::format("{} near-tie{} (up to {:.1g})", ties, ties > 1 ? "s" : "", regret));
   if (experts > 0) add(fmt::format("{} by other experts", experts));
   for (const std::string& f : r.failures())

@@ -1,6 +1,7 @@
 # Finds what gsd is built from and defines
 #   gsd_dep::llama     libllama and ggml: include directories, libraries and, with the prefix, the loader's link options
 #   gsd_dep::headers   CLI11, nlohmann-json, fmt and cpp-httplib
+#   gsd_dep::edit      libedit; only where it was found
 #   GTest::gtest, GTest::gtest_main, GTest::gmock     only with GSD_BUILD_TESTS
 #   benchmark::benchmark                              only with GSD_BUILD_BENCHMARKS
 # and sets
@@ -103,6 +104,26 @@ else()
   message(STATUS "libllama: building llama.cpp ${GSD_LLAMA_TAG} from source "
                  "(on Debian for amd64, deps/setup.sh fetches a ready-made one)")
   gsd_fetch_llama()
+endif()
+
+# --- line editor ------------------------------------------------------------------------------------------------------
+
+# gsd_dep::edit: libedit, where it is. BSD's own, kept up for thirty years, and the only editor of Debian's that is neither
+# under the GPL (readline) nor without history and key bindings. Without it `gsd chat` reads plain lines.
+if(GSD_LLAMA_MODE STREQUAL "PREFIX" AND EXISTS "${GSD_PREFIX_LIBDIR}/libedit.so.2")
+  add_library(gsd_dep::edit INTERFACE IMPORTED GLOBAL)
+  target_include_directories(gsd_dep::edit SYSTEM INTERFACE "${GSD_PREFIX}/usr/include")
+  target_link_options(gsd_dep::edit INTERFACE
+                      "SHELL:-Wl,--push-state,--no-as-needed \"${GSD_PREFIX_LIBDIR}/libedit.so.2\" -Wl,--pop-state")
+else()
+  find_path(GSD_EDIT_INCLUDE_DIR histedit.h)
+  find_library(GSD_EDIT_LIBRARY edit)
+  mark_as_advanced(GSD_EDIT_INCLUDE_DIR GSD_EDIT_LIBRARY)
+  if(GSD_EDIT_INCLUDE_DIR AND GSD_EDIT_LIBRARY AND NOT GSD_LLAMA_MODE STREQUAL "PREFIX")
+    add_library(gsd_dep::edit INTERFACE IMPORTED GLOBAL)
+    target_include_directories(gsd_dep::edit SYSTEM INTERFACE "${GSD_EDIT_INCLUDE_DIR}")
+    target_link_libraries(gsd_dep::edit INTERFACE "${GSD_EDIT_LIBRARY}")
+  endif()
 endif()
 
 # --- header-only helpers ----------------------------------------------------------------------------------------------

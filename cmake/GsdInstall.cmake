@@ -48,7 +48,7 @@ if(GSD_LLAMA_MODE STREQUAL "PREFIX")
   file(GLOB loader "${GSD_PREFIX_LIBDIR}/ld-linux-*.so.*")
   get_filename_component(GSD_LOADER "${loader}" NAME)
   foreach(name ${GSD_LOADER} libllama.so.0 libggml.so.0 libggml-base.so.0 libgomp.so.1 libstdc++.so.6 libgcc_s.so.1
-               libm.so.6 libc.so.6 libvulkan.so.1)
+               libm.so.6 libc.so.6 libvulkan.so.1 libedit.so.2 libbsd.so.0 libmd.so.0 libtinfo.so.6)
     if(EXISTS "${GSD_PREFIX_LIBDIR}/${name}")
       file(REAL_PATH "${GSD_PREFIX_LIBDIR}/${name}" file)
       install(PROGRAMS "${file}" DESTINATION ${GSD_PLUGIN_DIR} RENAME ${name})
@@ -107,7 +107,8 @@ install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright)
 if(GSD_LLAMA_MODE STREQUAL "PREFIX")
   # Of what is copied along, of what is compiled in, and the texts that those name. GCC's libraries have theirs in a package
   # of the compiler.
-  foreach(package libllama0 libggml0 libggml0-backend-vulkan libvulkan1 libc6 libcli11-dev nlohmann-json3-dev libfmt-dev cpp-httplib)
+  foreach(package libllama0 libggml0 libggml0-backend-vulkan libvulkan1 libc6 libcli11-dev nlohmann-json3-dev libfmt-dev cpp-httplib
+          libedit2 libbsd0 libmd0 libtinfo6)
     if(EXISTS "${GSD_PREFIX}/usr/share/doc/${package}/copyright")
       list(APPEND copyrights "${GSD_PREFIX}/usr/share/doc/${package}/copyright")
     endif()

@@ -129,6 +129,20 @@ context "context of 1024 tokens is larger than the 512 .*draft" generate -m "$ta
 echo "== bad input"
 expect 11 "^gsd: .*cannot be opened" generate "${pair[@]}" -f "$dir/none.txt"
 yes "a long prompt" | head -c 20000 >"$dir/long.txt"
+expect 6 "context" generate "${pair[@]}" -f "$dir/long.txt" -n 4
+[ ! -s "$dir/out" ] || fail "a prompt that is too long is printed all the same"
+expect 2 "given twice" generate "${pair[@]}" -p x -f "$dir/long.txt"
+expect 2 "not empty" generate "${pair[@]}" -p x --stop ""
+echo '{"type": "array", "uniqueItems": true}' >"$dir/bad.json"
+expect 10 "'uniqueItems' at #" generate "${pair[@]}" -p x --json-schema "$dir/bad.json"
+expect 10 "is no JSON" generate "${pair[@]}" -p x --json-schema "$dir/long.txt"
+expect 11 "cannot be opened" generate "${pair[@]}" -p x --json-schema "$dir/none.json"
+expect 2 "cannot be given together" generate "${pair[@]}" -p x --json-schema "$dir/bad.json" --grammar 'root ::= "a"'
+echo '{"type": "object", "properties": {"n": {"type": "integer", "minimum": 3, "maximum": 4}}, "required": ["n"], "additionalProperties": false}' >"$dir/n.json"
+out=$("$gsd" generate "${pair[@]}" -p "# tar" --no-echo --json-schema "$dir/n.json" -n 200 2>/dev/null | tr -d ' \n\t')
+case $out in '{"n":3}' | '{"n":4}') ;; *) fail "--json-schema --no-echo: $out" ;; esac
+out=$("$gsd" generate "${pair[@]}" -p 'a\tb' --escape --stop '\x63' --grammar 'root ::= "abcd"' 2>/dev/null)
+[ "$out" = "$(printf 'a\tbab')" ] || fail "--escape --stop: $out"
 expect 6 "^gsd: .*context holds 64" generate "${pair[@]}" -f "$dir/long.txt" -c 64
 expect 10 "^gsd: .*grammar" generate "${pair[@]}" -p x --grammar "root ::= ("
 expect 11 "^gsd: .*cannot be written" generate "${pair[@]}" -p x --record "$dir/no/such/folder/x"

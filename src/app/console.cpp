@@ -44,6 +44,8 @@ void catch_signals() {
 
 bool interrupted() { return signalled != 0; }
 
+void forget_interrupt() { signalled = 0; }
+
 bool write_out(std::string_view text) {
   while (!text.empty()) {
     const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());

@@ -19,6 +19,8 @@ void open_standard_descriptors();
 // Ctrl-C and SIGTERM set a flag; a second one ends the program at once. A closed pipe becomes a write error.
 void catch_signals();
 bool interrupted();
+// Goes on as if there had been no signal.
+void forget_interrupt();
 
 // Writes to stdout at once. False if that fails: the reader is gone, the disk is full.
 bool write_out(std::string_view text);

@@ -1,10 +1,14 @@
 // gsd generate: a prompt in, text out, and what it cost.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "../chat/control_tokens.h"
+#include "../server/api_error.h"
+#include "../server/json_schema.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -24,7 +28,56 @@ struct GenerateFlags {
   bool compare = false;
   bool json = false;
   bool plain_text = false;  // names of control tokens are text
+  bool no_echo = false;
+  bool escape = false;
+  std::vector<std::string> stop;
+  std::string schema_file;
 };
+
+// \n, \t, \r, \\, \", \' and \xHH as what they stand for; anything else stays.
+std::string unescaped(const std::string& text) {
+  constexpr std::string_view kNames = "ntr\\\"'";
+  constexpr std::string_view kValues = "\n\t\r\\\"'";
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const std::size_t k = text[i] == '\\' && i + 1 < text.size() ? kNames.find(text[i + 1]) : std::string_view::npos;
+    unsigned byte = 0;
+    if (k != std::string_view::npos) {
+      out += kValues[k];
+      ++i;
+    } else if (text.substr(i, 2) == "\\x" && i + 4 <= text.size() &&
+               std::from_chars(&text[i] + 2, &text[i] + 4, byte, 16).ptr == &text[i] + 4) {
+      out += static_cast<char>(byte);
+      i += 3;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+// Complains about what does not go together.
+GenerateFlags checked(GenerateFlags flags) {
+  if (!flags.prompt.empty() && !flags.prompt_file.empty())
+    throw Error(ErrorCode::kUsage, "The prompt was given twice; use either -p or -f.");
+  if (flags.escape) {
+    flags.prompt = unescaped(flags.prompt);
+    for (std::string& s : flags.stop) s = unescaped(s);
+  }
+  if (std::find(flags.stop.begin(), flags.stop.end(), "") != flags.stop.end())
+    throw Error(ErrorCode::kUsage, "--stop needs a text that is not empty.");
+  if (flags.schema_file.empty()) return flags;
+  if (!flags.model.grammar.empty() || !flags.model.grammar_file.empty())
+    throw Error(ErrorCode::kUsage, "--json-schema and a grammar cannot be given together.");
+  try {
+    flags.model.grammar = server::schema_grammar(server::Json::parse(read_file(flags.schema_file)));
+  } catch (const server::ApiError& e) {
+    throw Error(ErrorCode::kGrammar, e.what());
+  } catch (const json::exception&) {
+    throw Error(ErrorCode::kGrammar, fmt::format("The file '{}' is no JSON.", flags.schema_file));
+  }
+  return flags;
+}
 
 void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   const Stats& s = r.stats;
@@ -59,7 +112,8 @@ void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   std::fputs(out.c_str(), stderr);
 }
 
-int generate(const GenerateFlags& flags) {
+int generate(const GenerateFlags& given) {
+  const GenerateFlags flags = checked(given);
   flags.model.session();  // complain about parameters before the models are loaded
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
   Runtime pair = load_pair(flags.model);
@@ -68,8 +122,9 @@ int generate(const GenerateFlags& flags) {
       [&](std::string_view t, bool add, bool parse) { return pair.target().tokenize(t, add, parse); });
   std::unique_ptr<Recorder> recorder;
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
-  if (!flags.json) print(text);
-  const Run r = run_prompt(pair, prompt, flags.model.session(pair), !flags.json, recorder.get());
+  const Run r =
+      run_prompt(pair, prompt, flags.model.session(pair),
+                 {.stream = !flags.json, .before = flags.no_echo ? "" : text, .stop = flags.stop}, recorder.get());
   if (recorder) {
     if (!r.closed) recorder->drafts(pair, prompt, r.tokens, flags.model.session());
     recorder->close();
@@ -80,7 +135,7 @@ int generate(const GenerateFlags& flags) {
     SessionOptions o = flags.model.session(pair);
     o.speculation.mode = Mode::kPlain;
     o.max_tokens = static_cast<std::int64_t>(r.tokens.size());
-    plain = run_prompt(pair, prompt, std::move(o), false, nullptr);
+    plain = run_prompt(pair, prompt, std::move(o), {.stop = flags.stop}, nullptr);
   }
   pair.save_profile();
   if (flags.json) {
@@ -110,6 +165,12 @@ void add_generate(CLI::App& program, int& exit_code) {
   app->add_option("-p,--prompt", flags->prompt, "The prompt");
   app->add_option("-f,--file", flags->prompt_file, "The prompt from a file; - = standard input")->type_name("FILE");
   app->add_flag("--no-parse-special", flags->plain_text, "Take names of control tokens in the prompt as text");
+  app->add_flag("--escape", flags->escape, "Read \\n, \\t, \\xHH and the like in -p and --stop as what they stand for");
+  app->add_flag("--no-echo", flags->no_echo, "Write what is generated without the prompt");
+  app->add_option("--stop", flags->stop, "End before this text; may be given several times")->type_name("TEXT");
+  app->add_option("--json-schema", flags->schema_file,
+                  "The text must be JSON that is valid under the schema in this file")
+      ->type_name("FILE");
   app->add_flag("--compare", flags->compare, "Decode plainly afterwards and compare speed and text");
   app->add_flag("--json", flags->json, "Write one JSON object instead of the text");
   app->add_option("--record", flags->record,

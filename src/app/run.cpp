@@ -4,23 +4,25 @@
 #include <nlohmann/json.hpp>
 
 #include "../core/stopwatch.h"
-#include "../core/utf8.h"
+#include "../server/text_stream.h"
 #include "console.h"
 
 namespace gsd::app {
-Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions options, bool stream,
+Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions options, const RunText& text,
                Recorder* recorder) {
   Run r;
-  Utf8Buffer utf8;
-  const auto emit = [&](const std::string& piece) {
+  server::TextStream shown(text.stop);
+  const auto emit = [&] {
+    const std::string piece = shown.take();
     r.text += piece;
-    if (stream && !piece.empty() && !write_out(piece)) r.closed = true;
+    if (text.stream && !piece.empty() && !write_out(piece)) r.closed = true;
   };
   Stopwatch clock;
   options.on_token = [&](Token t) {
     if (r.first_token_ms == 0) r.first_token_ms = clock.ms();
-    emit(utf8.push(pair.target().is_eog(t) ? "" : pair.target().piece(t)));
-    return !interrupted() && !r.closed;
+    r.stopped = !shown.push(pair.target().is_eog(t) ? "" : pair.target().piece(t));
+    emit();
+    return !interrupted() && !r.closed && !r.stopped;
   };
   options.on_step = [&](const StepView& v) {
     r.margins.insert(r.margins.end(), v.acceptance.margin.begin(), v.acceptance.margin.end());
@@ -32,6 +34,7 @@ Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions o
   const auto session = engine.open(std::move(options));
   clock = {};
   engine.set_prompt(*session, prompt);
+  if (text.stream) print(text.before);
   try {
     ProgressLine line("Reading the prompt");
     run_to_end(engine, *session, [&](std::size_t left) {
@@ -43,7 +46,8 @@ Run run_prompt(Runtime& pair, const std::vector<Token>& prompt, SessionOptions o
     if (!interrupted()) throw;  // a pass that Ctrl-C ended
   }
   r.decode_ms = clock.ms() - r.prefill_ms;
-  emit(utf8.flush());
+  shown.finish();
+  emit();
   r.tokens.assign(session->generated().begin(), session->generated().end());
   r.stats = session->stats();
   r.finish = session->finish();

@@ -34,7 +34,7 @@ const settle = (page) => page.evaluate(() => new Promise((r) => requestAnimation
 
 async function talk(page) {
   await page.keyboard.type("# tar");  // the message field has the focus
-  await page.click("summary");
+  await page.click("#settings summary");
   await page.fill("#p-max_tokens", "60");
   await page.selectOption("#p-mode", "graph");  // auto drafts what the moment's timings advise, which may be nothing
   await page.focus("#prompt");
@@ -93,6 +93,9 @@ async function stopAndHostile(page) {
   await page.fill("#prompt", "x ".repeat(3000));
   await page.keyboard.press("Enter");
   await page.waitForFunction(() => document.getElementById("problem").textContent.includes("context"));
+  assert.equal(await page.locator(".turn").count(), 2, "an error leaves no bubble");
+  assert.match(await page.inputValue("#prompt"), /^x x /, "the text that could not be sent is still there");
+  await page.fill("#prompt", "");
   await page.click("#clear");
   assert.equal(await page.locator(".turn").count(), 0);
 }
@@ -110,6 +113,82 @@ async function chat(page) {
   assert.match(await page.locator(".turn .end").nth(1).textContent(), /[1-9]\d* prompt tokens reused/, "the second turn reuses the first");
 }
 
+// Conversations stay in the browser; the last answer can be repeated, a message edited.
+async function keeps(page) {
+  await page.reload();
+  await page.waitForSelector("html[data-ready]");
+  await page.click("#saved summary");
+  const open = page.locator("#list .open");
+  assert.ok(await open.count() >= 2, "kept conversations");
+  await open.first().click();
+  assert.equal(await page.locator(".turn").count(), 4);
+  await page.getByRole("button", {name: "Regenerate"}).click();
+  await answers(page, 1);
+  assert.equal(await page.locator(".turn").count(), 4, "regenerate replaces the last answer");
+  await page.locator(".turn").nth(2).getByRole("button", {name: "Edit"}).click();
+  assert.equal(await page.locator(".turn").count(), 2);
+  assert.equal(await page.inputValue("#prompt"), "question 2");
+  await page.fill("#prompt", "");
+  page.once("dialog", (d) => d.accept("a name"));
+  await page.locator("#list").getByRole("button", {name: "Rename"}).first().click();
+  assert.equal(await open.first().textContent(), "a name");
+  const download = page.waitForEvent("download");
+  await page.locator("#list").getByRole("button", {name: "Export"}).first().click();
+  assert.equal((await download).suggestedFilename(), "conversation.json");
+  const n = await open.count();
+  await page.locator("#list").getByRole("button", {name: "Delete"}).first().click();
+  assert.equal(await open.count(), n - 1);
+  assert.equal(await page.locator(".turn").count(), 0, "the deleted one was on the page");
+}
+
+// What a model might write, without one.
+async function markdown(page) {
+  const html = await page.evaluate(() => markdown("# Head\n\ntext **bold** `a<b` [x](https://e.org) [y](javascript:alert(1))\n- one\n- two\n\n```js\nlet a = '<img src=x>';\n```\n<script>document.title='broken'</script>").outerHTML);
+  for (const part of ["<h3>Head</h3>", "<strong>bold</strong>", "<code>a&lt;b</code>", "href=\"https://e.org\"", "<li>two</li>", "<pre>let a = '&lt;img src=x&gt;';</pre>", "&lt;script&gt;"])
+    assert.ok(html.includes(part), `${part} in ${html}`);
+  assert.ok(!html.includes("href=\"javascript"), html);
+  // Reasoning and tool calls are folded; a plain step keeps the last tree.
+  await page.evaluate(() => {
+    current.kind = "chat";
+    const {turn, inner} = addTurn("answer", "", true);
+    const state = {turn, place: inner, text: "", reasoning: "", calls: [], times: []};
+    for (const delta of [{reasoning_content: "because"}, {tool_calls: [{index: 0, function: {name: "f", arguments: "{\"a\""}}]}, {tool_calls: [{index: 0, function: {arguments: ":1}"}}]}])
+      receive({choices: [{delta}]}, state);
+    const q = {draft_ms: 0, verify_ms: 0, path: [], emitted: [{text: "x", origin: "target"}]};
+    steps.push({gsd: {...q, graph: {nodes: [{text: "r", depth: 0, p: 1}, {text: "a", depth: 1, p: 1}], edges: [{from: 0, to: 1}]}, tree: [{parent: -1, node: 0}, {parent: 0, node: 1}]}, rate: 1},
+      {gsd: {...q, graph: {nodes: [{text: "r", depth: 0, p: 1}], edges: []}, tree: [{parent: -1, node: 0}]}, rate: 1});
+    show(steps.length - 1);
+  });
+  await settle(page);
+  assert.deepEqual(await page.$$eval(".fold", (list) => list.map((f) => [f.open, f.textContent])), [[false, "Reasoningbecause"], [false, "Tool call: f{\"a\":1}"]]);
+  assert.equal(await page.locator("#graph .node").count(), 2);
+  assert.match(await page.textContent("#kept"), /plain/);
+  await page.evaluate(() => {
+    const data = new DataTransfer();
+    data.items.add(new File(["x"], "x.png", {type: "image/png"}));
+    document.getElementById("prompt").dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true}));
+  });
+  assert.match(await page.textContent("#problem"), /Images cannot be sent/);
+}
+
+// On a phone the input is in sight, and the text is followed unless the reader went up.
+async function phone(page) {
+  await page.setViewportSize({width: 390, height: 700});
+  await page.click("#clear");
+  await page.evaluate(() => { current.kind = "chat"; for (let i = 0; i < 40; ++i) addTurn("you", "line " + i, false); });
+  const place = await page.locator("#prompt").boundingBox();
+  assert.ok(place.y >= 0 && place.y + place.height <= 700, `the input is at ${place.y}`);
+  const receiveOne = () => page.evaluate(() => {
+    const {turn, inner} = window.test ??= addTurn("answer", "", true);
+    receive({choices: [{delta: {content: "word ".repeat(80)}}]}, {turn, place: inner, text: "", reasoning: "", calls: [], times: []});
+    return [atEnd(), $("log").scrollTop];
+  });
+  assert.equal((await receiveOne())[0], true, "followed");
+  await page.evaluate(() => { $("log").scrollTop = 0; });
+  assert.deepEqual(await receiveOne(), [false, 0], "a reader who went up stays there");
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= 390), "wider than the phone");
+}
+
 let failed = false;
 const server = await serve();
 try {
@@ -121,6 +200,9 @@ try {
     if (scheme === "light") {
       await stopAndHostile(page);
       await chat(page);
+      await keeps(page);
+      await markdown(page);
+      await phone(page);
       page.problems = page.problems.filter((p) => !p.includes("400"));  // the prompt that was too long
     }
     assert.deepEqual(page.problems, [], scheme);

@@ -47,19 +47,18 @@ class Terminal:
     def keys(self, text):
         os.write(self.fd, text.encode())
 
-    def ask(self, text, pattern=r"\[\d+ tokens[^\]]*\]"):
+    def ask(self, text, pattern=r"\[\d+ tokens[^\]]*\]", prompt="> "):
+        """Sends `text`, waits for `pattern` and then for the prompt: keys that come before it are the terminal's own."""
         self.keys(text + "\r")
-        return self.wait(pattern)
+        return self.wait(pattern) + self.wait(prompt)
 
     def conversation(self):
         path = os.path.join(folder, "saved.json")
-        self.keys(f"/save {path}\r")
-        self.wait("Saved")
+        self.ask(f"/save {path}", "Saved")
         with open(path) as file:
             return [(m["role"], m["content"]) for m in json.load(file)]
 
     def end(self, keys="\x04"):
-        self.wait("> ")  # before, a Ctrl-D would be the terminal's own
         self.keys(keys)
         while self.read(20):
             pass
@@ -72,7 +71,7 @@ def check(condition, what):
 
 
 t = Terminal("-n", "12")
-t.keys("\r")  # an empty line does nothing
+t.ask("", "")  # an empty line does nothing
 t.ask("hello")
 check([r for r, _ in t.conversation()] == ["user", "assistant"], "an empty line was a turn")
 t.ask("wrold\x1b[D\x1b[D\x1b[D\x1b[D\x7f\x1b[3~wor\x05!")  # arrows, Backspace, Delete, End
@@ -80,38 +79,36 @@ text = t.conversation()[2][1]
 check(text.endswith("!") and "\x1b" not in text, f"editing gave {text!r}")
 t.ask("\x1b[A" * 4)  # history: /save, wrold, /save, hello
 check([c for r, c in t.conversation() if r == "user"][-1] == "hello", f"history: {t.conversation()}")
-t.keys("/clear\r")
+t.ask("/clear", "\r\n")
 t.ask("\x1b[200~first line\rsecond line\r\r/clear\rrm -rf x\x1b[201~")  # one message
 check(t.conversation()[0] == ("user", "first line\nsecond line\n\n/clear\nrm -rf x"), f"a paste gave {t.conversation()}")
 t.ask("one\x1b\rtwo")
 check(t.conversation()[2] == ("user", "one\ntwo"), "Alt+Enter")
-t.keys("three\\\r")
+t.ask("three\\", "\r\n", "  ")
 t.ask("four")
 check(t.conversation()[4] == ("user", "three\nfour"), "a \\ at the end")
 
-t.keys("/undo\r")
-t.wait("Taken back")
+t.ask("/undo", "Taken back")
 check(len(t.conversation()) == 4, "/undo")
 t.ask("/regen")
 check(len(t.conversation()) == 4, "/regen")
-t.keys("/system Be brief.\r")
+t.ask("/system Be brief.", "\r\n")
 check(t.conversation()[0] == ("system", "Be brief."), "/system")
 with open(os.path.join(folder, "note"), "w") as file:
     file.write("from a file")
-t.keys(f"/read {folder}/note\r")
-t.wait("before the next message")
+t.ask(f"/read {folder}/note", "before the next message")
 t.ask("what?")
 check(t.conversation()[-2] == ("user", "from a file\n\nwhat?"), "/read")
 saved = t.conversation()
-t.keys("/clear\r")
+t.ask("/clear", "\r\n")
 check(t.conversation() == [("system", "Be brief.")], "/clear")
 with open(os.path.join(folder, "old.json"), "w") as file:
     json.dump([{"role": r, "content": c} for r, c in saved], file)
-t.keys(f"/load {folder}/old.json\r")
-t.wait("messages")
+t.ask(f"/load {folder}/old.json", "messages")
 check(t.conversation() == saved, "/load")
 t.ask("/set", "temperature 0, ")
-t.ask("/set temperature 0.7\r/set", "temperature 0.7")
+t.ask("/set temperature 0.7", "\r\n")
+t.ask("/set", "temperature 0.7")
 t.ask("/set temperature x", "is no number")
 t.ask("/set top_p 7", "top")
 t.ask("/set nothing 1", "There is no parameter nothing")
@@ -128,19 +125,22 @@ t.wait("go on\r\n")
 time.sleep(0.5)
 t.keys("\x03")
 t.wait("stopped")
+t.wait("> ")
 check(len(t.conversation()) == 2, "after Ctrl-C")
 t.keys("half a li\x03")
 t.wait("once more")
+t.wait("> ")
 check(len(t.conversation()) == 2, "a line was sent by Ctrl-C")
 t.keys("\x03")
 t.wait("once more")
+t.wait("> ")
 check(t.end("\x03") == 0, "Ctrl-C twice")
 
 # A full context is said, and what is oldest may go.
 t = Terminal("-n", "60", "--ignore-eos", "-c", "256")
 for reply, then in (("n", "make room"), ("y", r"\[\d+ tokens[^\]]*\]")):
     for _ in range(6):
-        if "Drop" in t.ask("word " * 12, r"Drop the oldest turn and go on\?|\[\d+ tokens[^\]]*\]"):
+        if "Drop" in t.ask("word " * 12, "", r"go on\? \[Y/n\] |tokens[^\]]*\](.|\n)*> "):
             t.ask(reply, then)
             break
     else:

@@ -149,11 +149,12 @@ TEST(Arguments, FlagsOfLlamaServerThatWouldChangeTheAnswerAreRefusedByName) {
 TEST(Arguments, VariablesOfLlamaServerAreHonouredNotedOrRefused) {
   Program p;
   ASSERT_EQ(setenv("LLAMA_ARG_BATCH", "64", 1), 0);
-  EXPECT_EQ(p.run({"generate"}), "");
+  EXPECT_EQ(p.run({"serve"}), "");
   ASSERT_EQ(p.notes.size(), 1U);
   EXPECT_THAT(p.notes[0], HasSubstr("LLAMA_ARG_BATCH has no effect here"));
   ASSERT_EQ(setenv("LLAMA_ARG_SSL_KEY_FILE", "key.pem", 1), 0);
   EXPECT_THAT(p.run({"serve"}), HasSubstr("LLAMA_ARG_SSL_KEY_FILE is not supported"));
+  EXPECT_EQ(p.run({"generate"}), "") << "what is meant for a server";
   unsetenv("LLAMA_ARG_SSL_KEY_FILE");
   unsetenv("LLAMA_ARG_BATCH");
 }

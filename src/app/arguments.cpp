@@ -189,7 +189,7 @@ std::vector<std::string> arguments(const CLI::App& program, int argc, const char
       out.push_back(fmt::format("{}={}", name, value));
       from_environment.emplace_back(variable);
     }
-    if (speaks_llama(*command)) pass_over_environment(*command, notes);
+    if (command->get_name() == "serve") pass_over_environment(*command, notes);
     words.erase(words.begin());
     take_words(*command, std::move(words), out, notes);
   } else {

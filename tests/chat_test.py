@@ -66,6 +66,7 @@ class Terminal:
                 pass
             while self.read(1):
                 pass
+            time.sleep(0.3)
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)

@@ -9,9 +9,15 @@
 
 #ifdef GSD_HAS_LIBEDIT
 #include <histedit.h>
+#include <sys/select.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <clocale>
+#include <csignal>
 #include <cstdio>
+
+#include "../core/utf8_decoder.h"
 #endif
 
 namespace gsd::app {
@@ -37,6 +43,7 @@ struct LineEditor::Terminal {
         });
     el_set(edit, EL_EDITOR, "emacs");
     el_set(edit, EL_SIGNAL, 0);
+    el_wset(edit, EL_GETCFN, &next_character);
     el_set(edit, EL_HIST, ::history, past);
     el_set(edit, EL_ADDFN, "gsd-paste", "Take in what the terminal says is pasted", &paste);
     el_set(edit, EL_ADDFN, "gsd-line", "Start a further line", &further_line);
@@ -53,25 +60,51 @@ struct LineEditor::Terminal {
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
 
-  static unsigned char paste(EditLine* e, int) {
-    constexpr std::string_view kEnd = "\x1b[201~";
-    constexpr std::size_t kMost = 1 << 20;
-    std::string text;
-    char c = 0;
-    while (el_getc(e, &c) == 1) {
-      text += c;
-      if (text.ends_with(kEnd)) {
-        text.resize(text.size() - kEnd.size());
-        break;
+  // One character. A signal that comes while none is there is never missed: it can only come while pselect waits.
+  static int next_character(EditLine*, wchar_t* out) {
+    sigset_t ours;
+    sigset_t before;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGINT);
+    sigaddset(&ours, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &ours, &before);
+    Utf8Decoder utf8;
+    int result = 0;
+    while (result == 0) {
+      fd_set in;
+      FD_ZERO(&in);
+      FD_SET(STDIN_FILENO, &in);
+      unsigned char byte = 0;
+      if (interrupted()) {
+        result = -1;
+      } else if (pselect(STDIN_FILENO + 1, &in, nullptr, nullptr, nullptr, &before) == 1) {
+        if (::read(STDIN_FILENO, &byte, 1) != 1) break;
+        const bool good = utf8.push(byte);
+        if (good && utf8.pending()) continue;
+        *out = good ? static_cast<wchar_t>(utf8.value()) : L'?';
+        result = 1;
+      } else if (errno != EINTR) {
+        result = -1;
       }
-      if (text.size() > kMost) break;
     }
-    for (std::size_t i = 0; i < text.size();) {
-      if (text[i] == '\r') text[i] = '\n';
-      const auto byte = static_cast<unsigned char>(text[i]);
-      (byte < ' ' && byte != '\n' && byte != '\t') || byte == 0x7F ? text.erase(i, 1).size() : ++i;
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return result;
+  }
+
+  static unsigned char paste(EditLine* e, int) {
+    constexpr std::wstring_view kEnd = L"\x1b[201~";
+    constexpr std::size_t kMost = 1 << 20;
+    std::wstring text;
+    wchar_t c = 0;
+    while (text.size() < kMost && el_wgetc(e, &c) == 1) {
+      text += c;
+      if (!text.ends_with(kEnd)) continue;
+      text.resize(text.size() - kEnd.size());
+      break;
     }
-    return !text.empty() && el_insertstr(e, text.c_str()) == 0 ? CC_REFRESH : CC_ERROR;
+    std::replace(text.begin(), text.end(), L'\r', L'\n');
+    std::erase_if(text, [](wchar_t x) { return (x < L' ' && x != L'\n' && x != L'\t') || x == 0x7F; });
+    return !text.empty() && el_winsertstr(e, text.c_str()) == 0 ? CC_REFRESH : CC_ERROR;
   }
   static unsigned char further_line(EditLine* e, int) { return el_insertstr(e, "\n") == 0 ? CC_REFRESH : CC_ERROR; }
 

@@ -148,7 +148,7 @@ TEST(LlamaBackend, MemoryIsRightAfterEveryStepOfARandomRun) {
 TEST(LlamaBackend, TreeRowsEqualChainRows) {
   const auto tree = make_backend(model(kTarget), {.n_ctx = 256, .n_threads = 1});
   const auto chain = make_backend(model(kTarget), {.n_ctx = 256, .n_threads = 1});
-  const auto prompt = model(kTarget).tokenize(kPrompts[0], true, false);
+  const auto prompt = model(kTarget).tokenize(kPrompts[0], AddBegin::kYes, ParseControl::kNo);
   feed(*tree, 0, prompt, false);
   feed(*chain, 0, prompt, false);
   // Two paths that share their first token: 11-12-13 and 11-22-23.
@@ -186,7 +186,7 @@ Text generate(Runtime& pair, const std::string& prompt, Mode mode, int n, float 
     t.margins.insert(t.margins.end(), v.acceptance.margin.begin(), v.acceptance.margin.end());
   };
   const auto s = pair.engine().open(std::move(o));
-  pair.engine().set_prompt(*s, pair.target().tokenize(prompt, true, false));
+  pair.engine().set_prompt(*s, pair.target().tokenize(prompt, AddBegin::kYes, ParseControl::kNo));
   while (pair.engine().prefill(*s) > 0) {
   }
   Session* list[] = {s.get()};
@@ -259,7 +259,8 @@ void expect_plain_text(Runtime& pair, const ContextOptions& context, const std::
       const auto at = static_cast<std::size_t>(a - text.tokens.begin());
       ++near_ties;
       if (deviation < 0)
-        deviation = width_deviation(pair.target(), context, pair.target().tokenize(prompt, true, false), plain.tokens);
+        deviation = width_deviation(pair.target(), context,
+                                    pair.target().tokenize(prompt, AddBegin::kYes, ParseControl::kNo), plain.tokens);
       std::printf("near-tie: mode %s, token %zu, logit gap %.5f (deviation between widths %.5f)\n", mode_name(mode), at,
                   plain.margins[at], deviation);
       EXPECT_LE(deviation, kMostDeviation) << "rounding does not come so far";
@@ -361,7 +362,7 @@ TEST(ToyPair, SeveralSessionsInExactModeKeepTheirBits) {
     s.max_tokens = 80;
     s.ignore_eog = true;
     sessions.push_back(pair.engine().open(s));
-    pair.engine().set_prompt(*sessions.back(), pair.target().tokenize(kPrompts[p], true, false));
+    pair.engine().set_prompt(*sessions.back(), pair.target().tokenize(kPrompts[p], AddBegin::kYes, ParseControl::kNo));
     while (pair.engine().prefill(*sessions.back()) > 0) {
     }
   }
@@ -392,7 +393,7 @@ TEST(ToyPair, MergingDraftsLessAndAcceptsTheSame) {
       o.max_tokens = 150;
       o.ignore_eog = true;
       const auto s = pair.engine().open(std::move(o));
-      pair.engine().set_prompt(*s, pair.target().tokenize(prompt, true, false));
+      pair.engine().set_prompt(*s, pair.target().tokenize(prompt, AddBegin::kYes, ParseControl::kNo));
       while (pair.engine().prefill(*s) > 0) {
       }
       Session* list[] = {s.get()};
@@ -572,7 +573,7 @@ TEST(LlamaBackend, APassThatIsCancelledCostsTimeAndNoToken) {
   const auto target = make_backend(model(kTarget), o);
   const auto draft = make_backend(model(kDraft), o);
   Engine engine(*target, draft.get(), {.prefill_chunk = 8});
-  const auto prompt = model(kTarget).tokenize(kPrompts[4], true, false);
+  const auto prompt = model(kTarget).tokenize(kPrompts[4], AddBegin::kYes, ParseControl::kNo);
   const auto run = [&](Mode mode) {
     SessionOptions s;
     s.speculation.mode = mode;

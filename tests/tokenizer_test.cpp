@@ -101,7 +101,7 @@ TEST(Tokenizer, LongRunsOfOneKindEndNoProcess) {
     if (recurses) units.insert(units.end(), {"A", "aA", "7", "\n", "a ", "-\n", "中", "—", "e\xCC\x81"});
     for (const char* unit : units) {
       const std::string text = repeat(unit, 28000);
-      const std::string back = m->detokenize(m->tokenize(text, false, false));
+      const std::string back = m->detokenize(m->tokenize(text, AddBegin::kNo, ParseControl::kNo));
       // Vocabularies of these write blanks as a character that the toy model's tokens do not have.
       const bool no_blanks = std::set<std::string>{"gemma4", "sarvam-moe"}.contains(pre);
       if (!no_blanks) {
@@ -118,10 +118,10 @@ TEST(Tokenizer, ShortTextsAreTokenizedAlikeWhereverTheyRun) {
   ASSERT_TRUE(m);
   const std::string text = "Once upon a time, " + repeat("-", 400) + " 12345 äöü 中文。\n\n" + repeat("a", 400);
   std::vector<Token> deep;
-  run_on_deep_stack(16 << 20, [&] { deep = m->tokenize(text, true, false); });
-  EXPECT_EQ(m->tokenize(text, true, false), deep);
+  run_on_deep_stack(16 << 20, [&] { deep = m->tokenize(text, AddBegin::kYes, ParseControl::kNo); });
+  EXPECT_EQ(m->tokenize(text, AddBegin::kYes, ParseControl::kNo), deep);
   // Long enough for a stack of its own: the pieces before and after are those of the short text.
-  const auto longer = m->tokenize(text + "\n1\n" + repeat("-", 5000), true, false);
+  const auto longer = m->tokenize(text + "\n1\n" + repeat("-", 5000), AddBegin::kYes, ParseControl::kNo);
   EXPECT_TRUE(std::equal(deep.begin(), deep.end(), longer.begin()));
 }
 
@@ -149,7 +149,7 @@ TEST(Tokenizer, WhatNoStackCanHoldIsRefusedInOneSentence) {
     const auto m = model_with(pre);
     ASSERT_TRUE(m) << pre;
     try {
-      m->tokenize(repeat("-", 2'000'000), false, false);
+      m->tokenize(repeat("-", 2'000'000), AddBegin::kNo, ParseControl::kNo);
     } catch (const Error& e) {
       ++refused;
       EXPECT_EQ(e.code(), ErrorCode::kUsage);
@@ -163,7 +163,7 @@ TEST(Tokenizer, ANulIsTextAndNoEnd) {
   const auto m = model_with("gpt-2");
   ASSERT_TRUE(m);
   const std::string text("before\0after", 12);
-  EXPECT_EQ(m->detokenize(m->tokenize(text, false, false)), text);
+  EXPECT_EQ(m->detokenize(m->tokenize(text, AddBegin::kNo, ParseControl::kNo)), text);
   const std::vector<ChatMessage> messages{{"user", text}};
   try {
     m->apply_template(messages, true, "chatml");

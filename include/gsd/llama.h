@@ -15,6 +15,7 @@
 #include "gsd/engine.h"
 #include "gsd/error.h"
 #include "gsd/grammar.h"
+#include "gsd/vocabulary.h"
 
 namespace gsd {
 
@@ -80,12 +81,10 @@ class Model {
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
 
-  // Text to tokens. `add_special`: with the model's own begin-of-text token; `parse_special`: names of control tokens
-  // in the text become these tokens (for chat templates; never for a user's text). Throws Error(kUsage) for hundreds of
+  // Text to tokens; ParseControl for chat templates, never for a user's text. Throws Error(kUsage) for hundreds of
   // thousands of characters of one kind in a row where libllama's tokenizer cannot take them, Error(kOutOfMemory).
-  std::vector<Token> tokenize(std::string_view text, bool add_special, bool parse_special) const;
-  // The bytes of one token; may be a piece of a UTF-8 character. Control tokens give nothing unless `special`.
-  std::string piece(Token token, bool special = false) const;
+  std::vector<Token> tokenize(std::string_view text, AddBegin begin, ParseControl control) const;
+  std::string piece(Token token, ShowControl control = ShowControl::kNo) const;  // see Vocabulary
   std::string detokenize(std::span<const Token> tokens) const;
   bool is_eog(Token token) const;
 
@@ -120,6 +119,9 @@ class Model {
  private:
   std::unique_ptr<Impl> impl_;
 };
+
+// The model, which must outlive it, as what reads and writes text needs it. Thread safe.
+Vocabulary vocabulary(const Model& model);
 
 // What speaks against using `draft` for `target`; empty if they fit. Vocabularies that differ only in additional ids at
 // the end fit. Names the first tokens that differ.

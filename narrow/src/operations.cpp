@@ -170,11 +170,12 @@ bool can_store(const ggml_tensor& node) {
 }
 
 // How many of an operation's parameters are understood here. Others, which a newer ggml may add, must be unset.
-size_t known_parameters(ggml_op op) {
-  switch (op) {
+size_t known_parameters(const ggml_tensor& node) {
+  switch (node.op) {
     case GGML_OP_RMS_NORM:  // epsilon
-    case GGML_OP_GLU:       // which
       return 1;
+    case GGML_OP_GLU:  // which, whether its sides are exchanged (they must not be), alpha and limit
+      return ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU_OAI ? 4 : 1;
     case GGML_OP_ROPE:  // up to the last one of YaRN: no sections, no offset
       return 11;
     default:
@@ -183,7 +184,7 @@ size_t known_parameters(ggml_op op) {
 }
 
 bool can_do_rows(const ggml_tensor& node) {
-  if (std::any_of(std::begin(node.op_params) + known_parameters(node.op), std::end(node.op_params),
+  if (std::any_of(std::begin(node.op_params) + known_parameters(node), std::end(node.op_params),
                   [](int32_t p) { return p != 0; }))
     return false;
   switch (node.op) {
@@ -201,7 +202,7 @@ bool can_do_rows(const ggml_tensor& node) {
     case GGML_OP_RMS_NORM:
       return is_floats(node) && is_rows_of_tokens_like(node.src[0], node);
     case GGML_OP_GLU:
-      return is_floats(node) &&
+      return is_floats(node) && node.op_params[1] == 0 &&
              (ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU || ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU_OAI) &&
              is_rows_of_tokens_like(node.src[0], node) && is_rows_of_tokens_like(node.src[1], node);
     case GGML_OP_ROPE:

@@ -179,7 +179,7 @@ class Bench {
     if (!tokens_.empty()) return;
     const auto room = static_cast<std::size_t>(std::max<std::int64_t>(1, pair_->n_ctx() - flags.n_predict));
     for (Prompt& p : prompts_) {
-      tokens_.push_back(pair_->target().tokenize(p.text, true, false));
+      tokens_.push_back(pair_->target().tokenize(p.text, AddBegin::kYes, ParseControl::kNo));
       if (tokens_.back().size() <= room) continue;
       tokens_.back().erase(tokens_.back().begin(), tokens_.back().end() - static_cast<std::ptrdiff_t>(room));
       p.text = pair_->target().detokenize(tokens_.back());

@@ -58,7 +58,7 @@ class Chat {
       : pair_(pair),
         format_(format),
         variables_(std::move(variables)),
-        control_(pair.target().n_vocab(), [&pair](Token t, bool special) { return pair.target().piece(t, special); }),
+        control_(vocabulary(pair.target())),
         options_(std::move(options)),
         system_(std::move(system)),
         coloured_(isatty(STDOUT_FILENO) != 0 && std::getenv("NO_COLOR") == nullptr) {}
@@ -280,9 +280,7 @@ class Chat {
     chat::ChatRequest request;
     request.messages = std::move(all);
     request.variables = variables_;
-    return chat::tokenize_prompt(
-        format_.render(request), control_,
-        [this](std::string_view text, bool add, bool parse) { return pair_.target().tokenize(text, add, parse); });
+    return chat::tokenize_prompt(format_.render(request), control_, vocabulary(pair_.target()));
   }
 
   bool on_token(Token t) {

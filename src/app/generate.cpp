@@ -117,9 +117,8 @@ int generate(const GenerateFlags& given) {
   flags.model.session();  // complain about parameters before the models are loaded
   std::string text = read_prompt(flags.prompt, flags.prompt_file);
   Runtime pair = load_pair(flags.model);
-  const std::vector<Token> prompt = chat::tokenize_text(
-      text, !flags.plain_text,
-      [&](std::string_view t, bool add, bool parse) { return pair.target().tokenize(t, add, parse); });
+  const std::vector<Token> prompt =
+      chat::tokenize_text(text, flags.plain_text ? ParseControl::kNo : ParseControl::kYes, vocabulary(pair.target()));
   std::unique_ptr<Recorder> recorder;
   if (!flags.record.empty()) recorder = std::make_unique<Recorder>(flags.record, pair, text);
   const Run r =

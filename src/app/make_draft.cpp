@@ -70,9 +70,9 @@ class Search {
     // Beyond what the target was trained for there is nothing to be learned.
     context_.n_ctx = std::clamp(target.n_ctx_train(), 16, context_.n_ctx == 0 ? 1024 : std::max(16, context_.n_ctx));
     if (flags.prompts.empty()) {
-      for (const std::string& p : kPrompts) prompts_.push_back(target.tokenize(p, true, false));
+      for (const std::string& p : kPrompts) prompts_.push_back(target.tokenize(p, AddBegin::kYes, ParseControl::kNo));
     } else {
-      prompts_.push_back(target.tokenize(read_file(flags.prompts), true, false));
+      prompts_.push_back(target.tokenize(read_file(flags.prompts), AddBegin::kYes, ParseControl::kNo));
     }
     target_backend_ = make_backend(target, context_);
     target_cost_ = std::make_unique<CostModel>(64);

@@ -26,7 +26,7 @@ void Recorder::write(const json& line) { out_.write(line.dump(-1, ' ', false, js
 
 void Recorder::step(const StepView& v) {
   write(step_json(v.hypotheses.graph(), v.hypotheses.tree(), v.acceptance, v.stats,
-                  [this](Token t) { return pair_.target().piece(t, true); }));
+                  [this](Token t) { return pair_.target().piece(t, ShowControl::kYes); }));
 }
 
 void Recorder::drafts(Runtime& pair, std::span<const Token> prompt, std::span<const Token> generated,

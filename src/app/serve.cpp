@@ -61,15 +61,11 @@ server::TextModel text_model(const Runtime& pair, const ServeFlags& flags) {
   out.own_chat_template = chat.own;
   out.n_params = m.n_params();
   out.n_bytes = m.n_bytes();
-  out.n_vocab = m.n_vocab();
-  for (Token t = 0; t < m.n_vocab(); ++t) out.max_token_bytes = std::max(out.max_token_bytes, m.piece(t, true).size());
+  out.vocabulary = vocabulary(m);
+  for (Token t = 0; t < m.n_vocab(); ++t)
+    out.max_token_bytes = std::max(out.max_token_bytes, m.piece(t, ShowControl::kYes).size());
   out.n_ctx = pair.n_ctx();
   out.n_ctx_train = m.n_ctx_train();
-  out.tokenize = [&m](std::string_view text, bool add_special, bool parse_special) {
-    return m.tokenize(text, add_special, parse_special);
-  };
-  out.piece = [&m](Token t, bool special) { return m.piece(t, special); };
-  out.is_eog = [&m](Token t) { return m.is_eog(t); };
   out.grammar = [&m](const std::string& gbnf) { return make_grammar(m, gbnf); };
   return out;
 }

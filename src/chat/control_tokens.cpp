@@ -4,10 +4,10 @@
 
 namespace gsd::chat {
 
-ControlTokens::ControlTokens(int n_vocab, const Piece& piece) {
-  for (Token t = 0; t < n_vocab; ++t) {
-    if (!piece(t, false).empty()) continue;
-    std::string name = piece(t, true);
+ControlTokens::ControlTokens(const Vocabulary& vocabulary) {
+  for (Token t = 0; t < vocabulary.size; ++t) {
+    if (!vocabulary.piece(t, ShowControl::kNo).empty()) continue;
+    std::string name = vocabulary.piece(t, ShowControl::kYes);
     if (name.empty()) continue;
     begins_[static_cast<unsigned char>(name[0])] = true;
     lengths_.insert(name.size());
@@ -31,21 +31,21 @@ std::vector<std::pair<std::size_t, std::size_t>> ControlTokens::find(std::string
 namespace {
 
 // Drops a second begin-of-text token: the template wrote it, and the tokenizer adds it.
-void drop_double_begin(std::vector<Token>& tokens, const Tokenize& tokenize) {
-  const std::vector<Token> begin = tokenize("", true, false);
+void drop_double_begin(std::vector<Token>& tokens, const Vocabulary& vocabulary) {
+  const std::vector<Token> begin = vocabulary.tokenize("", AddBegin::kYes, ParseControl::kNo);
   if (!begin.empty() && tokens.size() > 1 && tokens[0] == begin[0] && tokens[1] == begin[0])
     tokens.erase(tokens.begin());
 }
 
 }  // namespace
 
-std::vector<Token> tokenize_text(std::string_view text, bool parse_special, const Tokenize& tokenize) {
-  std::vector<Token> out = tokenize(text, true, parse_special);
-  if (parse_special) drop_double_begin(out, tokenize);
+std::vector<Token> tokenize_text(std::string_view text, ParseControl parse, const Vocabulary& vocabulary) {
+  std::vector<Token> out = vocabulary.tokenize(text, AddBegin::kYes, parse);
+  if (parse == ParseControl::kYes) drop_double_begin(out, vocabulary);
   return out;
 }
 
-std::vector<Token> tokenize_prompt(const Rendered& prompt, const ControlTokens& control, const Tokenize& tokenize) {
+std::vector<Token> tokenize_prompt(const Rendered& prompt, const ControlTokens& control, const Vocabulary& vocabulary) {
   std::vector<std::size_t> from_user;                        // begins of names that a request wrote, at least in part
   std::vector<std::pair<std::size_t, std::size_t>> trusted;  // apart from each other
   auto range = prompt.from_request.begin();
@@ -57,17 +57,17 @@ std::vector<Token> tokenize_prompt(const Rendered& prompt, const ControlTokens& 
       trusted.emplace_back(begin, end);
     }
   }
-  if (from_user.empty()) return tokenize_text(prompt.text, true, tokenize);
+  if (from_user.empty()) return tokenize_text(prompt.text, ParseControl::kYes, vocabulary);
   // Text between two control tokens is tokenized by itself in any case: that which holds such a name goes apart, as
   // text only; all between these goes together.
   std::vector<Token> out;
-  bool first = true;
-  const auto add = [&](std::size_t begin, std::size_t end, bool parse_special) {
+  AddBegin add_begin = AddBegin::kYes;
+  const auto add = [&](std::size_t begin, std::size_t end, ParseControl parse) {
     if (begin == end) return;
     const std::vector<Token> t =
-        tokenize(std::string_view(prompt.text).substr(begin, end - begin), first, parse_special);
+        vocabulary.tokenize(std::string_view(prompt.text).substr(begin, end - begin), add_begin, parse);
     out.insert(out.end(), t.begin(), t.end());
-    first = false;
+    add_begin = AddBegin::kNo;
   };
   trusted.emplace_back(prompt.text.size(), prompt.text.size());
   std::size_t done = 0;
@@ -75,15 +75,15 @@ std::vector<Token> tokenize_prompt(const Rendered& prompt, const ControlTokens& 
   auto user = from_user.begin();
   for (const auto& [begin, end] : trusted) {
     if (user != from_user.end() && *user < begin) {
-      add(done, fragment, true);
-      add(fragment, begin, false);
+      add(done, fragment, ParseControl::kYes);
+      add(fragment, begin, ParseControl::kNo);
       done = begin;
       while (user != from_user.end() && *user < begin) ++user;
     }
     fragment = end;
   }
-  add(done, prompt.text.size(), true);
-  drop_double_begin(out, tokenize);
+  add(done, prompt.text.size(), ParseControl::kYes);
+  drop_double_begin(out, vocabulary);
   return out;
 }
 

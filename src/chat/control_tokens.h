@@ -10,19 +10,17 @@
 #include <vector>
 
 #include "gsd/types.h"
+#include "gsd/vocabulary.h"
 #include "marked_text.h"
 
 namespace gsd::chat {
-
-using Tokenize = std::function<std::vector<Token>(std::string_view text, bool add_special, bool parse_special)>;
-using Piece = std::function<std::string(Token token, bool special)>;  // see Model::piece
 
 // Immutable: any thread may use it.
 class ControlTokens {
  public:
   ControlTokens() = default;
-  // Control tokens are those whose piece is empty unless it is asked for with `special`.
-  ControlTokens(int n_vocab, const Piece& piece);
+  // Control tokens are those whose piece is empty unless they are to be shown.
+  explicit ControlTokens(const Vocabulary& vocabulary);
 
   // Names in `text` that would become a control token: half-open byte ranges, which may overlap, ascending by begin.
   std::vector<std::pair<std::size_t, std::size_t>> find(std::string_view text) const;
@@ -37,9 +35,9 @@ class ControlTokens {
 // The tokens of a rendered prompt, with the model's own begin of text, which is not doubled where the template writes
 // it too. A control token's name counts as one only where the template wrote all of it; tokens of everything else are
 // those that the model's tokenizer gives the whole text.
-std::vector<Token> tokenize_prompt(const Rendered& prompt, const ControlTokens& control, const Tokenize& tokenize);
+std::vector<Token> tokenize_prompt(const Rendered& prompt, const ControlTokens& control, const Vocabulary& vocabulary);
 
 // The tokens of a text that may name control tokens, with the model's own begin of text, not doubled.
-std::vector<Token> tokenize_text(std::string_view text, bool parse_special, const Tokenize& tokenize);
+std::vector<Token> tokenize_text(std::string_view text, ParseControl parse, const Vocabulary& vocabulary);
 
 }  // namespace gsd::chat

@@ -162,7 +162,8 @@ Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 
-std::string Model::piece(Token token, bool special) const {
+std::string Model::piece(Token token, ShowControl control) const {
+  const bool special = control == ShowControl::kYes;
   std::string out(32, '\0');
   auto n = llama_token_to_piece(impl_->vocab, token, out.data(), static_cast<std::int32_t>(out.size()), 0, special);
   if (n < 0) {
@@ -253,6 +254,14 @@ std::string Model::description() const {
   return architecture() + " " + (label.empty() ? short_number(n_params()) : label) + " " + format();
 }
 
+Vocabulary vocabulary(const Model& model) {
+  return {.size = model.n_vocab(),
+          .tokenize = [&model](std::string_view text, AddBegin begin,
+                               ParseControl control) { return model.tokenize(text, begin, control); },
+          .piece = [&model](Token t, ShowControl control) { return model.piece(t, control); },
+          .is_eog = [&model](Token t) { return model.is_eog(t); }};
+}
+
 std::string pair_mismatch(const Model& target, const Model& draft) {
   const llama_vocab* t = target.impl().vocab;
   const llama_vocab* d = draft.impl().vocab;
@@ -297,7 +306,7 @@ Grammar make_grammar(const Model& model, std::string_view gbnf) {
     m.texts = texts;
   });
   return Grammar(gbnf, m.texts, [&](std::string_view name) -> std::optional<Token> {
-    const std::vector<Token> tokens = model.tokenize(name, false, true);
+    const std::vector<Token> tokens = model.tokenize(name, AddBegin::kNo, ParseControl::kYes);
     return tokens.size() == 1 ? std::optional(tokens[0]) : std::nullopt;
   });
 }

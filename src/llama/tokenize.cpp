@@ -78,7 +78,9 @@ std::size_t stack_per_character(const llama_vocab* vocab) {
 
 }  // namespace
 
-std::vector<Token> Model::tokenize(std::string_view text, bool add_special, bool parse_special) const {
+std::vector<Token> Model::tokenize(std::string_view text, AddBegin begin, ParseControl control) const {
+  const bool add_special = begin == AddBegin::kYes;
+  const bool parse_special = control == ParseControl::kYes;
   constexpr std::size_t kOrdinary = 500;  // a piece of this length fits any stack
   constexpr std::size_t kMostStack = 512 << 20;
   constexpr std::size_t kBase = 1 << 20;

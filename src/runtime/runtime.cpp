@@ -118,7 +118,7 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   }
   m.engine = std::make_unique<Engine>(*m.target_backend, m.draft_backend.get(), options.engine);
   for (const std::string& file : options.lookup)
-    m.engine->add_source(make_lookup_text(m.target->tokenize(read_text(file), false, false)));
+    m.engine->add_source(make_lookup_text(m.target->tokenize(read_text(file), AddBegin::kNo, ParseControl::kNo)));
   if (!options.profile) return;
   if (m.load_profile()) {
     m.profile_source = "cached";
@@ -161,7 +161,7 @@ std::string Runtime::generate(std::string_view prompt, SessionOptions options,
   };
   Engine& engine = *impl_->engine;
   const auto session = engine.open(std::move(options));
-  engine.set_prompt(*session, model.tokenize(prompt, true, false));
+  engine.set_prompt(*session, model.tokenize(prompt, AddBegin::kYes, ParseControl::kNo));
   run_to_end(engine, *session);
   const std::string rest = utf8.flush();
   text += rest;

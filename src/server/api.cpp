@@ -201,8 +201,8 @@ void Call::take(Event& e, std::string& out) {
   if (e.last || request_.timings_per_token) chunk["timings"] = timings_json(c.outcome);
   if (e.trace) {
     const StepTrace& t = *e.trace;
-    chunk["gsd"] =
-        step_json(t.graph, t.tree, t.acceptance, t.stats, [this](Token token) { return model_.piece(token, true); });
+    chunk["gsd"] = step_json(t.graph, t.tree, t.acceptance, t.stats,
+                             [this](Token token) { return model_.vocabulary.piece(token, ShowControl::kYes); });
   }
   send(out, chunk);
 }
@@ -299,7 +299,7 @@ Json Call::logprobs(const std::vector<TokenReport>& tokens, TextOffset& offset) 
     for (const TokenReport& t : tokens) {
       Json top = Json::array();
       for (const auto& [token, log_p] : t.top) {
-        const std::string piece = model_.piece(token, true);
+        const std::string piece = model_.vocabulary.piece(token, ShowControl::kYes);
         top.push_back({{"token", piece}, {"logprob", log_number(log_p)}, {"bytes", bytes_json(piece)}});
       }
       content.push_back({{"token", t.bytes},
@@ -317,7 +317,7 @@ Json Call::logprobs(const std::vector<TokenReport>& tokens, TextOffset& offset) 
     Json top = Json::object();
     for (const auto& [token, log_p] : t.top) {
       // A key must be text; pieces that are none become replacement characters and may collide.
-      const Json text = Json::parse(print(Json(model_.piece(token, true))));
+      const Json text = Json::parse(print(Json(model_.vocabulary.piece(token, ShowControl::kYes))));
       top[text.get<std::string>()] = log_number(log_p);
     }
     out["tokens"].push_back(t.bytes);
@@ -401,11 +401,11 @@ void Api::check_model(const std::string& name) const {
 std::vector<Token> Api::prompt_tokens(const Prompt& prompt, bool parse_special) const {
   if (const auto* text = std::get_if<std::string>(&prompt)) {
     check_length(*text, "prompt");
-    return chat::tokenize_text(*text, parse_special, model_.tokenize);
+    return chat::tokenize_text(*text, parse_special ? ParseControl::kYes : ParseControl::kNo, model_.vocabulary);
   }
   const auto& tokens = std::get<std::vector<Token>>(prompt);
   for (const Token t : tokens) {
-    if (t < 0 || t >= model_.n_vocab)
+    if (t < 0 || t >= model_.vocabulary.size)
       throw ApiError(400, fmt::format("The prompt holds token {}, which is not in the vocabulary.", t), "prompt");
   }
   return tokens;
@@ -427,7 +427,7 @@ void Api::check_length(const std::string& text, const char* field) const {
 
 std::vector<Token> Api::chat_tokens(const chat::Rendered& prompt) const {
   check_length(prompt.text, "messages");
-  return chat::tokenize_prompt(prompt, control_, model_.tokenize);
+  return chat::tokenize_prompt(prompt, control_, model_.vocabulary);
 }
 
 std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
@@ -459,7 +459,9 @@ std::unique_ptr<Call> Api::completion(std::string_view body, bool chat) {
 std::string Api::tokenize(std::string_view body) const {
   const TokenizeRequest r = parse_tokenize(body);
   // Written down at once: as JSON values they would take a hundred times their text.
-  const std::vector<Token> tokens = model_.tokenize(r.content, r.add_special, r.parse_special);
+  const std::vector<Token> tokens =
+      model_.vocabulary.tokenize(r.content, r.add_special ? AddBegin::kYes : AddBegin::kNo,
+                                 r.parse_special ? ParseControl::kYes : ParseControl::kNo);
   std::string out = "{\"tokens\":[";
   out.reserve(tokens.size() * (r.with_pieces ? 24 : 7));
   const char* separator = "";
@@ -469,7 +471,7 @@ std::string Api::tokenize(std::string_view body) const {
       fmt::format_to(std::back_inserter(out), "{}", t);
       continue;
     }
-    const std::string piece = model_.piece(t, true);
+    const std::string piece = model_.vocabulary.piece(t, ShowControl::kYes);
     const std::string text = print(Json(piece));
     const bool is_text = text == Json(piece).dump(-1, ' ', false, Json::error_handler_t::ignore);
     fmt::format_to(std::back_inserter(out), R"({{"id":{},"piece":{}}})", t, is_text ? text : print(bytes_json(piece)));
@@ -481,8 +483,9 @@ std::string Api::tokenize(std::string_view body) const {
 std::string Api::detokenize(std::string_view body) const {
   std::string text;
   for (const Token t : parse_detokenize(body)) {
-    if (t >= model_.n_vocab) throw ApiError(400, fmt::format("Token {} is not in the vocabulary.", t), "tokens");
-    text += model_.piece(t, false);
+    if (t >= model_.vocabulary.size)
+      throw ApiError(400, fmt::format("Token {} is not in the vocabulary.", t), "tokens");
+    text += model_.vocabulary.piece(t, ShowControl::kNo);
   }
   return print({{"content", text}});
 }
@@ -504,7 +507,7 @@ Json Api::model_json() const {
           {"meta",
            {{"description", model_.description},
             {"draft", model_.draft_description},
-            {"n_vocab", model_.n_vocab},
+            {"n_vocab", model_.vocabulary.size},
             {"n_ctx", model_.n_ctx},
             {"n_ctx_train", model_.n_ctx_train},
             {"n_params", model_.n_params},

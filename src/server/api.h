@@ -120,7 +120,7 @@ class Api {
         scheduler_(scheduler),
         metrics_(metrics),
         options_(std::move(options)),
-        control_(model.n_vocab, model.piece),
+        control_(model.vocabulary),
         calls_(model, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
 
   std::unique_ptr<Call> completion(std::string_view body, bool chat);

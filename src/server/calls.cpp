@@ -64,9 +64,10 @@ chat::FunctionRules function_rules(const Json& function, std::size_t index, bool
 CallSupport::CallSupport(const TextModel& model, chat::ToolFormat format)
     : format_(std::move(format)), template_has_tools_(model.chat->traits().tools) {
   const std::vector<std::string> markers = format_.markers();
-  for (Token t = 0; t < model.n_vocab; ++t) {
-    if (!model.piece(t, false).empty() || model.is_eog(t)) continue;
-    const std::string name = model.piece(t, true);
+  const Vocabulary& v = model.vocabulary;
+  for (Token t = 0; t < v.size; ++t) {
+    if (!v.piece(t, ShowControl::kNo).empty() || v.is_eog(t)) continue;
+    const std::string name = v.piece(t, ShowControl::kYes);
     constexpr std::size_t kLeast = 3;  // shorter ones are no names
     if (name.size() < kLeast) continue;
     for (const std::string& m : markers) {
@@ -74,7 +75,8 @@ CallSupport::CallSupport(const TextModel& model, chat::ToolFormat format)
     }
   }
   texts_ = chat::call_texts(
-      model.n_vocab, [&](Token t) { return model.piece(t, shown_->contains(t)); }, model.is_eog);
+      v.size, [&](Token t) { return v.piece(t, shown_->contains(t) ? ShowControl::kYes : ShowControl::kNo); },
+      v.is_eog);
 }
 
 chat::ChatRequest CallSupport::with_tools(const chat::ChatRequest& request) const {

@@ -62,7 +62,8 @@ class Generation {
 
   bool on_token(Token t) {
     const bool shown = options_.shown != nullptr && options_.shown->contains(t);
-    const std::string piece = model_.is_eog(t) ? std::string() : model_.piece(t, shown);
+    const Vocabulary& v = model_.vocabulary;
+    const std::string piece = v.is_eog(t) ? std::string() : v.piece(t, shown ? ShowControl::kYes : ShowControl::kNo);
     const std::size_t before = text_.n_bytes();
     const bool go_on = text_.push(piece);
     const bool cut = !go_on && text_.n_bytes() <= before;  // nothing of it is left

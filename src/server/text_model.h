@@ -1,4 +1,4 @@
-// What the server needs of a model's vocabulary: a seam, so that everything but the program itself is built and tested
+// What the server needs of a model: a seam, so that everything but the program itself is built and tested
 // without libllama.
 #pragma once
 
@@ -25,13 +25,10 @@ struct TextModel {
   bool own_chat_template = false;  // it is the model's own, or was asked for: not a fallback
   std::uint64_t n_params = 0;
   std::uint64_t n_bytes = 0;
-  int n_vocab = 0;
   std::size_t max_token_bytes = 0;  // of text that one token stands for; 0 = not known
   int n_ctx = 0;                    // positions of one slot
   int n_ctx_train = 0;
-  std::function<std::vector<Token>(std::string_view text, bool add_special, bool parse_special)> tokenize;
-  std::function<std::string(Token token, bool special)> piece;  // see Model::piece
-  std::function<bool(Token)> is_eog;
+  Vocabulary vocabulary;
   std::function<Grammar(const std::string& gbnf)> grammar;  // see make_grammar
 };
 

@@ -13,17 +13,17 @@ namespace {
 // Bytes are tokens 0 to 255; above are control tokens. 256 = begin of text.
 const std::vector<std::string> kNames{"<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im|>", "<|"};
 
-std::string piece(Token t, bool special) {
+std::string piece(Token t, ShowControl control) {
   if (t < 256) return std::string(1, static_cast<char>(t));
-  return special ? kNames[static_cast<std::size_t>(t - 256)] : "";
+  return control == ShowControl::kYes ? kNames[static_cast<std::size_t>(t - 256)] : "";
 }
 
-std::vector<Token> tokenize(std::string_view text, bool add_special, bool parse_special) {
+std::vector<Token> tokenize(std::string_view text, AddBegin begin, ParseControl control) {
   std::vector<Token> out;
-  if (add_special) out.push_back(256);
+  if (begin == AddBegin::kYes) out.push_back(256);
   for (std::size_t i = 0; i < text.size();) {
     std::size_t best = kNames.size();
-    for (std::size_t k = 0; parse_special && k < kNames.size(); ++k) {
+    for (std::size_t k = 0; control == ParseControl::kYes && k < kNames.size(); ++k) {
       if (text.substr(i).starts_with(kNames[k]) && (best == kNames.size() || kNames[k].size() > kNames[best].size()))
         best = k;
     }
@@ -37,6 +37,11 @@ std::vector<Token> tokenize(std::string_view text, bool add_special, bool parse_
   return out;
 }
 
+const Vocabulary kVocabulary{
+    .size = 256 + static_cast<int>(kNames.size()), .tokenize = tokenize, .piece = piece, .is_eog = [](Token t) {
+      return t == 257;
+    }};
+
 Rendered rendered(const std::vector<std::pair<std::string, bool>>& parts) {
   Text all;
   for (const auto& [text, from_request] : parts) all += to_text(text, from_request ? kFromRequest : 0);
@@ -47,13 +52,12 @@ Rendered rendered(const std::vector<std::pair<std::string, bool>>& parts) {
 std::string shown(const std::vector<Token>& tokens) {
   std::string out;
   for (std::size_t i = 1; i < tokens.size(); ++i)
-    out += tokens[i] < 256 ? piece(tokens[i], false) : "{" + piece(tokens[i], true) + "}";
+    out += tokens[i] < 256 ? piece(tokens[i], ShowControl::kNo) : "{" + piece(tokens[i], ShowControl::kYes) + "}";
   return out;
 }
 
 std::string shown(const std::vector<std::pair<std::string, bool>>& parts) {
-  const std::vector<Token> tokens =
-      tokenize_prompt(rendered(parts), ControlTokens(256 + static_cast<int>(kNames.size()), piece), tokenize);
+  const std::vector<Token> tokens = tokenize_prompt(rendered(parts), ControlTokens(kVocabulary), kVocabulary);
   EXPECT_EQ(tokens.at(0), 256);
   return shown(tokens);
 }
@@ -74,8 +78,8 @@ TEST(ControlTokens, ComeFromTheTemplateOnly) {
 TEST(ControlTokens, TheBeginOfTextIsNotDoubled) {
   EXPECT_EQ(shown({{"<s>a", false}}), "a");
   EXPECT_EQ(shown({{"<s>", false}, {"<s></s>", true}}), "<s></s>");
-  EXPECT_EQ(tokenize_text("<s>a", true, tokenize), (std::vector<Token>{256, 'a'}));
-  EXPECT_EQ(tokenize_text("<s>a", false, tokenize), (std::vector<Token>{256, '<', 's', '>', 'a'}));
+  EXPECT_EQ(tokenize_text("<s>a", ParseControl::kYes, kVocabulary), (std::vector<Token>{256, 'a'}));
+  EXPECT_EQ(tokenize_text("<s>a", ParseControl::kNo, kVocabulary), (std::vector<Token>{256, '<', 's', '>', 'a'}));
 }
 
 TEST(ControlTokens, AgreeWithTheTokenizerWhereTheRequestWritesNone) {
@@ -91,17 +95,16 @@ TEST(ControlTokens, AgreeWithTheTokenizerWhereTheRequestWritesNone) {
       parts.emplace_back(text, from_request);
       all += text;
     }
-    const std::vector<Token> tokens =
-        tokenize_prompt(rendered(parts), ControlTokens(256 + static_cast<int>(kNames.size()), piece), tokenize);
+    const std::vector<Token> tokens = tokenize_prompt(rendered(parts), ControlTokens(kVocabulary), kVocabulary);
     std::string back;
-    for (std::size_t i = 1; i < tokens.size(); ++i) back += piece(tokens[i], true);
+    for (std::size_t i = 1; i < tokens.size(); ++i) back += piece(tokens[i], ShowControl::kYes);
     // A begin of text that the template wrote first is the tokenizer's.
     EXPECT_TRUE(back == all || "<s>" + back == all) << back << " for " << all;
     // Every control token lies within what the template wrote.
     const Rendered r = rendered(parts);
     std::size_t at = back == all ? 0 : 3;
     for (std::size_t i = 1; i < tokens.size(); ++i) {
-      const std::size_t size = piece(tokens[i], true).size();
+      const std::size_t size = piece(tokens[i], ShowControl::kYes).size();
       for (const auto& [begin, end] : r.from_request) {
         EXPECT_FALSE(tokens[i] >= 256 && at < end && begin < at + size) << all;
       }

@@ -353,7 +353,9 @@ TEST(Api, TextOffsetsAreInCharactersAndTheSameInAStream) {
   Rig rig;
   // Each letter of the script stands for one of these.
   const std::vector<std::string> pieces{"a", "\xc3\xa9", "\xe2\x82", "\xac", "\xf0\x9f\x98\x80", "bc", "\xff", "stop"};
-  rig.model.piece = [&](Token t, bool) { return pieces[static_cast<std::size_t>(t) % pieces.size()]; };
+  rig.model.vocabulary.piece = [&](Token t, ShowControl) {
+    return pieces[static_cast<std::size_t>(t) % pieces.size()];
+  };
   rig.start();
   Json body{{"prompt", "once upon"},
             {"max_tokens", 120},
@@ -413,9 +415,10 @@ TEST(Api, WhatCannotFitIsNotTokenized) {
   Rig rig;
   std::size_t tokenized = 0;
   rig.model.max_token_bytes = 4;
-  rig.model.tokenize = [&, inner = rig.model.tokenize](std::string_view text, bool special, bool parse) {
+  rig.model.vocabulary.tokenize = [&, inner = rig.model.vocabulary.tokenize](std::string_view text, AddBegin begin,
+                                                                             ParseControl control) {
     tokenized += text.size();
-    return inner(text, special, parse);
+    return inner(text, begin, control);
   };
   const std::string large(8 << 20, 'x');
   for (const Json& body : {Json{{"prompt", large}}, Json{{"prompt", {"a", large}}},

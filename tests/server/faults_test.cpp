@@ -116,10 +116,11 @@ TEST(Faults, NoAllocationOfTheModelsThreadCostsMoreThanItsRequests) {
 TEST(Faults, NoAllocationOfAConnectionCostsMoreThanItsRequest) {
   Rig rig;
   std::atomic<std::int64_t> nth{-1};
-  rig.model.tokenize = [&, inner = rig.model.tokenize](std::string_view text, bool special, bool parse) {
+  rig.model.vocabulary.tokenize = [&, inner = rig.model.vocabulary.tokenize](std::string_view text, AddBegin begin,
+                                                                             ParseControl control) {
     until_failure = nth;  // of the connection's thread
     sparing_json = true;
-    return inner(text, special, parse);
+    return inner(text, begin, control);
   };
   HttpOptions o;
   o.port = 0;

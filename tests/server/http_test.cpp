@@ -525,8 +525,8 @@ TEST(Http, FailuresInAStreamEndItAndNothingElse) {
   Server s({}, o);
   // Pieces of alternatives are looked up by the thread that sends, those of the text by the model's.
   for (const bool with_memory : {true, false}) {
-    s.rig.model.piece = [with_memory](Token t, bool special) -> std::string {
-      if (!special) return {1, static_cast<char>(t)};
+    s.rig.model.vocabulary.piece = [with_memory](Token t, ShowControl control) -> std::string {
+      if (control == ShowControl::kNo) return {1, static_cast<char>(t)};
       if (with_memory) throw std::runtime_error("no such piece");
       throw std::bad_alloc();
     };

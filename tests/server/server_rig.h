@@ -49,18 +49,18 @@ inline TextModel ascii_model(int n_ctx, const std::string& chat_template = kPlai
   m.id = "ascii";
   m.aliases = {"other-name"};
   m.description = "scripted";
-  m.n_vocab = 128;
+  m.vocabulary.size = 128;
   m.n_ctx = m.n_ctx_train = n_ctx;
-  m.tokenize = [](std::string_view text, bool, bool) {
+  m.vocabulary.tokenize = [](std::string_view text, AddBegin, ParseControl) {
     std::vector<Token> out;
     for (const char c : text) out.push_back(static_cast<unsigned char>(c) % 128);
     return out;
   };
-  m.piece = [](Token t, bool) { return std::string(1, static_cast<char>(t)); };
-  m.is_eog = [](Token t) { return t == 0; };
+  m.vocabulary.piece = [](Token t, ShowControl) { return std::string(1, static_cast<char>(t)); };
+  m.vocabulary.is_eog = [](Token t) { return t == 0; };
   m.chat = std::make_shared<chat::JinjaFormat>(chat_template, "", "");
   auto texts = std::make_shared<TokenTexts>();
-  for (Token t = 0; t < 128; ++t) texts->add(m.piece(t, false), t == 0);
+  for (Token t = 0; t < 128; ++t) texts->add(m.vocabulary.piece(t, ShowControl::kNo), t == 0);
   m.grammar = [texts](const std::string& gbnf) { return Grammar(gbnf, texts); };
   return m;
 }
@@ -112,7 +112,7 @@ struct Rig {
     Rig fresh(o);
     options.speculation.mode = Mode::kPlain;
     const auto s = fresh.engine.open(options);
-    fresh.engine.set_prompt(*s, fresh.model.tokenize(prompt, true, false));
+    fresh.engine.set_prompt(*s, fresh.model.vocabulary.tokenize(prompt, AddBegin::kYes, ParseControl::kNo));
     while (fresh.engine.prefill(*s) > 0) {
     }
     Session* list[] = {s.get()};

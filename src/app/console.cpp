@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -21,8 +22,13 @@ constexpr std::size_t kMaxFile = 64 << 20;
 std::atomic<int> signalled{0};  // the server asks from another thread than the one that is interrupted
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may take no lock");
 
+termios terminal{};
+std::atomic<bool> terminal_kept{false};
+
 void on_signal(int signal) {
-  if (signalled.exchange(signal) != 0) _exit(kExitInterrupted);
+  if (signalled.exchange(signal) == 0) return;
+  restore_terminal();
+  _exit(kExitInterrupted);
 }
 
 }  // namespace
@@ -45,6 +51,12 @@ void catch_signals() {
 bool interrupted() { return signalled != 0; }
 
 void forget_interrupt() { signalled = 0; }
+
+void keep_terminal() { terminal_kept = tcgetattr(STDIN_FILENO, &terminal) == 0; }
+
+void restore_terminal() {
+  if (terminal_kept) tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+}
 
 bool write_out(std::string_view text) {
   while (!text.empty()) {

@@ -21,6 +21,10 @@ void catch_signals();
 bool interrupted();
 // Goes on as if there had been no signal.
 void forget_interrupt();
+// Remembers how standard input's terminal is set, and sets it so again; a second signal does so too before it ends the
+// program.
+void keep_terminal();
+void restore_terminal();
 
 // Writes to stdout at once. False if that fails: the reader is gone, the disk is full.
 bool write_out(std::string_view text);

@@ -10,6 +10,7 @@
 #ifdef GSD_HAS_LIBEDIT
 #include <histedit.h>
 #include <sys/select.h>
+#include <termios.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -26,6 +27,8 @@ namespace gsd::app {
 
 struct LineEditor::Terminal {
   Terminal() {
+    keep_terminal();
+    hold_keys();
     // Characters of more than one byte; the numbers that we write stay as they are.
     if (std::setlocale(LC_CTYPE, "C.UTF-8") == nullptr) std::setlocale(LC_CTYPE, "");
     edit = el_init("gsd", stdin, stdout, stderr);
@@ -56,9 +59,20 @@ struct LineEditor::Terminal {
   ~Terminal() {
     if (past != nullptr) history_end(past);
     if (edit != nullptr) el_end(edit);
+    restore_terminal();
   }
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
+
+  // Between two messages keys are neither echoed nor put together to lines: they wait for the next message as they are.
+  static void hold_keys() {
+    termios t{};
+    if (tcgetattr(STDIN_FILENO, &t) != 0) return;
+    t.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
+    t.c_cc[VMIN] = 1;
+    t.c_cc[VTIME] = 0;
+    tcsetattr(STDIN_FILENO, TCSANOW, &t);
+  }
 
   // One character. A signal that comes while none is there is never missed: it can only come while pselect waits.
   static int next_character(EditLine*, wchar_t* out) {
@@ -127,6 +141,7 @@ std::optional<std::string> LineEditor::read(const std::string& prompt) {
     write_out("\x1b[?2004h");  // the terminal marks what is pasted
     int n = 0;
     const char* line = el_gets(terminal_->edit, &n);
+    Terminal::hold_keys();
     write_out("\x1b[?2004l");
     if (interrupted()) {
       el_reset(terminal_->edit);

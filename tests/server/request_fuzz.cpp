@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
     switch (data[0]) {
       case 'c': {
         const CompletionRequest r = parse_chat(body, {});
-        if (r.messages.empty() || r.n < 1 || r.n > kMaxChoices) std::abort();
+        if (r.conversation.chat.messages.empty() || r.n < 1 || r.n > kMaxChoices) std::abort();
         break;
       }
       case 'p': {
@@ -28,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
         parse_detokenize(body);
         break;
       default:
-        parse_messages(body);
+        parse_conversation(body, {});
     }
   } catch (const ApiError& e) {
     if (e.status() != 400 || *e.what() == '\0') std::abort();

@@ -252,11 +252,8 @@ class Chat {
     answer_.clear();
     fitting_prompt();
     const Stats before = session_->stats();
-    Session* list[] = {session_.get()};
     try {
-      while (!interrupted() && pair_.engine().prefill(*session_) > 0) {
-      }
-      while (!session_->finished() && !interrupted()) pair_.engine().step(list);
+      run_to_end(pair_.engine(), *session_, [](std::size_t) { return !interrupted(); });
     } catch (const Error&) {
       if (!interrupted()) throw;  // a pass that Ctrl-C ended
     }

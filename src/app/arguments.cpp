@@ -159,7 +159,7 @@ void pass_over_environment(const CLI::App& command, std::vector<std::string>& no
     const auto known =
         std::find_if(std::begin(kEnvironment), std::end(kEnvironment), [&](const auto& e) { return name == e.first; });
     if (known != std::end(kEnvironment) && command.get_option_no_throw(known->second) != nullptr) continue;
-    const LlamaFlag* const foreign = find_llama_variable(name);
+    const LlamaFlag* const foreign = find_llama_flag(name);
     if (foreign == nullptr) {
       notes.push_back(fmt::format("the environment's {} has no effect here", name));
     } else {

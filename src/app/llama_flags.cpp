@@ -291,10 +291,6 @@ std::vector<Group> groups() {
         {"--models-max", 1, "", "LLAMA_ARG_MODELS_MAX"},
         {"--models-autoload", 0, "", "LLAMA_ARG_MODELS_AUTOLOAD"},
         {"--no-jinja"},
-        {"--chat-template", 1, "", "LLAMA_ARG_CHAT_TEMPLATE"},
-        {"--chat-template-file", 1, "", "LLAMA_ARG_CHAT_TEMPLATE_FILE"},
-        {"--chat-template-kwargs", 1, "", "LLAMA_ARG_CHAT_TEMPLATE_KWARGS"},
-        {"--reasoning-format", 1, "none", "LLAMA_ARG_THINK"},
         {"-rea --reasoning", 1, "auto", "LLAMA_ARG_REASONING"},
         {"--reasoning-effort", 1, "default", "LLAMA_ARG_REASONING_EFFORT"},
         {"--reasoning-budget", 1, "-1", "LLAMA_ARG_THINK_BUDGET"},
@@ -327,15 +323,8 @@ const std::vector<LlamaFlag>& llama_flags() {
 const LlamaFlag* find_llama_flag(std::string_view name) {
   const auto& all = llama_flags();
   const auto at = std::find_if(all.begin(), all.end(), [&](const LlamaFlag& f) {
-    return std::find(f.names.begin(), f.names.end(), name) != f.names.end();
+    return f.variable == name || std::find(f.names.begin(), f.names.end(), name) != f.names.end();
   });
-  return at == all.end() ? nullptr : &*at;
-}
-
-const LlamaFlag* find_llama_variable(std::string_view variable) {
-  const auto& all = llama_flags();
-  const auto at = std::find_if(all.begin(), all.end(),
-                               [&](const LlamaFlag& f) { return !f.variable.empty() && f.variable == variable; });
   return at == all.end() ? nullptr : &*at;
 }
 

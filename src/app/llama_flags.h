@@ -21,9 +21,8 @@ struct LlamaFlag {
 
 // All of them, of llama-server 0.7.
 const std::vector<LlamaFlag>& llama_flags();
-// Null for a name that is none of them.
+// By one of its names or its variable. Null for what is none of them.
 const LlamaFlag* find_llama_flag(std::string_view name);
-const LlamaFlag* find_llama_variable(std::string_view variable);
 
 // Whether the flag may be passed over with this value; then `notes` may get a sentence. Throws Error(kUsage) if not.
 // `given_as`: the name or variable that the user wrote.

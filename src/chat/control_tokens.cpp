@@ -11,7 +11,7 @@ ControlTokens::ControlTokens(const Vocabulary& vocabulary) {
     if (name.empty()) continue;
     begins_[static_cast<unsigned char>(name[0])] = true;
     lengths_.insert(name.size());
-    names_.insert(std::move(name));
+    tokens_.emplace(std::move(name), t);
   }
 }
 
@@ -20,7 +20,7 @@ std::vector<std::pair<std::size_t, std::size_t>> ControlTokens::find(std::string
   for (std::size_t i = 0; i < text.size(); ++i) {
     if (!begins_[static_cast<unsigned char>(text[i])]) continue;
     for (const std::size_t n : lengths_) {
-      if (n > text.size() - i || !names_.contains(std::string(text.substr(i, n)))) continue;
+      if (n > text.size() - i || !tokens_.contains(std::string(text.substr(i, n)))) continue;
       out.emplace_back(i, i + n);
       break;
     }

@@ -6,7 +6,7 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <unordered_set>
+#include <unordered_map>
 #include <vector>
 
 #include "gsd/types.h"
@@ -24,10 +24,10 @@ class ControlTokens {
 
   // Names in `text` that would become a control token: half-open byte ranges, which may overlap, ascending by begin.
   std::vector<std::pair<std::size_t, std::size_t>> find(std::string_view text) const;
-  const std::unordered_set<std::string>& names() const { return names_; }
+  const std::unordered_multimap<std::string, Token>& tokens() const { return tokens_; }  // by name
 
  private:
-  std::unordered_set<std::string> names_;
+  std::unordered_multimap<std::string, Token> tokens_;
   std::set<std::size_t, std::greater<>> lengths_;
   std::vector<bool> begins_ = std::vector<bool>(256);  // a name begins with this byte
 };

@@ -121,7 +121,7 @@ class Api {
         metrics_(metrics),
         options_(std::move(options)),
         control_(model.vocabulary),
-        calls_(model, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
+        calls_(model, control_, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
 
   std::unique_ptr<Call> completion(std::string_view body, bool chat);
   std::string tokenize(std::string_view body) const;

@@ -61,22 +61,26 @@ chat::FunctionRules function_rules(const Json& function, std::size_t index, bool
 
 }  // namespace
 
-CallSupport::CallSupport(const TextModel& model, chat::ToolFormat format)
-    : format_(std::move(format)), template_has_tools_(model.chat->traits().tools) {
+CallSupport::CallSupport(const TextModel& model, const chat::ControlTokens& control, chat::ToolFormat format)
+    : vocabulary_(model.vocabulary), format_(std::move(format)), template_has_tools_(model.chat->traits().tools) {
   const std::vector<std::string> markers = format_.markers();
-  const Vocabulary& v = model.vocabulary;
-  for (Token t = 0; t < v.size; ++t) {
-    if (!v.piece(t, ShowControl::kNo).empty() || v.is_eog(t)) continue;
-    const std::string name = v.piece(t, ShowControl::kYes);
+  for (const auto& [name, t] : control.tokens()) {
     constexpr std::size_t kLeast = 3;  // shorter ones are no names
-    if (name.size() < kLeast) continue;
+    if (name.size() < kLeast || vocabulary_.is_eog(t)) continue;
     for (const std::string& m : markers) {
       if (m.find(name) != std::string::npos) shown_->insert(t);
     }
   }
-  texts_ = chat::call_texts(
-      v.size, [&](Token t) { return v.piece(t, shown_->contains(t) ? ShowControl::kYes : ShowControl::kNo); },
-      v.is_eog);
+}
+
+const std::shared_ptr<const TokenTexts>& CallSupport::texts() const {
+  std::call_once(texts_made_, [this] {
+    const auto piece = [this](Token t) {
+      return vocabulary_.piece(t, shown_->contains(t) ? ShowControl::kYes : ShowControl::kNo);
+    };
+    texts_ = chat::call_texts(vocabulary_.size, piece, vocabulary_.is_eog);
+  });
+  return texts_;
 }
 
 chat::ChatRequest CallSupport::with_tools(const chat::ChatRequest& request) const {
@@ -104,7 +108,7 @@ Grammar CallSupport::grammar(const Conversation& conversation, std::string_view 
   std::vector<chat::FunctionRules> functions;
   for (const Json& tool : conversation.chat.tools)
     functions.push_back(function_rules(tool["function"], functions.size(), by_parameter, options.rules));
-  return Grammar(chat::call_grammar(format_, functions, options), texts_);
+  return Grammar(chat::call_grammar(format_, functions, options), texts());
 }
 
 ReplyPlan CallSupport::plan(const Conversation& conversation, std::string_view prompt) const {
@@ -126,7 +130,7 @@ ReplyPlan CallSupport::plan(const Conversation& conversation, std::string_view p
 std::optional<Constraint> CallSupport::constraint(const ReplyPlan& plan) const {
   if (!plan.grammar) return std::nullopt;
   if (!plan.lazy) return plan.grammar->constraint();
-  return chat::lazy_constraint(format_, *plan.grammar, texts_, plan.options.reasoning_open);
+  return chat::lazy_constraint(format_, *plan.grammar, texts(), plan.options.reasoning_open);
 }
 
 std::string call_id(const chat::ToolFormat& format) {

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string_view>
 #include <unordered_set>
 
 #include "../chat/call_grammar.h"
+#include "../chat/control_tokens.h"
 #include "../chat/reply.h"
 #include "conversation.h"
 #include "gsd/grammar.h"
@@ -25,8 +27,8 @@ struct ReplyPlan {
 // Of one server; immutable: any thread may use it.
 class CallSupport {
  public:
-  // `format` as find_tool_format gives it, or another one that was asked for.
-  CallSupport(const TextModel& model, chat::ToolFormat format);
+  // `format` as find_tool_format gives it, or another one that was asked for. The model must outlive the object.
+  CallSupport(const TextModel& model, const chat::ControlTokens& control, chat::ToolFormat format);
 
   const chat::ToolFormat& format() const { return format_; }
   // Control tokens whose names the answer's parser must see.
@@ -44,10 +46,14 @@ class CallSupport {
  private:
   Grammar grammar(const Conversation& conversation, std::string_view prompt) const;
 
+  const std::shared_ptr<const TokenTexts>& texts() const;
+
+  const Vocabulary& vocabulary_;
   chat::ToolFormat format_;
   bool template_has_tools_;
   std::shared_ptr<std::unordered_set<Token>> shown_ = std::make_shared<std::unordered_set<Token>>();
-  std::shared_ptr<const TokenTexts> texts_;
+  mutable std::once_flag texts_made_;
+  mutable std::shared_ptr<const TokenTexts> texts_;  // made by the first request with tools
 };
 
 // An identifier for a call, as long as the format's templates want it.

@@ -141,6 +141,8 @@ expect 2 "cannot be given together" generate "${pair[@]}" -p x --json-schema "$d
 echo '{"type": "object", "properties": {"n": {"type": "integer", "minimum": 3, "maximum": 4}}, "required": ["n"], "additionalProperties": false}' >"$dir/n.json"
 out=$("$gsd" generate "${pair[@]}" -p "# tar" --no-echo --json-schema "$dir/n.json" -n 200 2>/dev/null | tr -d ' \n\t')
 case $out in '{"n":3}' | '{"n":4}') ;; *) fail "--json-schema --no-echo: $out" ;; esac
+n() { "$gsd" generate "${pair[@]}" -p 'a<|endoftext|>b' -n 1 --json "$@" 2>/dev/null | sed -n 's/.*"prompt_tokens": \([0-9]*\).*/\1/p'; }
+[ "$(n)" -lt "$(n --no-parse-special)" ] || fail "--no-parse-special: $(n) and $(n --no-parse-special) tokens"
 out=$("$gsd" generate "${pair[@]}" -p 'a\tb' --escape --stop '\x63' --grammar 'root ::= "abcd"' 2>/dev/null)
 [ "$out" = "$(printf 'a\tbab')" ] || fail "--escape --stop: $out"
 expect 6 "^gsd: .*context holds 64" generate "${pair[@]}" -f "$dir/long.txt" -c 64

@@ -20,9 +20,8 @@ const tools = [
   },
 ];
 
-async function serve(family) {
-  const child = spawn(gsd, ["serve", "-m", `${models}/toy-target.gguf`, "-md", `${models}/toy-draft.gguf`, "-t", "1", "--port", "0",
-                            "--chat-template-file", `${templates}/${family}.jinja`], { stdio: ["ignore", "ignore", "pipe"] });
+async function serve(...flags) {
+  const child = spawn(gsd, ["serve", "-m", `${models}/toy-target.gguf`, "-md", `${models}/toy-draft.gguf`, "-t", "1", "--port", "0", ...flags], { stdio: ["ignore", "ignore", "pipe"] });
   let log = "";
   const port = await new Promise((resolve, reject) => {
     child.stderr.on("data", (d) => {
@@ -38,7 +37,7 @@ async function serve(family) {
 }
 
 for (const family of families) {
-  const { child, url } = await serve(family);
+  const { child, url } = await serve("--chat-template-file", `${templates}/${family}.jinja`);
   try {
     for (const mode of ["plain", "graph"]) {
       const answer = await (await fetch(`${url}/v1/chat/completions`, {
@@ -60,3 +59,29 @@ for (const family of families) {
     child.kill();
   }
 }
+
+const post = async (url, body) => (await fetch(url, { method: "POST", body: JSON.stringify(body) })).json();
+const messages = [{ role: "user", content: "Hi" }];
+
+// The flags: a template of one's own with values of one's own, a format of calls, and what becomes of reasoning.
+{
+  const { child, url } = await serve("--chat-template", "{{ city }}: {{ messages[0].content }}", "--chat-template-kwargs", '{"city": "Oslo"}',
+                                     "--tool-format", "glm");
+  try {
+    assert.equal((await post(`${url}/apply-template`, { messages })).prompt, "Oslo: Hi");
+    assert.equal((await (await fetch(`${url}/props`)).json()).tool_format, "glm");
+  } finally {
+    child.kill();
+  }
+}
+for (const [format, reasoning, content] of [["auto", "a", "b"], ["none", undefined, "<think>a</think>b"]]) {
+  const { child, url } = await serve("--chat-template-file", `${templates}/qwen3.jinja`, "--reasoning-format", format);
+  try {
+    const answer = await post(`${url}/v1/chat/completions`, { messages, grammar: 'root ::= "<think>a</think>b"' });
+    const { message } = answer.choices?.[0] ?? assert.fail(JSON.stringify(answer));
+    assert.deepEqual([message.reasoning_content, message.content], [reasoning, content], `--reasoning-format ${format}`);
+  } finally {
+    child.kill();
+  }
+}
+console.log("flags: ok");

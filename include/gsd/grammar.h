@@ -31,7 +31,7 @@ class TokenTexts {
     const auto i = static_cast<std::size_t>(t);
     return std::string_view(bytes_).substr(begin_[i], begin_[i + 1] - begin_[i]);
   }
-  // The tokens as a tree of bytes: made when it is first asked for (about 50 ms for 152k tokens), then kept.
+  // The tokens as a tree of bytes: made when it is first asked for, then kept. Large vocabularies take a while.
   const VocabularyTree& tree() const;
 
  private:

@@ -14,8 +14,8 @@
 namespace gsd {
 
 struct RuntimeOptions {
-  std::string target;               // path
-  std::string draft;                // path of a draft model or a head; empty = none
+  std::string target;  // path
+  std::string draft;   // path of a draft model or a head; empty = none
   // What drafts; unset = what the draft's file is, or without one the target's own MTP layers where it has them, or
   // nothing but the history.
   std::optional<DraftType> draft_type;
@@ -42,7 +42,7 @@ class Runtime {
   Runtime(Runtime&&) noexcept;
 
   const Model& target() const;
-  const Model* draft() const;  // of a file of its own; null without one
+  const Model* draft() const;                   // of a file of its own; null without one
   std::optional<DraftType> draft_type() const;  // what drafts; none: only the history is drawn on
   // "llama 2.7M Q8_0", "1 MTP layer of the target"; empty if nothing drafts.
   std::string draft_description() const;

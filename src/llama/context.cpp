@@ -189,8 +189,7 @@ void Batch::run(llama_context* context, llama_process_type type) {
   take_llama_errors();
   if (most_threads_ == 0) most_threads_ = llama_n_threads(context);
   thread_local FreeCores cores;
-  const int threads =
-      team_.choose(static_cast<int>(size()), most_threads_, most_threads_ > 1 ? cores.get() : -1);
+  const int threads = team_.choose(static_cast<int>(size()), most_threads_, most_threads_ > 1 ? cores.get() : -1);
   llama_set_n_threads(context, threads, threads);
   const Stopwatch clock;
   const std::int32_t code = process(context, type);

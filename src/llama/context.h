@@ -31,8 +31,8 @@ BackendInfo backend_info(const Model& model, const ContextOptions& options, cons
 // Throws Error(kUsage) unless a pass may have these nodes.
 void check_pass(std::span<const NodeInput> nodes, const BackendInfo& info);
 
-// How a row of floats is fed to a pass: as the state that its token goes on from, as an embedding beside its token's, or
-// in place of a token.
+// How a row of floats is fed to a pass: as the state that its token goes on from, as an embedding beside its token's,
+// or in place of a token.
 enum class StateInput : std::uint8_t { kState, kEmbedding, kAlone };
 
 // The arrays of a llama_batch, reused from pass to pass, and how many threads compute it. The contexts it is run on are

@@ -11,9 +11,8 @@ namespace {
 
 // Architectures whose MTP layers libllama 0.7 computes; it ends the process for those of others. Each is tried by the
 // zoo ("NAME+mtp").
-constexpr std::string_view kMtp[] = {"bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "glm-dsa",
-                                     "glm4moe",     "glm5-next",  "hy_v3",     "qwen35",     "qwen35moe",
-                                     "qwen3next",   "qwen4exp",   "step35"};
+constexpr std::string_view kMtp[] = {"cohere2moe", "deepseek2", "deepseek32", "glm-dsa",   "glm4moe",
+                                     "hy_v3",      "qwen35",    "qwen35moe",  "qwen3next", "step35"};
 
 template <std::size_t N>
 bool is_one_of(const std::string& name, const std::string_view (&list)[N]) {
@@ -49,7 +48,8 @@ MtpLayers mtp_layers(const std::string& path) {
   MtpLayers out;
   const auto file = GgufFile::open(path);
   if (!file) return out;  // loading it will say why
-  out.count = static_cast<int>(std::min<std::uint64_t>(file->number(file->of("nextn_predict_layers")).value_or(0), 512));
+  out.count =
+      static_cast<int>(std::min<std::uint64_t>(file->number(file->of("nextn_predict_layers")).value_or(0), 512));
   if (out.count == 0) return out;
   if (const std::string why = no_state_functions(); !why.empty())
     out.obstacle = "drafting with them " + why;
@@ -69,8 +69,8 @@ std::vector<std::int32_t> layers_of_target(const Model& target, const Model& hea
   const std::int32_t* ids = functions->layer_ids(h);
   std::vector<std::int32_t> layers(ids, ids + functions->n_layer_ids(h));
   const auto refuse = [&](const std::string& why) {
-    throw Error(ErrorCode::kPairMismatch,
-                "The head '" + head.path() + "' was made for another target than '" + target.path() + "': " + why + ".");
+    throw Error(ErrorCode::kPairMismatch, "The head '" + head.path() + "' was made for another target than '" +
+                                              target.path() + "': " + why + ".");
   };
   if (layers.empty()) refuse("it names no layers of its target");
   for (const std::int32_t layer : layers)

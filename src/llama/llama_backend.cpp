@@ -31,8 +31,8 @@ Mask bit(std::int32_t leaf) { return Mask{1} << leaf; }
 
 class LlamaBackend final : public Backend {
  public:
-  // `states`, unless null, is told of all passes. `head`, unless null: what the model's passes are fed, in a context that
-  // belongs to the target's `other`.
+  // `states`, unless null, is told of all passes. `head`, unless null: what the model's passes are fed, in a context
+  // that belongs to the target's `other`.
   LlamaBackend(const Model& model, const ContextOptions& options, std::shared_ptr<TargetStates> states = {},
                std::unique_ptr<HeadStates> head = {}, llama_context* other = nullptr);
 
@@ -79,6 +79,7 @@ class LlamaBackend final : public Backend {
   void assign_leaves(Sequence& s, std::size_t first_new);
   std::int32_t leaf_for(Sequence& s, std::int32_t attach, Mask taken);
   void decode(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index);
+  void run(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index, bool all_logits);
   void require_window(std::span<const NodeInput> nodes) const;
   void undo(Sequence& s, std::size_t first_new);
   void cut_to_prefix(Sequence& s);
@@ -260,13 +261,28 @@ void LlamaBackend::prepare_head(std::span<const NodeInput> nodes) {
 }
 
 void LlamaBackend::decode(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index) {
+  if (!head_) return run(context, nodes, index, false);
+  prepare_head(nodes);
+  // Some graphs give the state of each token, some of those with logits, and libllama reads them in one way: where one
+  // token has logits, all must.
+  if (static_cast<std::int32_t>(index.size()) <= info_.max_outputs) return run(context, nodes, index, true);
+  const auto silent = [&](std::int32_t i) { return !nodes[static_cast<std::size_t>(i)].want_logits; };
+  const auto middle = std::stable_partition(group_.begin(), group_.end(), silent);
+  run(context, nodes, {group_.begin(), middle}, false);
+  if (middle != group_.end()) run(context, nodes, {middle, group_.end()}, true);
+}
+
+// One pass of libllama over the nodes of `index`. `all_logits`: each has logits if one of them has.
+void LlamaBackend::run(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index,
+                       bool all_logits) {
+  const auto wants = [&](std::int32_t i) { return nodes[static_cast<std::size_t>(i)].want_logits; };
+  const bool all = all_logits && std::any_of(index.begin(), index.end(), wants);
   batch_.clear();
-  if (head_) prepare_head(nodes);
   for (const std::int32_t i : index) {
     const NodeInput& in = nodes[static_cast<std::size_t>(i)];
     const Sequence& s = sequences_[static_cast<std::size_t>(in.seq)];
     const Node& node = s.nodes[static_cast<std::size_t>(node_index_[static_cast<std::size_t>(i)])];
-    batch_.add(in.token, s.committed + node.depth - 1, in.want_logits);
+    batch_.add(in.token, s.committed + node.depth - 1, in.want_logits || all);
     for (Mask m = node.leaves; m != 0; m &= m - 1) batch_.add_id(id(s, std::countr_zero(m)));
     if (head_) batch_.add_state(head_->input(static_cast<std::size_t>(i)), head_->kind());
   }
@@ -276,8 +292,10 @@ void LlamaBackend::decode(std::size_t context, std::span<const NodeInput> nodes,
   for (std::size_t i = 0, done = 0; i < nodes.size(); ++i) {
     const bool mine = done < index.size() && index[done] == static_cast<std::int32_t>(i);
     const auto token = static_cast<std::int32_t>(done);
-    if (mine && nodes[i].want_logits) rows_[row] = llama_get_logits_ith(ctx, token);
-    if (mine && nodes[i].want_logits && head_) head_->take(head_nodes_[i], ctx, token);
+    if (mine && nodes[i].want_logits) {
+      rows_[row] = llama_get_logits_ith(ctx, token);
+      if (head_) head_->take(head_nodes_[i], ctx, token);
+    }
     if (mine && states_) states_->take(nodes[i].seq, node_index_[i], ctx, token);
     done += mine ? 1 : 0;
     row += nodes[i].want_logits ? 1 : 0;
@@ -335,7 +353,7 @@ void LlamaBackend::keep_window(Sequence& s) {
   if (l.synced < s.committed) llama_memory_seq_cp(memory(s), id(s, s.main), id(s, second), l.synced, s.committed);
   l.synced = s.committed;
   if (s.committed > s.base && (llama_memory_seq_pos_min(memory(s), id(s, s.main)) != s.base ||
-                          llama_memory_seq_pos_max(memory(s), id(s, s.main)) != s.committed - 1))
+                               llama_memory_seq_pos_max(memory(s), id(s, s.main)) != s.committed - 1))
     lose(s);
 }
 

@@ -41,7 +41,8 @@ int check_metadata(const std::string& path, bool head) {
   const auto file = GgufFile::open(path);
   if (!file) return 0;  // libllama will say what is wrong
   if (head && type_of(*file) == DraftType::kModel)
-    throw Error(ErrorCode::kModelUnsupported, "'" + path + "' is no head that drafts from another model's inner states.");
+    throw Error(ErrorCode::kModelUnsupported,
+                "'" + path + "' is no head that drafts from another model's inner states.");
   if (const std::string what = head ? "" : not_a_language_model(*file); !what.empty())
     throw Error(ErrorCode::kModelUnsupported, "'" + path + "' " + what);
   const auto layers = file->number(file->of("block_count"));

@@ -13,7 +13,7 @@ struct StateFunctions {
   // Whether a pass gives the rows that MTP layers (and heads of their own) go on from; `masked`: only for tokens with
   // logits.
   void (*set_nextn)(llama_context*, bool value, bool masked);
-  float* (*nextn)(llama_context*);                         // [rows, n_embd_out] of the last pass
+  float* (*nextn)(llama_context*);                          // [rows, n_embd_out] of the last pass
   float* (*nextn_ith)(llama_context*, std::int32_t token);  // [n_embd_out] of a token of the last pass
   // Whether a pass gives what enters a layer.
   void (*set_layer_input)(llama_context*, std::uint32_t layer, bool value);

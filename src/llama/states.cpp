@@ -45,8 +45,9 @@ void TargetStates::take(std::int32_t seq, std::int32_t node, llama_context* cont
   const float* state = row_.data();
   if (layers_.empty()) state = functions_.nextn_ith(context, token);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const float* part = layers_[i] == n_layer_ ? functions_.nextn_ith(context, token)
-                                               : functions_.layer_input(context, static_cast<std::uint32_t>(layers_[i]));
+    const float* part = layers_[i] == n_layer_
+                            ? functions_.nextn_ith(context, token)
+                            : functions_.layer_input(context, static_cast<std::uint32_t>(layers_[i]));
     if (part == nullptr) return;
     if (layers_[i] != n_layer_) part += static_cast<std::ptrdiff_t>(token) * n_embd_;
     std::copy_n(part, n_embd_, row_.begin() + static_cast<std::ptrdiff_t>(i) * n_embd_);

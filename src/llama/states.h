@@ -99,8 +99,8 @@ class HeadStates {
   // states count as known.
   std::int32_t known(std::int32_t seq, std::int32_t committed) const;
 
-  // Makes ready what is fed for the nodes of a pass; input(i) is that of the i-th. May run a pass of its own, and throws
-  // what that throws.
+  // Makes ready what is fed for the nodes of a pass; input(i) is that of the i-th. May run a pass of its own, and
+  // throws what that throws.
   void prepare(llama_context* context, std::span<const Node> nodes);
   std::span<const float> input(std::size_t i) const { return {inputs_.data() + i * width_, width_}; }
   StateInput kind() const { return type_ == DraftType::kMtp ? StateInput::kState : StateInput::kEmbedding; }

@@ -72,8 +72,12 @@ struct Runtime::Impl {
 // Everything the times depend on, as far as it can be known.
 std::string Runtime::Impl::profile_key() const {
   return fmt::format("gsd {} | {} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", GSD_VERSION, cpu_name(),
-                     target->fingerprint(), draft ? draft->fingerprint() : type ? draft_type_name(*type) : "none", n_threads, options.context.n_ctx,
-                     options.context.type_k, options.context.type_v, options.engine.exact ? "exact" : "fast",
+                     target->fingerprint(),
+                     draft  ? draft->fingerprint()
+                     : type ? draft_type_name(*type)
+                            : "none",
+                     n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
+                     options.engine.exact ? "exact" : "fast",
                      narrow->instruction_set().empty() ? "off" : narrow->instruction_set());
 }
 
@@ -144,8 +148,7 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   draft_context.exact = false;                // it only proposes
   draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
   if (m.type && m.type != DraftType::kModel) {
-    BackendsWithHead both =
-        make_backends(*m.target, m.draft ? *m.draft : *m.target, *m.type, context, draft_context);
+    BackendsWithHead both = make_backends(*m.target, m.draft ? *m.draft : *m.target, *m.type, context, draft_context);
     m.target_backend = std::move(both.target);
     m.draft_backend = std::move(both.head);
   } else {
@@ -180,8 +183,9 @@ std::string Runtime::draft_description() const {
 std::string Runtime::idle_layers() const {
   const MtpLayers& mtp = impl_->mtp;
   if (mtp.count == 0 || mtp.obstacle.empty()) return "";
-  return fmt::format("'{}' holds {} MTP layer{}, and {}; a draft model is given with --draft, and gsd make-draft makes one",
-                     impl_->target->path(), mtp.count, mtp.count == 1 ? "" : "s", mtp.obstacle);
+  return fmt::format(
+      "'{}' holds {} MTP layer{}, and {}; a draft model is given with --draft, and gsd make-draft makes one",
+      impl_->target->path(), mtp.count, mtp.count == 1 ? "" : "s", mtp.obstacle);
 }
 Engine& Runtime::engine() { return *impl_->engine; }
 int Runtime::n_ctx() const { return impl_->options.context.n_ctx; }

@@ -223,8 +223,7 @@ class Check {
   // The model's own layers draft, without being asked to.
   void mtp(int n) {
     const bool fast = options_.fast;
-    with({.mtp = true},
-         [&](Runtime& pair) { modes(pair, "MTP, ", {"plain", "chain", "tree", "graph", "auto"}, n); });
+    with({.mtp = true}, [&](Runtime& pair) { modes(pair, "MTP, ", {"plain", "chain", "tree", "graph", "auto"}, n); });
     with({.sessions = 4, .mtp = true},
          [&](Runtime& pair) { add("MTP, sessions", "f16", conversation(pair, fast ? 24 : 40, fast ? 2 : 3)); });
     with({.exact = true, .mtp = true}, [&](Runtime& pair) { exact(pair, n, "MTP, "); });
@@ -246,7 +245,11 @@ class Check {
 
   void failed(const Setting& s, const std::string& why) {
     Case c;
-    c.name = s.mtp ? "MTP" : s.exact ? "exact" : s.sessions > 1 ? "sessions" : !s.narrow ? "ggml's kernels" : s.cache + " cache";
+    c.name = s.mtp            ? "MTP"
+             : s.exact        ? "exact"
+             : s.sessions > 1 ? "sessions"
+             : !s.narrow      ? "ggml's kernels"
+                              : s.cache + " cache";
     c.error = why;
     pending_.push_back({c, {}, cache_});
   }

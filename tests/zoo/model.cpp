@@ -267,7 +267,7 @@ float share_of_layer(const Entry& entry, const Tensor& t) {
   const int layer = layer_of(t);
   const auto has = [&](const char* part) { return t.name.find(part) != t.name.npos; };
   const bool output = has("attn_output") || has("ffn_down") || has("ssm_out");
-  return n > 0 && layer >= 0 && layer < n - 1 && output ? 0.1F : 1;
+  return n > 0 && layer >= 0 && layer < n - 1 && output ? 0.02F : 1;
 }
 
 // The tensor of the model that a tensor of an MTP layer is like; null if there is none.
@@ -276,8 +276,8 @@ const Tensor* twin_of(const Entry& entry, const Tensor& t, std::span<const Tenso
   if (n == 0 || layer_of(t) < n) return nullptr;
   const std::string own = t.name.substr(t.name.find('.', 4) + 1);
   const auto find = [&](const std::string& name) -> const Tensor* {
-    const auto at = std::find_if(all.begin(), all.end(),
-                                 [&](const Tensor& o) { return o.name == name && o.shape == t.shape; });
+    const auto at =
+        std::find_if(all.begin(), all.end(), [&](const Tensor& o) { return o.name == name && o.shape == t.shape; });
     return at == all.end() ? nullptr : &*at;
   };
   if (own == "nextn.embed_tokens.weight") return find("token_embd.weight");

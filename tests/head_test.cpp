@@ -1,0 +1,260 @@
+// Heads beside their target, compared with what libllama alone gives when it is driven one token after the other.
+#include <gtest/gtest.h>
+#include <llama.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "../src/llama/state_functions.h"
+#include "gsd/drafter.h"
+#include "gsd/llama.h"
+#include "random.h"
+#include "zoo/zoo.h"
+
+namespace gsd {
+namespace {
+
+constexpr int kBatch = 32;  // largest pass; the target's states are kept for two of these
+
+// A tiny model with an MTP layer, written once. One expert: none is nearly tied with another then.
+class MtpModel {
+ public:
+  explicit MtpModel(const std::string& name) {
+    const NarrowKernels start({.enabled = false});  // libllama
+    zoo::Entry entry = zoo::read_table(GSD_ZOO_TABLE).entry(name);
+    if (std::any_of(entry.metadata.begin(), entry.metadata.end(),
+                    [](const auto& m) { return m.first == "expert_count"; }))
+      for (const char* key : {"expert_count", "expert_used_count"}) entry.metadata.emplace_back(key, "1");
+    path_ = (std::filesystem::temp_directory_path() / ("head_test-" + std::to_string(getpid()) + ".gguf")).string();
+    zoo::write_model(entry, GSD_MODELS_DIR "/toy-target.gguf", {}, path_);
+    model_ =
+        std::make_unique<Model>(ModelOptions{.path = path_, .repack = false, .mmap = {}, .mtp = true, .progress = {}});
+  }
+  ~MtpModel() { std::filesystem::remove(path_); }
+  const std::string& path() const { return path_; }
+  const Model& operator*() const { return *model_; }
+
+ private:
+  std::string path_;
+  std::unique_ptr<Model> model_;
+};
+
+// libllama's own MTP context, fed a text from the beginning with the states of its target.
+class Reference {
+ public:
+  explicit Reference(const std::string& path) {
+    llama_model_params mp = llama_model_default_params();
+    mp.use_extra_bufts = false;
+    mp.load_mtp = true;
+    model_.reset(llama_model_load_from_file(path.c_str(), mp));
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = 512;
+    cp.n_batch = cp.n_ubatch = 256;
+    cp.n_threads = cp.n_threads_batch = 1;
+    cp.type_k = cp.type_v = GGML_TYPE_F32;
+    cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    target_.reset(llama_init_from_model(model_.get(), cp));
+    cp.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
+    cp.ctx_other = target_.get();
+    head_.reset(llama_init_from_model(model_.get(), cp));
+    state_functions()->set_nextn(target_.get(), true, false);
+    state_functions()->set_nextn(head_.get(), true, true);
+  }
+
+  // The head's logits after text[from, n) and the tokens drafted on it, each of which goes on from the head's own
+  // state.
+  std::vector<float> logits(std::span<const Token> text, std::size_t from, std::span<const Token> drafted) {
+    const auto width = static_cast<std::size_t>(llama_model_n_embd_out(model_.get()));
+    std::vector<float> states(text.size() * width);
+    run(target_.get(), text, 0, {});
+    for (std::size_t i = 0; i < text.size(); ++i)
+      std::copy_n(state_functions()->nextn_ith(target_.get(), static_cast<std::int32_t>(i)), width, &states[i * width]);
+    llama_memory_clear(llama_get_memory(head_.get()), true);
+    run(head_.get(), text.subspan(from), from, std::span(states).subspan((from - 1) * width));
+    auto last = static_cast<std::int32_t>(text.size() - from - 1);
+    for (std::size_t i = 0; i < drafted.size(); ++i) {
+      const float* own = state_functions()->nextn_ith(head_.get(), last);
+      const std::vector<float> state(own, own + width);
+      run(head_.get(), drafted.subspan(i, 1), text.size() + i, state);
+      last = 0;
+    }
+    const float* row = llama_get_logits_ith(head_.get(), last);
+    return {row, row + llama_vocab_n_tokens(llama_model_get_vocab(model_.get()))};
+  }
+
+ private:
+  struct Freer {
+    void operator()(llama_model* m) const { llama_model_free(m); }
+    void operator()(llama_context* c) const { llama_free(c); }
+    void operator()(llama_batch_ext* b) const { llama_batch_ext_free(b); }
+  };
+
+  void run(llama_context* context, std::span<const Token> tokens, std::size_t position, std::span<const float> states) {
+    if (states.empty()) llama_memory_clear(llama_get_memory(context), true);
+    const auto width = static_cast<std::size_t>(llama_model_n_embd_out(model_.get()));
+    const std::unique_ptr<llama_batch_ext, Freer> batch(llama_batch_ext_init(context));
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      const std::int32_t at = llama_batch_ext_add_token(batch.get(), 0, tokens[i]);
+      if (!states.empty()) {
+        ASSERT_TRUE(llama_batch_ext_set_embd_state(batch.get(), at, {&states[i * width], 1, width}));
+      }
+      const auto pos = static_cast<llama_pos>(position + i);
+      llama_batch_ext_set_pos(batch.get(), at, &pos);
+      llama_batch_ext_set_output_logits(batch.get(), at, true);
+    }
+    ASSERT_EQ(llama_process(context, LLAMA_PROCESS_TYPE_DECODE, batch.get()), 0);
+  }
+
+  std::unique_ptr<llama_model, Freer> model_;
+  std::unique_ptr<llama_context, Freer> target_;
+  std::unique_ptr<llama_context, Freer> head_;
+};
+
+double difference(std::span<const float> a, std::span<const float> b) {
+  double d = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) d = std::max(d, std::abs(static_cast<double>(a[i]) - b[i]));
+  return d;
+}
+
+ContextOptions options(int n_seq, const std::string& cache = "f32") {
+  ContextOptions o;
+  o.n_ctx = 400;
+  o.n_seq = n_seq;
+  o.n_threads = 1;
+  o.max_leaves = 4;
+  o.max_outputs = o.max_batch = kBatch;
+  o.type_k = o.type_v = cache;
+  return o;
+}
+
+// Takes text[from, to) in as certain tokens.
+void feed(Backend& b, std::int32_t seq, std::span<const Token> text, std::size_t from, std::size_t to) {
+  std::vector<NodeInput> nodes;
+  std::vector<std::int32_t> path;
+  for (std::size_t i = from; i < to; ++i) {
+    const auto index = static_cast<std::int32_t>(i - from);
+    nodes.push_back({seq, text[i], index - 1, i + 1 == to, true});
+    path.push_back(index);
+    if (nodes.size() < kBatch && i + 1 < to) continue;
+    b.forward(nodes);
+    b.commit(seq, path);
+    feed(b, seq, text, i + 1, to);
+    return;
+  }
+}
+
+constexpr double kRounding = 5e-2;  // logits are some units apart
+
+class Heads : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(All, Heads,
+                         testing::Values("cohere2moe", "deepseek2", "glm4moe", "hy_v3", "qwen35", "qwen35moe",
+                                         "qwen3next", "step35"),
+                         [](const auto& model) {
+                           std::string name = model.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+// Two sequences that are gone on with, drafted from and cut: a head's rows are those of libllama driven alone.
+TEST_P(Heads, RowsOfTextsAndTreesAreLibllamas) {
+  const MtpModel file(GetParam() + std::string("+mtp"));
+  const Model& model = *file;
+  Reference reference(file.path());
+  for (std::uint64_t i = 0; i < 2; ++i) {
+    GSD_SEEDED(rng, i);
+    const BackendsWithHead both = make_backends(model, model, DraftType::kMtp, options(2), options(2));
+    ASSERT_TRUE(both.head->info().tentative);
+    std::vector<std::vector<Token>> texts(2);
+    const auto draw = [&] { return static_cast<Token>(1 + rng() % 1000); };
+    for (int step = 0; step < 12; ++step) {
+      const auto seq = static_cast<std::int32_t>(rng() % 2);
+      std::vector<Token>& text = texts[static_cast<std::size_t>(seq)];
+      if (text.size() > 4 && rng() % 4 == 0) {  // another prompt that begins alike
+        text.resize(1 + rng() % (text.size() - 1));
+        const auto n = static_cast<std::int32_t>(text.size()) - 1;
+        both.target->truncate(seq, std::min(n, both.target->n_committed(seq)));
+        both.head->truncate(seq, n);
+      }
+      for (auto n = 2 + rng() % 9; n > 0; --n) text.push_back(draw());
+      const std::size_t root = text.size() - 1;  // the target has not seen it yet
+      feed(*both.target, seq, text, static_cast<std::size_t>(both.target->n_committed(seq)), root);
+      feed(*both.head, seq, text, static_cast<std::size_t>(both.head->n_committed(seq)), root + 1);
+      EXPECT_EQ(both.head->n_committed(seq), static_cast<std::int32_t>(text.size()));
+      ASSERT_LT(difference(both.head->logits(0), reference.logits(text, 1, {})), kRounding);
+      const Token a = draw();
+      const Token b = a % 1000 + 1;
+      both.head->forward(std::vector<NodeInput>{{seq, a, -1, true}, {seq, b, -1, true}});
+      ASSERT_LT(difference(both.head->logits(1), reference.logits(text, 1, std::vector{b})), kRounding) << step;
+      both.head->forward(std::vector<NodeInput>{{seq, b, 0, true}, {seq, a, 1, true}, {seq, b, 1, true}});
+      ASSERT_LT(difference(both.head->logits(0), reference.logits(text, 1, std::vector{a, b})), kRounding);
+      ASSERT_LT(difference(both.head->logits(2), reference.logits(text, 1, std::vector{b, b})), kRounding);
+      both.head->commit(seq, {});
+      // The target verifies a tree and accepts what does not stand first, or a chain.
+      const bool chain = both.target->info().max_leaves == 1;
+      const std::vector<NodeInput> nodes{{seq, text[root], -1, true, true}, {seq, a, 0, true}, {seq, b, 0, true}};
+      both.target->forward(chain ? std::vector{nodes[0], nodes[2]} : nodes);
+      both.target->commit(seq, std::vector<std::int32_t>{0, chain ? 1 : 2});
+      text.push_back(b);
+    }
+  }
+}
+
+// What was decoded without the head leaves states of a bounded number of tokens behind: it goes on from there.
+TEST(Head, BeginsWhereTheStatesOfItsTargetDo) {
+  const MtpModel file("glm4moe+mtp");
+  const Model& model = *file;
+  Reference reference(file.path());
+  ContextOptions few = options(1);
+  few.max_outputs = 8;  // fewer than the head is behind
+  const BackendsWithHead both = make_backends(model, model, DraftType::kMtp, options(1), few);
+  GSD_SEEDED(rng, 0);
+  std::vector<Token> text;
+  for (int i = 0; i < 150; ++i) text.push_back(static_cast<Token>(1 + rng() % 1000));
+  feed(*both.target, 0, text, 0, 20);
+  feed(*both.head, 0, text, 1, 21);
+  feed(*both.target, 0, text, 20, 149);
+  const auto from = static_cast<std::size_t>(both.head->n_committed(0));
+  EXPECT_EQ(from, 149 - 2 * kBatch + 1);
+  feed(*both.head, 0, text, from, 150);
+  EXPECT_LT(difference(both.head->logits(0), reference.logits(text, from, {})), kRounding);
+  // Cut to what it never saw: nothing is left of it, and it begins anew with the target.
+  both.target->truncate(0, 30);
+  both.head->truncate(0, 30);
+  EXPECT_EQ(both.head->n_committed(0), 30);
+  text.resize(32);
+  feed(*both.target, 0, text, 30, 31);
+  feed(*both.head, 0, text, 30, 32);
+  EXPECT_EQ(both.head->n_committed(0), 32);
+}
+
+// A state that belongs to another token would go unnoticed otherwise: the text is the target's own whatever is drafted.
+TEST(Head, RowsDependOnTheStates) {
+  const MtpModel file("glm4moe+mtp");
+  Reference reference(file.path());
+  std::vector<Token> text{5, 9, 30, 77, 12, 400};
+  const std::vector<float> right = reference.logits(text, 1, {});
+  text[3] = 78;
+  text.erase(text.begin());
+  text.insert(text.begin(), 6);
+  EXPECT_GT(difference(right, reference.logits(text, 1, {})), 4 * kRounding);
+}
+
+TEST(Head, FilesTellWhatTheyDraftBy) {
+  const MtpModel file("glm4moe+mtp");
+  EXPECT_EQ(mtp_layers(file.path()).count, 1);
+  EXPECT_EQ(mtp_layers(file.path()).obstacle, no_state_functions());
+  EXPECT_EQ(mtp_layers(GSD_MODELS_DIR "/toy-target.gguf").count, 0);
+  EXPECT_EQ(draft_type(GSD_MODELS_DIR "/toy-draft.gguf"), DraftType::kModel);
+  EXPECT_THROW(Model(ModelOptions{.path = GSD_MODELS_DIR "/toy-draft.gguf", .mmap = {}, .head = true, .progress = {}}),
+               Error);
+}
+
+}  // namespace
+}  // namespace gsd

@@ -23,37 +23,16 @@ namespace {
 
 constexpr int kBatch = 32;  // largest pass; the target's states are kept for two of these
 
-// A tiny model with an MTP layer, written once. One expert: none is nearly tied with another then.
-class MtpModel {
- public:
-  explicit MtpModel(const std::string& name) {
-    const NarrowKernels start({.enabled = false});  // libllama
-    zoo::Entry entry = zoo::read_table(GSD_ZOO_TABLE).entry(name);
-    if (std::any_of(entry.metadata.begin(), entry.metadata.end(),
-                    [](const auto& m) { return m.first == "expert_count"; }))
-      for (const char* key : {"expert_count", "expert_used_count"}) entry.metadata.emplace_back(key, "1");
-    path_ = (std::filesystem::temp_directory_path() / ("head_test-" + std::to_string(getpid()) + ".gguf")).string();
-    zoo::write_model(entry, GSD_MODELS_DIR "/toy-target.gguf", {}, path_);
-    model_ =
-        std::make_unique<Model>(ModelOptions{.path = path_, .repack = false, .mmap = {}, .mtp = true, .progress = {}});
-  }
-  ~MtpModel() { std::filesystem::remove(path_); }
-  const std::string& path() const { return path_; }
-  const Model& operator*() const { return *model_; }
-
- private:
-  std::string path_;
-  std::unique_ptr<Model> model_;
-};
-
-// libllama's own MTP context, fed a text from the beginning with the states of its target.
+// libllama's own context of a head, fed a text from the beginning with the states of its target.
 class Reference {
  public:
-  explicit Reference(const std::string& path) {
+  // `head`: the target's own file for MTP layers.
+  Reference(const std::string& target, const std::string& head, DraftType type) : type_(type) {
     llama_model_params mp = llama_model_default_params();
     mp.use_extra_bufts = false;
-    mp.load_mtp = true;
-    model_.reset(llama_model_load_from_file(path.c_str(), mp));
+    mp.load_mtp = type == DraftType::kMtp;
+    model_.reset(llama_model_load_from_file(target.c_str(), mp));
+    head_model_.reset(llama_model_load_from_file(head.c_str(), mp));
     llama_context_params cp = llama_context_default_params();
     cp.n_ctx = 512;
     cp.n_batch = cp.n_ubatch = 256;
@@ -61,22 +40,25 @@ class Reference {
     cp.type_k = cp.type_v = GGML_TYPE_F32;
     cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     target_.reset(llama_init_from_model(model_.get(), cp));
-    cp.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
+    if (type == DraftType::kMtp) cp.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
     cp.ctx_other = target_.get();
-    head_.reset(llama_init_from_model(model_.get(), cp));
-    state_functions()->set_nextn(target_.get(), true, false);
+    head_.reset(llama_init_from_model(head_model_.get(), cp));
+    const std::int32_t* ids = state_functions()->layer_ids(head_model_.get());
+    if (type == DraftType::kEagle3) layers_.assign(ids, ids + state_functions()->n_layer_ids(head_model_.get()));
+    if (type == DraftType::kMtp) state_functions()->set_nextn(target_.get(), true, false);
+    for (const std::int32_t l : layers_)
+      state_functions()->set_layer_input(target_.get(), static_cast<std::uint32_t>(l), true);
     state_functions()->set_nextn(head_.get(), true, true);
   }
 
   // The head's logits after text[from, n) and the tokens drafted on it, each of which goes on from the head's own
   // state.
   std::vector<float> logits(std::span<const Token> text, std::size_t from, std::span<const Token> drafted) {
-    const auto width = static_cast<std::size_t>(llama_model_n_embd_out(model_.get()));
-    std::vector<float> states(text.size() * width);
-    run(target_.get(), text, 0, {});
-    for (std::size_t i = 0; i < text.size(); ++i)
-      std::copy_n(state_functions()->nextn_ith(target_.get(), static_cast<std::int32_t>(i)), width, &states[i * width]);
+    llama_memory_clear(llama_get_memory(target_.get()), true);
     llama_memory_clear(llama_get_memory(head_.get()), true);
+    run(target_.get(), text, 0, {});
+    const std::vector<float> states = type_ == DraftType::kMtp ? nextn_states(text.size()) : encoded(text.size());
+    const std::size_t width = states.size() / text.size();
     run(head_.get(), text.subspan(from), from, std::span(states).subspan((from - 1) * width));
     auto last = static_cast<std::int32_t>(text.size() - from - 1);
     for (std::size_t i = 0; i < drafted.size(); ++i) {
@@ -95,15 +77,44 @@ class Reference {
     void operator()(llama_context* c) const { llama_free(c); }
     void operator()(llama_batch_ext* b) const { llama_batch_ext_free(b); }
   };
+  using Batch = std::unique_ptr<llama_batch_ext, Freer>;
+
+  std::vector<float> nextn_states(std::size_t n) {
+    const float* rows = state_functions()->nextn(target_.get());
+    return {rows, rows + n * static_cast<std::size_t>(llama_model_n_embd_out(model_.get()))};
+  }
+
+  // What the target's layers are given, through the head's encoder.
+  std::vector<float> encoded(std::size_t n) {
+    const auto width = static_cast<std::size_t>(llama_model_n_embd(model_.get()));
+    const Batch batch(llama_batch_ext_init(head_.get()));
+    for (std::size_t i = 0; i < n; ++i) {
+      std::vector<float> row;
+      for (const std::int32_t l : layers_) {
+        const float* rows = state_functions()->layer_input(target_.get(), static_cast<std::uint32_t>(l));
+        row.insert(row.end(), rows + i * width, rows + (i + 1) * width);
+      }
+      const std::int32_t at = llama_batch_ext_add_embd(batch.get(), 0, {row.data(), 1, row.size()});
+      const auto pos = static_cast<llama_pos>(i);
+      llama_batch_ext_set_pos(batch.get(), at, &pos);
+      llama_batch_ext_set_output_logits(batch.get(), at, true);
+    }
+    EXPECT_EQ(llama_process(head_.get(), LLAMA_PROCESS_TYPE_ENCODE, batch.get()), 0);
+    const float* rows = state_functions()->nextn(head_.get());
+    return {rows, rows + n * static_cast<std::size_t>(llama_model_n_embd(head_model_.get()))};
+  }
 
   void run(llama_context* context, std::span<const Token> tokens, std::size_t position, std::span<const float> states) {
-    if (states.empty()) llama_memory_clear(llama_get_memory(context), true);
-    const auto width = static_cast<std::size_t>(llama_model_n_embd_out(model_.get()));
-    const std::unique_ptr<llama_batch_ext, Freer> batch(llama_batch_ext_init(context));
+    const std::size_t width = type_ == DraftType::kMtp
+                                  ? static_cast<std::size_t>(llama_model_n_embd_out(model_.get()))
+                                  : static_cast<std::size_t>(llama_model_n_embd(head_model_.get()));
+    const Batch batch(llama_batch_ext_init(context));
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       const std::int32_t at = llama_batch_ext_add_token(batch.get(), 0, tokens[i]);
       if (!states.empty()) {
-        ASSERT_TRUE(llama_batch_ext_set_embd_state(batch.get(), at, {&states[i * width], 1, width}));
+        const llama_embd state{&states[i * width], 1, width};
+        ASSERT_TRUE(type_ == DraftType::kMtp ? llama_batch_ext_set_embd_state(batch.get(), at, state)
+                                             : llama_batch_ext_set_embd_token(batch.get(), at, state));
       }
       const auto pos = static_cast<llama_pos>(position + i);
       llama_batch_ext_set_pos(batch.get(), at, &pos);
@@ -112,9 +123,47 @@ class Reference {
     ASSERT_EQ(llama_process(context, LLAMA_PROCESS_TYPE_DECODE, batch.get()), 0);
   }
 
+  DraftType type_;
   std::unique_ptr<llama_model, Freer> model_;
+  std::unique_ptr<llama_model, Freer> head_model_;
   std::unique_ptr<llama_context, Freer> target_;
   std::unique_ptr<llama_context, Freer> head_;
+  std::vector<std::int32_t> layers_;
+};
+
+// A tiny target with its head. One expert: none is nearly tied with another then.
+class Pair {
+ public:
+  Pair(const std::string& name, DraftType kind) : type(kind) {
+    const NarrowKernels start({.enabled = false});  // libllama
+    zoo::Entry entry = zoo::read_table(GSD_ZOO_TABLE).entry(name);
+    if (std::any_of(entry.metadata.begin(), entry.metadata.end(),
+                    [](const auto& m) { return m.first == "expert_count"; }))
+      for (const char* key : {"expert_count", "expert_used_count"}) entry.metadata.emplace_back(key, "1");
+    const std::string stem =
+        (std::filesystem::temp_directory_path() / ("head_test-" + std::to_string(getpid()))).string();
+    path = head_path = stem + ".gguf";
+    zoo::write_model(entry, GSD_MODELS_DIR "/toy-target.gguf", {}, path);
+    target = load({.path = path, .repack = false, .mmap = {}, .mtp = type == DraftType::kMtp, .progress = {}});
+    if (type == DraftType::kMtp) return;
+    head_path = stem + ".head.gguf";
+    zoo::write_model(zoo::eagle3_of(entry, "0,1,1"), GSD_MODELS_DIR "/toy-target.gguf", {}, head_path);
+    own_head = load({.path = head_path, .repack = false, .mmap = {}, .head = true, .progress = {}});
+  }
+  ~Pair() {
+    std::filesystem::remove(path);
+    std::filesystem::remove(head_path);
+  }
+  static std::unique_ptr<Model> load(const ModelOptions& o) { return std::make_unique<Model>(o); }
+  BackendsWithHead backends(const ContextOptions& target_options, const ContextOptions& head_options) const {
+    return make_backends(*target, own_head ? *own_head : *target, type, target_options, head_options);
+  }
+
+  DraftType type;
+  std::string path;
+  std::string head_path;
+  std::unique_ptr<Model> target;
+  std::unique_ptr<Model> own_head;
 };
 
 double difference(std::span<const float> a, std::span<const float> b) {
@@ -152,24 +201,32 @@ void feed(Backend& b, std::int32_t seq, std::span<const Token> text, std::size_t
 
 constexpr double kRounding = 5e-2;  // logits are some units apart
 
-class Heads : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, Heads,
-                         testing::Values("cohere2moe", "deepseek2", "glm4moe", "hy_v3", "qwen35", "qwen35moe",
-                                         "qwen3next", "step35"),
-                         [](const auto& model) {
-                           std::string name = model.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+class Heads : public testing::TestWithParam<std::pair<DraftType, const char*>> {};
+
+std::string name_of(const testing::TestParamInfo<Heads::ParamType>& p) {
+  std::string name = std::string(draft_type_name(p.param.first)) + "_" + p.param.second;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == '+'; }, '_');
+  return name;
+}
+
+std::vector<Heads::ParamType> kinds() {
+  std::vector<Heads::ParamType> out;
+  for (const char* name : {"cohere2moe+mtp", "deepseek2+mtp", "glm4moe+mtp", "hy_v3+mtp", "qwen35+mtp", "qwen35moe+mtp",
+                           "qwen3next+mtp", "step35+mtp"})
+    out.emplace_back(DraftType::kMtp, name);
+  for (const char* name : {"llama"}) out.emplace_back(DraftType::kEagle3, name);
+  return out;
+}
+INSTANTIATE_TEST_SUITE_P(All, Heads, testing::ValuesIn(kinds()), name_of);
 
 // Two sequences that are gone on with, drafted from and cut: a head's rows are those of libllama driven alone.
 TEST_P(Heads, RowsOfTextsAndTreesAreLibllamas) {
-  const MtpModel file(GetParam() + std::string("+mtp"));
-  const Model& model = *file;
-  Reference reference(file.path());
+  const Pair pair(GetParam().second, GetParam().first);
+  Reference reference(pair.path, pair.head_path, pair.type);
   for (std::uint64_t i = 0; i < 2; ++i) {
     GSD_SEEDED(rng, i);
-    const BackendsWithHead both = make_backends(model, model, DraftType::kMtp, options(2), options(2));
+    const BackendsWithHead both = pair.backends(options(2), options(2));
     ASSERT_TRUE(both.head->info().tentative);
     std::vector<std::vector<Token>> texts(2);
     const auto draw = [&] { return static_cast<Token>(1 + rng() % 1000); };
@@ -208,12 +265,11 @@ TEST_P(Heads, RowsOfTextsAndTreesAreLibllamas) {
 
 // What was decoded without the head leaves states of a bounded number of tokens behind: it goes on from there.
 TEST(Head, BeginsWhereTheStatesOfItsTargetDo) {
-  const MtpModel file("glm4moe+mtp");
-  const Model& model = *file;
-  Reference reference(file.path());
+  const Pair pair("glm4moe+mtp", DraftType::kMtp);
+  Reference reference(pair.path, pair.head_path, pair.type);
   ContextOptions few = options(1);
   few.max_outputs = 8;  // fewer than the head is behind
-  const BackendsWithHead both = make_backends(model, model, DraftType::kMtp, options(1), few);
+  const BackendsWithHead both = pair.backends(options(1), few);
   GSD_SEEDED(rng, 0);
   std::vector<Token> text;
   for (int i = 0; i < 150; ++i) text.push_back(static_cast<Token>(1 + rng() % 1000));
@@ -236,8 +292,8 @@ TEST(Head, BeginsWhereTheStatesOfItsTargetDo) {
 
 // A state that belongs to another token would go unnoticed otherwise: the text is the target's own whatever is drafted.
 TEST(Head, RowsDependOnTheStates) {
-  const MtpModel file("glm4moe+mtp");
-  Reference reference(file.path());
+  const Pair pair("glm4moe+mtp", DraftType::kMtp);
+  Reference reference(pair.path, pair.head_path, pair.type);
   std::vector<Token> text{5, 9, 30, 77, 12, 400};
   const std::vector<float> right = reference.logits(text, 1, {});
   text[3] = 78;
@@ -247,9 +303,11 @@ TEST(Head, RowsDependOnTheStates) {
 }
 
 TEST(Head, FilesTellWhatTheyDraftBy) {
-  const MtpModel file("glm4moe+mtp");
-  EXPECT_EQ(mtp_layers(file.path()).count, 1);
-  EXPECT_EQ(mtp_layers(file.path()).obstacle, no_state_functions());
+  const Pair pair("llama", DraftType::kEagle3);
+  const Pair file("glm4moe+mtp", DraftType::kMtp);
+  EXPECT_EQ(draft_type(pair.head_path), DraftType::kEagle3);
+  EXPECT_EQ(mtp_layers(file.path).count, 1);
+  EXPECT_EQ(mtp_layers(file.path).obstacle, no_state_functions());
   EXPECT_EQ(mtp_layers(GSD_MODELS_DIR "/toy-target.gguf").count, 0);
   EXPECT_EQ(draft_type(GSD_MODELS_DIR "/toy-draft.gguf"), DraftType::kModel);
   EXPECT_THROW(Model(ModelOptions{.path = GSD_MODELS_DIR "/toy-draft.gguf", .mmap = {}, .head = true, .progress = {}}),

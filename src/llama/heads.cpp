@@ -14,6 +14,13 @@ namespace {
 constexpr std::string_view kMtp[] = {"cohere2moe", "deepseek2", "deepseek32", "glm-dsa",   "glm4moe",
                                      "hy_v3",      "qwen35",    "qwen35moe",  "qwen3next", "step35"};
 
+// Architectures of which libllama 0.7 gives what enters each layer, likewise ("EAGLE-3").
+constexpr std::string_view kGivesLayers[] = {"llama"};
+
+bool has_tensor(const GgufFile& file, std::string_view name) {
+  return std::any_of(file.tensors().begin(), file.tensors().end(), [&](const auto& t) { return t.name == name; });
+}
+
 template <std::size_t N>
 bool is_one_of(const std::string& name, const std::string_view (&list)[N]) {
   return std::find(std::begin(list), std::end(list), name) != std::end(list);
@@ -72,6 +79,17 @@ std::vector<std::int32_t> layers_of_target(const Model& target, const Model& hea
     throw Error(ErrorCode::kPairMismatch, "The head '" + head.path() + "' was made for another target than '" +
                                               target.path() + "': " + why + ".");
   };
+  const auto file = GgufFile::open(head.path());
+  if (!file) throw Error(ErrorCode::kModelFile, "The head '" + head.path() + "' cannot be read.");
+  if (!is_one_of(target.architecture(), kGivesLayers))
+    throw Error(ErrorCode::kModelUnsupported, "gsd does not know how to get the states of " + target.architecture() +
+                                                  " models that EAGLE-3 heads read.");
+  if (file->number(file->of("target_hidden_size")) != static_cast<std::uint64_t>(target.n_embd()))
+    refuse("its target's layers have another width");
+  const bool complete = has_tensor(*file, "token_embd.weight") && has_tensor(*file, "output.weight");
+  if (!complete && head.n_embd() != target.n_embd())
+    refuse("it has not its target's width, nor an embedding and an output of its own");
+  if (head.n_layers() != 1) refuse("it has " + std::to_string(head.n_layers()) + " layers, and libllama computes one");
   if (layers.empty()) refuse("it names no layers of its target");
   for (const std::int32_t layer : layers)
     if (layer < 0 || layer > target.n_layers())

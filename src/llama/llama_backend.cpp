@@ -255,7 +255,7 @@ void LlamaBackend::prepare_head(std::span<const NodeInput> nodes) {
     const Sequence& s = sequences_[static_cast<std::size_t>(nodes[i].seq)];
     const Node& node = s.nodes[static_cast<std::size_t>(node_index_[i])];
     head_nodes_.push_back(
-        {nodes[i].seq, node_index_[i], nodes[i].parent, s.committed + node.depth - 1, nodes[i].certain});
+        {nodes[i].seq, node_index_[i], nodes[i].parent, s.committed + node.depth - 1, nodes[i].certain, id(s, s.main)});
   }
   head_->prepare(first_context(), head_nodes_);
 }

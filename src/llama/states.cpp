@@ -90,7 +90,8 @@ HeadStates::HeadStates(const Model& head, DraftType type, std::shared_ptr<const 
       target_(std::move(target)),
       width_(static_cast<std::size_t>(type == DraftType::kMtp ? target_->width()
                                                               : llama_model_n_embd(head.impl().model.get()))),
-      sequences_(target_->n_seq(), Sequence{StateRows(width_), {}}) {}
+      sequences_(target_->n_seq(), Sequence{StateRows(width_), {}}),
+      none_(static_cast<std::size_t>(target_->width())) {}
 
 void HeadStates::attach(llama_context* context) const { functions_.set_nextn(context, true, true); }
 
@@ -115,11 +116,11 @@ void HeadStates::prepare(llama_context* context, std::span<const Node> nodes) {
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     const Node& n = nodes[i];
     const std::span<const float> state = n.certain ? target_->state(n.seq, n.position - 1) : own_state(n);
-    if (state.empty()) continue;
     if (n.certain && type_ == DraftType::kEagle3) {
-      encoding_.add(-1, static_cast<llama_pos>(encoded_.size()), true);
-      encoding_.add_id(0);
-      encoding_.add_state(state, StateInput::kAlone);
+      // Its encoder wants the positions that follow on the memory's.
+      encoding_.add(-1, n.position, true);
+      encoding_.add_id(n.id);
+      encoding_.add_state(state.empty() ? std::span<const float>(none_) : state, StateInput::kAlone);
       encoded_.push_back(i);
     } else {
       std::copy(state.begin(), state.end(), inputs_.begin() + static_cast<std::ptrdiff_t>(i * width_));

@@ -89,6 +89,7 @@ class HeadStates {
     std::int32_t parent;    // the same of its parent, or -1
     std::int32_t position;  // in the text
     bool certain;
+    llama_seq_id id;  // of libllama, whose memory ends where the sequence's committed text does
   };
 
   HeadStates(const Model& head, DraftType type, std::shared_ptr<const TargetStates> target);
@@ -122,6 +123,7 @@ class HeadStates {
   std::size_t width_;
   std::vector<Sequence> sequences_;
   std::vector<float> inputs_;  // [nodes of the pass, width]
+  std::vector<float> none_;    // stands for a state that is not held, [target's width]
   Batch encoding_;
   std::vector<std::size_t> encoded_;  // which of the nodes
 };

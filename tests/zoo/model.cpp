@@ -341,6 +341,26 @@ void fill(ggml_tensor* t, const std::vector<float>& values) {
 
 }  // namespace
 
+Entry eagle3_of(const Entry& target, const std::string& taps) {
+  const std::string width = std::to_string(number(target, "embedding_length"));
+  return {.name = target.name + ".eagle3",
+          .architecture = "eagle3",
+          .metadata = {{"vocab_size", std::to_string(number(target, "vocab_size"))},
+                       {"context_length", "4096"},
+                       {"embedding_length", width},
+                       {"block_count", "1"},
+                       {"feed_forward_length", "192"},
+                       {"attention.head_count", "2"},
+                       {"attention.head_count_kv", "1"},
+                       {"attention.key_length", "64"},
+                       {"attention.value_length", "64"},
+                       {"attention.layer_norm_rms_epsilon", "1e-5"},
+                       {"rope.dimension_count", "64"},
+                       {"target_layers", "{" + taps + "}"},
+                       {"target_hidden_size", width}},
+          .weights = {}};
+}
+
 void write_model(const Entry& entry, const std::filesystem::path& vocabulary, const Recipe& recipe,
                  const std::filesystem::path& file) {
   const Listener listener;

@@ -128,6 +128,8 @@ def train(args: argparse.Namespace) -> None:
     texts = torch.load(args.texts, weights_only=True).long()
     stream = torch.from_numpy(corpus.load_stream(args.data / "train.bin").astype(np.int64)) if args.data else None
     head = Head(dataclasses.replace(target.config, layers=1, ff=args.ff, context=max(target.config.context, 64)), args.taps)
+    if args.init:
+        head.load_state_dict(torch.load(args.init, weights_only=True)["model"])
     optimizer = Optimizer(head, args.lr)
     end = time.time() + 60 * args.minutes
     step, done = 0, 0.0
@@ -201,6 +203,7 @@ def main() -> None:
     r.add_argument("--steps", type=int, default=3, help="tokens drafted in training (default 3)")
     r.add_argument("--batch", type=int, default=8, help="texts in a step (default 8)")
     r.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default 3e-3)")
+    r.add_argument("--init", type=Path, help="a head to go on from, of the same shape")
     r.add_argument("--minutes", type=float, default=40, help="how long; the rate falls over the last 40 %% (default 40)")
     for p in (t, r):
         p.add_argument("--model", type=Path, required=True, help="checkpoint of the target")

@@ -15,6 +15,7 @@
 #include "../src/llama/state_functions.h"
 #include "gsd/drafter.h"
 #include "gsd/llama.h"
+#include "gsd/runtime.h"
 #include "random.h"
 #include "zoo/zoo.h"
 
@@ -259,6 +260,47 @@ TEST_P(Heads, RowsOfTextsAndTreesAreLibllamas) {
       both.target->forward(chain ? std::vector{nodes[0], nodes[2]} : nodes);
       both.target->commit(seq, std::vector<std::int32_t>{0, chain ? 1 : 2});
       text.push_back(b);
+    }
+  }
+}
+
+// Whatever a head proposes, and this one knows nothing, the text is that of plain decoding, alone and beside others.
+TEST(Head, OfEagle3LeavesTheTextAlone) {
+  const Pair pair("llama", DraftType::kEagle3);
+  for (const bool exact : {false, true}) {
+    RuntimeOptions o;
+    o.target = pair.path;
+    o.draft = pair.head_path;
+    o.context.n_ctx = 300;
+    o.context.n_seq = 2;
+    o.context.n_threads = 1;
+    o.profile = false;
+    o.engine.exact = exact;
+    Runtime runtime(o);
+    ASSERT_EQ(runtime.draft_type(), DraftType::kEagle3);
+    std::vector<Token> plain;
+    for (const Mode mode : {Mode::kPlain, Mode::kChain, Mode::kTree, Mode::kGraph, Mode::kAuto}) {
+      SessionOptions session;
+      session.speculation.mode = mode;
+      session.speculation.path_threshold = 0;
+      session.speculation.history = false;
+      session.max_tokens = 40;
+      session.ignore_eog = true;
+      std::vector<std::unique_ptr<Session>> sessions;
+      std::vector<Session*> list;
+      for (const Token first : {5, 700}) {
+        const std::vector<Token> prompt{0, first, 9, 30, 77, 12, 400};
+        sessions.push_back(runtime.engine().open(session, prompt));
+        runtime.engine().set_prompt(*sessions.back(), prompt);
+        list.push_back(sessions.back().get());
+      }
+      run_to_end(runtime.engine(), list);
+      const auto text = sessions[0]->generated();
+      if (mode == Mode::kPlain) plain.assign(text.begin(), text.end());
+      EXPECT_TRUE(std::equal(text.begin(), text.end(), plain.begin(), plain.end())) << mode_name(mode);
+      if (mode != Mode::kPlain && mode != Mode::kAuto) {
+        EXPECT_GT(sessions[0]->stats().verified, 20) << mode_name(mode);
+      }
     }
   }
 }

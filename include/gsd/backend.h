@@ -28,6 +28,9 @@ struct BackendInfo {
   std::int32_t max_leaves = 0;   // leaves of one sequence's speculative tree; 1 = the model cannot branch
   // Nodes that are not certain, in one pass and sequence, that commit() can drop at little cost.
   std::int32_t max_rollback = INT32_MAX;
+  // Nodes that are not certain are computed from guesses: only certain ones are worth committing, others are better fed
+  // again.
+  bool tentative = false;
 };
 
 // Each sequence is a committed prefix and a tree of speculative nodes below its end. forward() adds speculative

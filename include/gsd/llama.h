@@ -62,6 +62,8 @@ struct ModelOptions {
   // Map the file, or read it into memory, which the narrow backend then puts in huge pages. Unset: read what is neither
   // repacked nor on a GPU and takes at most a quarter of the free memory.
   std::optional<bool> mmap;
+  bool mtp = false;   // load the file's MTP layers too, where it has them
+  bool head = false;  // the file is a head, which drafts from another model's inner states and is no model of its own
   std::function<bool(float)> progress;  // may be empty; share loaded [0, 1]; false cancels the load
 };
 
@@ -131,9 +133,19 @@ std::string pair_mismatch(const Model& target, const Model& draft);
 // not. `draft` may be null.
 std::string context_warning(const Model& target, const Model* draft, int n_ctx);
 
-// A clause on layers of the target's file that draft from its inner states (MTP) and that nothing here uses; empty if
-// it has none.
-std::string idle_layers(const Model& target);
+// What drafts for a target: a model of its own, layers of the target's file (MTP), or a head that was trained for it.
+// The latter two draft from the target's inner states.
+enum class DraftType : std::uint8_t { kModel, kMtp, kEagle3 };
+const char* draft_type_name(DraftType type);
+// What the file is by its own account; kModel where that is not known.
+DraftType draft_type(const std::string& path);
+
+// The MTP layers of a target's file.
+struct MtpLayers {
+  int count = 0;
+  std::string obstacle;  // what keeps them from being drafted with, as the end of a sentence; empty if nothing does
+};
+MtpLayers mtp_layers(const std::string& path);
 
 // What stands against every width giving the same bits on a CPU (`--exact`): the kinds of tensors whose products are
 // not known to, as "experts in q4_K, weights in iq4_xs". Empty if nothing does. `narrow`: with the narrow backend.
@@ -165,6 +177,17 @@ struct ContextOptions {
 // A context over `model`, which must outlive it. Throws Error(kUsage) for sizes out of range, Error(kOutOfMemory) if
 // the context cannot be made.
 std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options);
+
+// A target and a head that drafts from its inner states: destroy the head first. It is for the engine that drives the
+// target, with the same sequences: what the target commits the head can be fed.
+struct BackendsWithHead {
+  std::unique_ptr<Backend> target;
+  std::unique_ptr<Backend> head;
+};
+// `head`: for MTP the target itself, loaded with ModelOptions::mtp. Throws what make_backend throws,
+// Error(kPairMismatch) for a head of another target, Error(kModelUnsupported) where libllama cannot give the states.
+BackendsWithHead make_backends(const Model& target, const Model& head, DraftType type, const ContextOptions& options,
+                               const ContextOptions& head_options);
 
 // A GBNF grammar over the model's tokens: see Grammar. Only what a token adds to the text counts, so a control token
 // must be named as one ("<think>"). Throws Error(kGrammar). Thread safe.

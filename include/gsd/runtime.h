@@ -14,8 +14,11 @@
 namespace gsd {
 
 struct RuntimeOptions {
-  std::string target;               // path
-  std::string draft;                // path; empty = no draft model, only the history is drawn on
+  std::string target;  // path
+  std::string draft;   // path of a draft model or a head; empty = none
+  // What drafts; unset = what the draft's file is, or without one the target's own MTP layers where it has them, or
+  // nothing but the history.
+  std::optional<DraftType> draft_type;
   std::vector<std::string> lookup;  // text files to draw continuations from (lookup_text.h)
   int target_gpu_layers = 0;
   int draft_gpu_layers = 0;
@@ -32,14 +35,19 @@ struct RuntimeOptions {
 // owns it.
 class Runtime {
  public:
-  // Throws what Model and make_backend throw, Error(kPairMismatch) for a draft that does not fit, and Error(kIo) for a
-  // lookup file that cannot be read.
+  // Throws what Model, make_backend and make_backends throw, Error(kPairMismatch) for a draft that does not fit,
+  // Error(kUsage) for a draft of another type than asked for, and Error(kIo) for a lookup file that cannot be read.
   explicit Runtime(const RuntimeOptions& options);
   ~Runtime();
   Runtime(Runtime&&) noexcept;
 
   const Model& target() const;
-  const Model* draft() const;  // null without one
+  const Model* draft() const;                   // of a file of its own; null without one
+  std::optional<DraftType> draft_type() const;  // what drafts; none: only the history is drawn on
+  // "llama 2.7M Q8_0", "1 MTP layer of the target"; empty if nothing drafts.
+  std::string draft_description() const;
+  // A clause on MTP layers of the target that cannot be drafted with; empty if there are none.
+  std::string idle_layers() const;
   Engine& engine();
   int n_ctx() const;
   int n_threads() const;

@@ -84,8 +84,9 @@ int inspect(const ModelFlags& flags, const std::string& profile, bool as_json) {
              {"narrow_backend", pair.narrow()},
              {"profile", pair.profile_source()},
              {"target_ms", cost_json(planner.target_cost())}};
-    if (pair.draft() != nullptr) {
-      out["draft"] = model_json(*pair.draft(), narrow);
+    if (pair.draft() != nullptr) out["draft"] = model_json(*pair.draft(), narrow);
+    if (pair.draft_type()) {
+      out["draft_type"] = draft_type_name(*pair.draft_type());
       out["draft_ms"] = cost_json(planner.draft_cost());
     }
     print(out.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
@@ -95,11 +96,13 @@ int inspect(const ModelFlags& flags, const std::string& profile, bool as_json) {
   if (pair.draft() != nullptr) {
     print_model("draft", *pair.draft(), narrow);
     print("the two fit together: their tokens are the same\n");
+  } else if (pair.draft_type()) {
+    print(fmt::format("draft: {}\n", pair.draft_description()));
   }
   print(fmt::format("narrow-matmul backend: {}\n", narrow ? pair.narrow() : "off"));
   print(fmt::format("\ncost profile: {}\n", pair.profile_source()));
   print_cost("target, milliseconds of a pass by width", planner.target_cost());
-  if (pair.draft() != nullptr) print_cost("draft, milliseconds of a pass by width", planner.draft_cost());
+  if (pair.draft_type()) print_cost("draft, milliseconds of a pass by width", planner.draft_cost());
   return 0;
 }
 

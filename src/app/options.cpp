@@ -59,8 +59,17 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
   add_target_flags(app, f);
   const auto group = [&](CLI::Option* o) { return o->group("Models"); };
   group(app.add_option("-d,--draft,--model-draft", f.pair.draft,
-                       "Draft model (GGUF); without it only the history is drawn on"))
+                       "Draft model or EAGLE-3 head (GGUF); without it the target's own MTP layers draft where it has "
+                       "them, or only the history is drawn on"))
       ->type_name("FILE");
+  const std::map<std::string, std::optional<DraftType>> types{
+      {"auto", std::nullopt}, {"model", DraftType::kModel}, {"mtp", DraftType::kMtp}, {"eagle3", DraftType::kEagle3}};
+  group(app.add_option_function<std::string>(
+            "--draft-type", [&f, types](const std::string& v) { f.pair.draft_type = types.at(v); },
+            "What drafts: auto (what the files hold), model, mtp (layers of the target's file; model without --draft "
+            "leaves them alone), eagle3"))
+      ->default_str("auto")
+      ->check(CLI::IsMember({"auto", "model", "mtp", "eagle3"}));
   group(app.add_option("--lookup", f.pair.lookup, "A text file to draw continuations from; may be given twice"))
       ->type_name("FILE");
   group(app.add_flag("--exact", f.pair.engine.exact,
@@ -150,10 +159,6 @@ Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
   options.profile = !flags.no_profile;
   options.narrow = !flags.no_narrow;
   if (cancel_passes) options.context.cancelled = interrupted;
-  if (options.draft.empty() && (flags.mode == "chain" || flags.mode == "tree" || flags.mode == "graph") &&
-      flags.no_history) {
-    throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
-  }
   Runtime pair = [&] {
     ProgressLine line("Loading");
     options.progress = [&](float share) {
@@ -162,10 +167,12 @@ Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
     };
     return Runtime(options);
   }();
+  if (!pair.draft_type() && flags.no_history && flags.mode != "plain" && flags.mode != "auto")
+    throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
   const std::string warning = context_warning(pair.target(), pair.draft(), pair.n_ctx());
   if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);
-  const std::string idle = idle_layers(pair.target());
-  if (pair.draft() == nullptr && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
+  const std::string idle = pair.idle_layers();
+  if (!pair.draft_type() && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
   const std::string obstacles =
       options.engine.exact ? width_obstacles(pair.target(), !pair.narrow().empty()) : std::string();
   if (!obstacles.empty())

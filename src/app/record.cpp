@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -17,7 +18,7 @@ Recorder::Recorder(const std::string& path, const Runtime& pair, const std::stri
     : out_(path, "record"), pair_(pair) {
   const json header{{"gsd_record", 1},
                     {"target", pair.target().description()},
-                    {"draft", pair.draft() != nullptr ? pair.draft()->description() : ""},
+                    {"draft", pair.draft_description()},
                     {"prompt", prompt}};
   write(header);
 }
@@ -33,6 +34,12 @@ void Recorder::drafts(Runtime& pair, std::span<const Token> prompt, std::span<co
                       const SessionOptions& options) {
   Drafter* drafter = pair.engine().drafter();
   if (drafter == nullptr || generated.empty()) return;
+  if (pair.draft_type() != DraftType::kModel) {
+    std::fprintf(stderr,
+                 "gsd: note: what a head would answer depends on the target's states, which a record does not hold: "
+                 "it is for gsd trace, not for gsd simulate.\n");
+    return;
+  }
   std::vector<Token> text(prompt.begin(), prompt.end());
   text.insert(text.end(), generated.begin(), generated.end());
   SpeculationParams wide = options.speculation;  // wider and deeper than any step is likely to look

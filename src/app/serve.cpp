@@ -54,7 +54,7 @@ server::TextModel text_model(const Runtime& pair, const ServeFlags& flags) {
   out.aliases = {names.empty() ? m.path() : stem};
   if (names.size() > 1) out.aliases.insert(out.aliases.end(), names.begin() + 1, names.end());
   out.description = m.description();
-  out.draft_description = pair.draft() != nullptr ? pair.draft()->description() : "";
+  out.draft_description = pair.draft_description();
   const LoadedFormat chat = load_format(m, flags.chat_template);
   if (!chat.warning.empty()) note(chat.warning);
   out.chat = chat.format;
@@ -152,7 +152,7 @@ int serve(ServeFlags flags) {
   const auto opened = [&] {
     std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
                  server::url_host(flags.http.host).c_str(), service.http().port(), flags.n_slots, pair.n_ctx(),
-                 pair.draft() == nullptr ? ", no draft model" : "");
+                 pair.draft_type() ? "" : ", no draft model");
   };
   service.run(scheduler, api, interrupted, opened);  // a second signal ends the program at once (catch_signals)
   pair.save_profile();

@@ -150,6 +150,7 @@ void ModelDrafter::commit(std::int32_t slot, const Hypotheses& hypotheses, std::
   const Slot& s = at(slot);
   path_.clear();
   std::int32_t parent = 0;
+  if (backend_.info().tentative) path = {};
   for (const std::int32_t t : path) {
     const std::int32_t g = hypotheses.tree().graph_node[static_cast<std::size_t>(t)];
     if (g < 0 || hypotheses.graph().node(g).parent != parent || index_of(s, g) < 0) break;

@@ -59,7 +59,8 @@ ContextHandle make_context(const Model& model, const llama_context_params& param
 
 }  // namespace
 
-std::vector<ContextHandle> make_contexts(const Model& model, const ContextOptions& o, int ids, int n_rs_seq) {
+std::vector<ContextHandle> make_contexts(const Model& model, const ContextOptions& o, int ids, int n_rs_seq,
+                                         llama_context* other, bool mtp) {
   check(o, ids);
   const int seq_per_context = o.exact ? 1 : o.n_seq;
   llama_context_params p = llama_context_default_params();
@@ -69,6 +70,8 @@ std::vector<ContextHandle> make_contexts(const Model& model, const ContextOption
   p.n_batch = p.n_ubatch = static_cast<std::uint32_t>(o.max_batch);
   p.n_outputs_max = static_cast<std::uint32_t>(std::max(o.max_outputs, seq_per_context * ids));
   p.n_rs_seq = static_cast<std::uint32_t>(n_rs_seq);
+  p.ctx_other = other;
+  if (mtp) p.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
   p.n_threads = p.n_threads_batch =
       o.n_threads > 0 ? o.n_threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   p.kv_unified = true;
@@ -124,6 +127,7 @@ void Batch::clear() {
   n_seq_id_.clear();
   ids_.clear();
   logits_.clear();
+  states_.clear();
 }
 
 void Batch::add(Token token, llama_pos pos, bool logits) {
@@ -138,27 +142,57 @@ void Batch::add_id(llama_seq_id id) {
   ++n_seq_id_.back();
 }
 
-void Batch::decode(llama_context* context) {
+void Batch::add_state(std::span<const float> row, StateInput input) {
+  states_.push_back({row.data(), 1, row.size()});
+  input_ = input;
+}
+
+std::int32_t Batch::process(llama_context* context, llama_process_type type) {
+  if (!states_.empty()) return process_states(context, type);
   seq_id_.resize(size());
   std::size_t next = 0;
   for (std::size_t i = 0; i < size(); ++i) {
     seq_id_[i] = ids_.data() + next;
     next += static_cast<std::size_t>(n_seq_id_[i]);
   }
-  const llama_batch batch{.n_tokens = static_cast<std::int32_t>(size()),
-                          .token = token_.data(),
-                          .embd = nullptr,
-                          .pos = pos_.data(),
-                          .n_seq_id = n_seq_id_.data(),
-                          .seq_id = seq_id_.data(),
-                          .logits = logits_.data()};
+  return llama_decode(context, {.n_tokens = static_cast<std::int32_t>(size()),
+                                .token = token_.data(),
+                                .embd = nullptr,
+                                .pos = pos_.data(),
+                                .n_seq_id = n_seq_id_.data(),
+                                .seq_id = seq_id_.data(),
+                                .logits = logits_.data()});
+}
+
+std::int32_t Batch::process_states(llama_context* context, llama_process_type type) {
+  if (!extended_) extended_.reset(llama_batch_ext_init(context));
+  llama_batch_ext* batch = extended_.get();
+  llama_batch_ext_clear(batch);
+  for (std::size_t i = 0, next = 0; i < size(); ++i) {
+    const bool alone = input_ == StateInput::kAlone;
+    const std::int32_t at = alone ? llama_batch_ext_add_embd(batch, ids_[next], states_[i])
+                                  : llama_batch_ext_add_token(batch, ids_[next], token_[i]);
+    bool taken = at >= 0;
+    for (std::int32_t k = 1; k < n_seq_id_[i]; ++k)
+      taken = taken && llama_batch_ext_add_seq(batch, at, ids_[next + static_cast<std::size_t>(k)]);
+    if (input_ == StateInput::kState) taken = taken && llama_batch_ext_set_embd_state(batch, at, states_[i]);
+    if (input_ == StateInput::kEmbedding) taken = taken && llama_batch_ext_set_embd_token(batch, at, states_[i]);
+    taken = taken && llama_batch_ext_set_pos(batch, at, &pos_[i]) &&
+            llama_batch_ext_set_output_logits(batch, at, logits_[i] != 0);
+    if (!taken) throw Error(ErrorCode::kBackend, "libllama does not take a token with an inner state.");
+    next += static_cast<std::size_t>(n_seq_id_[i]);
+  }
+  return llama_process(context, type, batch);
+}
+
+void Batch::run(llama_context* context, llama_process_type type) {
   take_llama_errors();
   if (most_threads_ == 0) most_threads_ = llama_n_threads(context);
   thread_local FreeCores cores;
-  const int threads = team_.choose(batch.n_tokens, most_threads_, most_threads_ > 1 ? cores.get() : -1);
+  const int threads = team_.choose(static_cast<int>(size()), most_threads_, most_threads_ > 1 ? cores.get() : -1);
   llama_set_n_threads(context, threads, threads);
   const Stopwatch clock;
-  const std::int32_t code = llama_decode(context, batch);
+  const std::int32_t code = process(context, type);
   if (code == 1)
     throw Error(ErrorCode::kNoKvSlot, "The KV cache has no room for the batch; a larger context size gives more.");
   if (code == 2) throw Error(ErrorCode::kBackend, "The forward pass was cancelled.");

@@ -9,23 +9,34 @@
 // of other sequences, and then forgets everything older of that id. What is left is enough to go on, but not to go back
 // (prefix reuse), and ids that share a path no longer agree. A cell with two ids is never taken, so that every
 // committed cell of such a model carries two at least.
+//
+// The same backend runs heads, which are fed a state beside each token (states.h): their memory may begin in the middle
+// of the text.
 #include <algorithm>
 #include <bit>
 
 #include "../core/stopwatch.h"
-#include "context.h"
+#include "heads.h"
+#include "states.h"
 
 namespace gsd {
 namespace {
 
 using Mask = std::uint64_t;  // leaf ids of one sequence
 
+// States of a target's text that are kept for a head that was not asked for a while, in largest passes.
+constexpr std::int32_t kPassesRemembered = 2;
+
 Mask bit(std::int32_t leaf) { return Mask{1} << leaf; }
 
 class LlamaBackend final : public Backend {
  public:
-  LlamaBackend(const Model& model, const ContextOptions& options);
+  // `states`, unless null, is told of all passes. `head`, unless null: what the model's passes are fed, in a context
+  // that belongs to the target's `other`.
+  LlamaBackend(const Model& model, const ContextOptions& options, std::shared_ptr<TargetStates> states = {},
+               std::unique_ptr<HeadStates> head = {}, llama_context* other = nullptr);
 
+  llama_context* first_context() const { return contexts_.front().get(); }
   const BackendInfo& info() const override { return info_; }
   bool is_eog(Token token) const override { return llama_vocab_is_eog(vocab_, token); }
   void forward(std::span<const NodeInput> nodes) override;
@@ -33,7 +44,8 @@ class LlamaBackend final : public Backend {
   void commit(std::int32_t seq, std::span<const std::int32_t> path) override;
   std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) override;
   std::int32_t n_committed(std::int32_t seq) const override {
-    return sequences_[static_cast<std::size_t>(seq)].committed;
+    const std::int32_t committed = sequences_[static_cast<std::size_t>(seq)].committed;
+    return head_ ? head_->known(seq, committed) : committed;
   }
   std::int32_t n_speculative(std::int32_t seq) const override {
     return static_cast<std::int32_t>(sequences_[static_cast<std::size_t>(seq)].nodes.size());
@@ -54,16 +66,20 @@ class LlamaBackend final : public Backend {
     std::size_t context = 0;  // index into contexts_
     llama_seq_id first_id = 0;
     std::int32_t committed = 0;
+    std::int32_t base = 0;     // first position of the prefix that the memory holds; 0 but for heads
     std::int32_t main = 0;     // leaf that carries the whole prefix
     std::vector<Leaf> leaves;  // [n_ids_]
     std::vector<Node> nodes;
   };
   llama_memory_t memory(const Sequence& s) const { return llama_get_memory(contexts_[s.context].get()); }
   llama_seq_id id(const Sequence& s, std::int32_t leaf) const { return s.first_id + leaf; }
+  void skip_unknown(std::span<const NodeInput> nodes);
   void add_nodes(std::span<const NodeInput> nodes);
+  void prepare_head(std::span<const NodeInput> nodes);
   void assign_leaves(Sequence& s, std::size_t first_new);
   std::int32_t leaf_for(Sequence& s, std::int32_t attach, Mask taken);
   void decode(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index);
+  void run(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index, bool all_logits);
   void require_window(std::span<const NodeInput> nodes) const;
   void undo(Sequence& s, std::size_t first_new);
   void cut_to_prefix(Sequence& s);
@@ -75,6 +91,8 @@ class LlamaBackend final : public Backend {
   const std::function<bool()> cancelled_;
   const std::int32_t n_window_;  // positions of the sliding window, 0 = none
   const std::int32_t n_ids_;     // sequence ids of libllama for each of our sequences
+  std::shared_ptr<TargetStates> states_;
+  std::unique_ptr<HeadStates> head_;
   std::vector<ContextHandle> contexts_;
   BackendInfo info_;
   std::vector<Sequence> sequences_;
@@ -83,17 +101,25 @@ class LlamaBackend final : public Backend {
   std::vector<std::size_t> first_new_;    // [n_seq] nodes before this pass
   std::vector<const float*> rows_;
   std::vector<std::int32_t> group_;  // inputs of one context
+  std::vector<HeadStates::Node> head_nodes_;
   double sequence_ms_ = 0;
 };
 
-LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o)
+LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o, std::shared_ptr<TargetStates> states,
+                           std::unique_ptr<HeadStates> head, llama_context* other)
     : vocab_(model.impl().vocab),
       cancelled_(o.cancelled),
       n_window_(llama_model_n_swa(model.impl().model.get())),
       n_ids_(n_window_ > 0 ? std::max(2, o.max_leaves) : o.max_leaves),
-      contexts_(make_contexts(model, o, n_ids_, 0)),
+      states_(std::move(states)),
+      head_(std::move(head)),
+      contexts_(make_contexts(model, o, n_ids_, 0, other, head_ && head_->kind() == StateInput::kState)),
       info_(backend_info(model, o, contexts_.front().get())) {
   cancel_by(contexts_, cancelled_);
+  info_.tentative = head_ != nullptr;
+  if (head_) head_->attach(first_context());
+  for (const ContextHandle& c : contexts_)
+    if (states_) states_->attach(c.get());
   sequences_.resize(static_cast<std::size_t>(o.n_seq));
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     sequences_[i].context = o.exact ? i : 0;
@@ -106,6 +132,7 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o)
 
 void LlamaBackend::forward(std::span<const NodeInput> nodes) {
   check_pass(nodes, info_);
+  if (head_) skip_unknown(nodes);
   for (std::size_t i = 0; i < sequences_.size(); ++i) first_new_[i] = sequences_[i].nodes.size();
   add_nodes(nodes);
   rows_.clear();
@@ -137,6 +164,18 @@ void LlamaBackend::forward(std::span<const NodeInput> nodes) {
       }
     }
     throw;
+  }
+}
+
+// Lets a head's memory begin where the states of its target do.
+void LlamaBackend::skip_unknown(std::span<const NodeInput> nodes) {
+  for (const NodeInput& in : nodes) {
+    Sequence& s = sequences_[static_cast<std::size_t>(in.seq)];
+    const std::int32_t known = n_committed(in.seq);
+    if (known == s.committed || !s.nodes.empty()) continue;
+    lose(s);
+    s.committed = s.base = known;
+    for (Leaf& l : s.leaves) l.synced = known;
   }
 }
 
@@ -210,21 +249,54 @@ std::int32_t LlamaBackend::leaf_for(Sequence& s, std::int32_t attach, Mask taken
   return fresh;
 }
 
+void LlamaBackend::prepare_head(std::span<const NodeInput> nodes) {
+  head_nodes_.clear();
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const Sequence& s = sequences_[static_cast<std::size_t>(nodes[i].seq)];
+    const Node& node = s.nodes[static_cast<std::size_t>(node_index_[i])];
+    head_nodes_.push_back(
+        {nodes[i].seq, node_index_[i], nodes[i].parent, s.committed + node.depth - 1, nodes[i].certain, id(s, s.main)});
+  }
+  head_->prepare(first_context(), head_nodes_);
+}
+
 void LlamaBackend::decode(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index) {
+  if (!head_) return run(context, nodes, index, false);
+  prepare_head(nodes);
+  // Some graphs give the state of each token, some of those with logits, and libllama reads them in one way: where one
+  // token has logits, all must.
+  if (static_cast<std::int32_t>(index.size()) <= info_.max_outputs) return run(context, nodes, index, true);
+  const auto silent = [&](std::int32_t i) { return !nodes[static_cast<std::size_t>(i)].want_logits; };
+  const auto middle = std::stable_partition(group_.begin(), group_.end(), silent);
+  run(context, nodes, {group_.begin(), middle}, false);
+  if (middle != group_.end()) run(context, nodes, {middle, group_.end()}, true);
+}
+
+// One pass of libllama over the nodes of `index`. `all_logits`: each has logits if one of them has.
+void LlamaBackend::run(std::size_t context, std::span<const NodeInput> nodes, std::span<const std::int32_t> index,
+                       bool all_logits) {
+  const auto wants = [&](std::int32_t i) { return nodes[static_cast<std::size_t>(i)].want_logits; };
+  const bool all = all_logits && std::any_of(index.begin(), index.end(), wants);
   batch_.clear();
   for (const std::int32_t i : index) {
     const NodeInput& in = nodes[static_cast<std::size_t>(i)];
     const Sequence& s = sequences_[static_cast<std::size_t>(in.seq)];
     const Node& node = s.nodes[static_cast<std::size_t>(node_index_[static_cast<std::size_t>(i)])];
-    batch_.add(in.token, s.committed + node.depth - 1, in.want_logits);
+    batch_.add(in.token, s.committed + node.depth - 1, in.want_logits || all);
     for (Mask m = node.leaves; m != 0; m &= m - 1) batch_.add_id(id(s, std::countr_zero(m)));
+    if (head_) batch_.add_state(head_->input(static_cast<std::size_t>(i)), head_->kind());
   }
   llama_context* ctx = contexts_[context].get();
   batch_.decode(ctx);
   std::size_t row = 0;
   for (std::size_t i = 0, done = 0; i < nodes.size(); ++i) {
     const bool mine = done < index.size() && index[done] == static_cast<std::int32_t>(i);
-    if (mine && nodes[i].want_logits) rows_[row] = llama_get_logits_ith(ctx, static_cast<std::int32_t>(done));
+    const auto token = static_cast<std::int32_t>(done);
+    if (mine && nodes[i].want_logits) {
+      rows_[row] = llama_get_logits_ith(ctx, token);
+      if (head_) head_->take(head_nodes_[i], ctx, token);
+    }
+    if (mine && states_) states_->take(nodes[i].seq, node_index_[i], ctx, token);
     done += mine ? 1 : 0;
     row += nodes[i].want_logits ? 1 : 0;
   }
@@ -265,7 +337,7 @@ void LlamaBackend::lose(Sequence& s) {
     s.leaves[static_cast<std::size_t>(leaf)] = {};
   }
   s.nodes.clear();
-  s.committed = 0;
+  s.committed = s.base = 0;
 }
 
 // See "Sliding windows" above. Brings the id that lacks least of the prefix up to date.
@@ -280,8 +352,8 @@ void LlamaBackend::keep_window(Sequence& s) {
   Leaf& l = s.leaves[static_cast<std::size_t>(second)];
   if (l.synced < s.committed) llama_memory_seq_cp(memory(s), id(s, s.main), id(s, second), l.synced, s.committed);
   l.synced = s.committed;
-  if (s.committed > 0 && (llama_memory_seq_pos_min(memory(s), id(s, s.main)) != 0 ||
-                          llama_memory_seq_pos_max(memory(s), id(s, s.main)) != s.committed - 1))
+  if (s.committed > s.base && (llama_memory_seq_pos_min(memory(s), id(s, s.main)) != s.base ||
+                               llama_memory_seq_pos_max(memory(s), id(s, s.main)) != s.committed - 1))
     lose(s);
 }
 
@@ -292,6 +364,8 @@ std::span<const float> LlamaBackend::logits(std::int32_t row) const {
 void LlamaBackend::commit(std::int32_t seq, std::span<const std::int32_t> path) {
   const Stopwatch clock;
   Sequence& s = sequences_[static_cast<std::size_t>(seq)];
+  if (states_) states_->commit(seq, s.nodes.empty() ? std::span<const std::int32_t>() : path, s.committed);
+  if (head_) head_->commit(seq, path);
   const auto kept = static_cast<std::int32_t>(path.size());
   for (std::int32_t leaf = 0; leaf < n_ids_; ++leaf) {
     Leaf& l = s.leaves[static_cast<std::size_t>(leaf)];
@@ -325,16 +399,39 @@ std::int32_t LlamaBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
     cut(s, leaf, n_tokens);
   }
   s.committed = std::min(s.committed, n_tokens);
+  s.base = std::min(s.base, s.committed);
   keep_window(s);
-  return s.committed;
+  if (states_) states_->truncate(seq, s.committed);
+  return n_committed(seq);
 }
 
 }  // namespace
 
 std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options) {
   const llama_model* m = model.impl().model.get();
-  if (llama_model_is_recurrent(m) || llama_model_is_hybrid(m)) return make_recurrent_backend(model, options);
+  if (llama_model_is_recurrent(m) || llama_model_is_hybrid(m))
+    return make_recurrent_backend(model, options, nullptr, nullptr);
   return std::make_unique<LlamaBackend>(model, options);
+}
+
+BackendsWithHead make_backends(const Model& target, const Model& head, DraftType type, const ContextOptions& options,
+                               const ContextOptions& head_options) {
+  const std::vector<std::int32_t> layers = layers_of_target(target, head, type);
+  const auto states =
+      std::make_shared<TargetStates>(target, layers, options.n_seq, kPassesRemembered * options.max_batch);
+  BackendsWithHead out;
+  llama_context* context = nullptr;
+  const llama_model* m = target.impl().model.get();
+  if (llama_model_is_recurrent(m) || llama_model_is_hybrid(m)) {
+    out.target = make_recurrent_backend(target, options, states, &context);
+  } else {
+    auto backend = std::make_unique<LlamaBackend>(target, options, states);
+    context = backend->first_context();
+    out.target = std::move(backend);
+  }
+  out.head = std::make_unique<LlamaBackend>(head, head_options, nullptr,
+                                            std::make_unique<HeadStates>(head, type, states), context);
+  return out;
 }
 
 }  // namespace gsd

@@ -10,8 +10,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "gguf_file.h"
 #include "handles.h"
+#include "heads.h"
 
 namespace gsd {
 namespace {
@@ -36,11 +36,14 @@ void check_file(const std::string& path) {
 }
 
 // Refuses files of other kinds, and values that libllama asserts on. Returns the rows of its table of positions.
-int check_metadata(const std::string& path) {
+int check_metadata(const std::string& path, bool head) {
   constexpr std::uint64_t kMaxLayers = 512;
   const auto file = GgufFile::open(path);
   if (!file) return 0;  // libllama will say what is wrong
-  if (const std::string what = not_a_language_model(*file); !what.empty())
+  if (head && type_of(*file) == DraftType::kModel)
+    throw Error(ErrorCode::kModelUnsupported,
+                "'" + path + "' is no head that drafts from another model's inner states.");
+  if (const std::string what = head ? "" : not_a_language_model(*file); !what.empty())
     throw Error(ErrorCode::kModelUnsupported, "'" + path + "' " + what);
   const auto layers = file->number(file->of("block_count"));
   if (layers && (*layers == 0 || *layers > kMaxLayers)) {
@@ -131,11 +134,12 @@ std::string gpu_names() {
 Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   start_llama();
   check_file(options.path);
-  impl_->learned_positions = check_metadata(options.path);
+  impl_->learned_positions = check_metadata(options.path, options.head);
   impl_->options = options;
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = options.gpu_layers < 0 ? 999 : options.gpu_layers;
   params.use_extra_bufts = options.repack;
+  params.load_mtp = options.mtp;
   impl_->options.mmap = options.mmap.value_or(options.repack || options.gpu_layers != 0 || !is_small(options.path));
   if (!*impl_->options.mmap) params.load_mode = LLAMA_LOAD_MODE_NONE;
   params.progress_callback = report_progress;
@@ -154,7 +158,7 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   if (!impl_->model)
     fail(ErrorCode::kModelFile,
          "The model '" + options.path + "' cannot be loaded; it is damaged, truncated or of an unknown architecture.");
-  check_usable(impl_->model.get(), options.path);
+  if (!options.head) check_usable(impl_->model.get(), options.path);
   impl_->vocab = llama_model_get_vocab(impl_->model.get());
 }
 
@@ -289,13 +293,6 @@ std::string context_warning(const Model& target, const Model* draft, int n_ctx) 
   if (draft != nullptr && n_ctx > draft->n_ctx_trusted())
     return clause(*draft, "draft", "expect less speed beyond them");
   return "";
-}
-
-std::string idle_layers(const Model& target) {
-  const int n = llama_model_n_layer_nextn(target.impl().model.get());
-  if (n <= 0) return "";
-  return "'" + target.path() + "' holds " + std::to_string(n) + (n == 1 ? " MTP layer" : " MTP layers") +
-         ", which gsd does not draft with; a draft model is given with --draft, and gsd make-draft makes one";
 }
 
 Grammar make_grammar(const Model& model, std::string_view gbnf) {

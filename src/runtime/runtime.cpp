@@ -24,6 +24,26 @@ std::string read_text(const std::string& path) {
   return text;
 }
 
+// What is to draft. Throws Error(kUsage) where the files have nothing of the kind that was asked for.
+std::optional<DraftType> choose_draft_type(const RuntimeOptions& o, const MtpLayers& mtp) {
+  const auto refuse = [](const std::string& why) { throw Error(ErrorCode::kUsage, why); };
+  if (!o.draft.empty()) {
+    const DraftType type = draft_type(o.draft);
+    if (o.draft_type == DraftType::kMtp)
+      refuse("MTP layers stand in the target's own file: leave out the draft '" + o.draft + "', or its type.");
+    if (o.draft_type && *o.draft_type != type)
+      refuse("The draft '" + o.draft + "' is of the type " + draft_type_name(type) + ", not " +
+             draft_type_name(*o.draft_type) + ".");
+    return type;
+  }
+  if (o.draft_type == DraftType::kEagle3) refuse("A head of EAGLE-3 is a file of its own; give it as the draft.");
+  if (o.draft_type == DraftType::kModel) return std::nullopt;
+  if (o.draft_type == DraftType::kMtp && mtp.count == 0) refuse("The target '" + o.target + "' has no MTP layers.");
+  if (o.draft_type == DraftType::kMtp && !mtp.obstacle.empty())
+    refuse("The MTP layers of '" + o.target + "' cannot be used: " + mtp.obstacle + ".");
+  return mtp.count > 0 && mtp.obstacle.empty() ? std::optional(DraftType::kMtp) : std::nullopt;
+}
+
 int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
 
 }  // namespace
@@ -33,6 +53,8 @@ struct Runtime::Impl {
 
   RuntimeOptions options;
   ProfileStore store;
+  MtpLayers mtp;  // of the target's file
+  std::optional<DraftType> type;
   std::unique_ptr<NarrowKernels> narrow;  // outlives what is computed with it
   std::unique_ptr<Model> target;
   std::unique_ptr<Model> draft;
@@ -50,26 +72,30 @@ struct Runtime::Impl {
 // Everything the times depend on, as far as it can be known.
 std::string Runtime::Impl::profile_key() const {
   return fmt::format("gsd {} | {} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", GSD_VERSION, cpu_name(),
-                     target->fingerprint(), draft ? draft->fingerprint() : "none", n_threads, options.context.n_ctx,
-                     options.context.type_k, options.context.type_v, options.engine.exact ? "exact" : "fast",
+                     target->fingerprint(),
+                     draft  ? draft->fingerprint()
+                     : type ? draft_type_name(*type)
+                            : "none",
+                     n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
+                     options.engine.exact ? "exact" : "fast",
                      narrow->instruction_set().empty() ? "off" : narrow->instruction_set());
 }
 
 bool Runtime::Impl::load_profile() {
   Learned learned;
-  CostModel* draft_cost = draft ? &engine->planner().draft_cost() : nullptr;
+  CostModel* draft_cost = draft_backend ? &engine->planner().draft_cost() : nullptr;
   if (!store.load(profile_key(), engine->planner().target_cost(), draft_cost, learned.calibrations)) return false;
   engine->exchange(learned);
   constexpr double kBudgetMs = 100;  // a user waits for it in every run
   check_cost(*target_backend, engine->planner().target_cost(), kBudgetMs);
-  if (draft) check_cost(*draft_backend, *draft_cost, kBudgetMs / 5);
+  if (draft_backend) check_cost(*draft_backend, *draft_cost, kBudgetMs / 5);
   return true;
 }
 
 void Runtime::Impl::make_profile(double load_ms) {
   const double budget = std::max(500.0, load_ms / 10);
-  measure_cost(*target_backend, engine->planner().target_cost(), draft ? budget * 0.8 : budget);
-  if (draft) measure_cost(*draft_backend, engine->planner().draft_cost(), budget * 0.2);
+  measure_cost(*target_backend, engine->planner().target_cost(), draft_backend ? budget * 0.8 : budget);
+  if (draft_backend) measure_cost(*draft_backend, engine->planner().draft_cost(), budget * 0.2);
 }
 
 Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(options)) {
@@ -86,12 +112,21 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
       return !progress || progress(from + (to - from) * share);
     };
   };
-  const auto load = [&](const std::string& path, int gpu_layers, std::function<bool(float)> progress) {
-    return std::make_unique<Model>(ModelOptions{path, gpu_layers, repack, options.mmap, std::move(progress)});
-  };
-  m.target = load(options.target, options.target_gpu_layers, part(0, with_draft ? 0.9F : 1));
+  m.mtp = mtp_layers(options.target);
+  m.type = choose_draft_type(options, m.mtp);
+  m.target = std::make_unique<Model>(ModelOptions{.path = options.target,
+                                                  .gpu_layers = options.target_gpu_layers,
+                                                  .repack = repack,
+                                                  .mmap = options.mmap,
+                                                  .mtp = m.type == DraftType::kMtp,
+                                                  .progress = part(0, with_draft ? 0.9F : 1)});
   if (with_draft) {
-    m.draft = load(options.draft, options.draft_gpu_layers, part(0.9F, 1));
+    m.draft = std::make_unique<Model>(ModelOptions{.path = options.draft,
+                                                   .gpu_layers = options.draft_gpu_layers,
+                                                   .repack = repack,
+                                                   .mmap = options.mmap,
+                                                   .head = m.type != DraftType::kModel,
+                                                   .progress = part(0.9F, 1)});
     const std::string why = pair_mismatch(*m.target, *m.draft);
     if (!why.empty())
       throw Error(ErrorCode::kPairMismatch,
@@ -109,12 +144,16 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   if (context.n_threads == 0) context.n_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   m.options.context = context;
   m.n_threads = context.n_threads;
-  m.target_backend = make_backend(*m.target, context);
-  if (with_draft) {
-    ContextOptions draft_context = context;
-    draft_context.exact = false;                // it only proposes
-    draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
-    m.draft_backend = make_backend(*m.draft, draft_context);
+  ContextOptions draft_context = context;
+  draft_context.exact = false;                // it only proposes
+  draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
+  if (m.type && m.type != DraftType::kModel) {
+    BackendsWithHead both = make_backends(*m.target, m.draft ? *m.draft : *m.target, *m.type, context, draft_context);
+    m.target_backend = std::move(both.target);
+    m.draft_backend = std::move(both.head);
+  } else {
+    m.target_backend = make_backend(*m.target, context);
+    if (m.draft) m.draft_backend = make_backend(*m.draft, draft_context);
   }
   m.engine = std::make_unique<Engine>(*m.target_backend, m.draft_backend.get(), options.engine);
   for (const std::string& file : options.lookup)
@@ -134,6 +173,20 @@ Runtime::Runtime(Runtime&&) noexcept = default;
 
 const Model& Runtime::target() const { return *impl_->target; }
 const Model* Runtime::draft() const { return impl_->draft.get(); }
+std::optional<DraftType> Runtime::draft_type() const { return impl_->type; }
+std::string Runtime::draft_description() const {
+  if (impl_->draft) return impl_->draft->description();
+  if (!impl_->type) return "";
+  const int n = impl_->mtp.count;
+  return fmt::format("{} MTP layer{} of the target", n, n == 1 ? "" : "s");
+}
+std::string Runtime::idle_layers() const {
+  const MtpLayers& mtp = impl_->mtp;
+  if (mtp.count == 0 || mtp.obstacle.empty()) return "";
+  return fmt::format(
+      "'{}' holds {} MTP layer{}, and {}; a draft model is given with --draft, and gsd make-draft makes one",
+      impl_->target->path(), mtp.count, mtp.count == 1 ? "" : "s", mtp.obstacle);
+}
 Engine& Runtime::engine() { return *impl_->engine; }
 int Runtime::n_ctx() const { return impl_->options.context.n_ctx; }
 int Runtime::n_threads() const { return impl_->n_threads; }
@@ -143,7 +196,7 @@ const std::string& Runtime::profile_source() const { return impl_->profile_sourc
 void Runtime::save_profile() const {
   if (!impl_->options.profile) return;
   Planner& planner = impl_->engine->planner();
-  impl_->store.save(impl_->profile_key(), planner.target_cost(), impl_->draft ? &planner.draft_cost() : nullptr,
+  impl_->store.save(impl_->profile_key(), planner.target_cost(), impl_->draft_backend ? &planner.draft_cost() : nullptr,
                     impl_->engine->calibrations());
 }
 

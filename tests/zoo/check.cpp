@@ -108,12 +108,13 @@ struct Setting {
   std::string cache = "f16";
   bool narrow = true;
   bool exact = false;
+  bool mtp = false;  // no draft but the model's own layers
 };
 
 std::unique_ptr<Runtime> load(const std::string& target, const std::string& draft, const Setting& s) {
   RuntimeOptions o;
   o.target = target;
-  o.draft = draft;
+  if (!s.mtp) o.draft = draft;
   o.context.n_ctx = kContext;
   o.context.n_seq = s.sessions;
   o.context.n_threads = 1;
@@ -213,11 +214,21 @@ class Check {
       with({.exact = true}, [&](Runtime& pair) { exact(pair, n); });
       with({.narrow = false}, [&](Runtime& pair) { modes(pair, "ggml's kernels, ", {"chain", "graph"}, n); });
     }
+    if (report_.refused.empty() && mtp_layers(target_).count > 0) mtp(n);
     judge();
     return report_;
   }
 
  private:
+  // The model's own layers draft, without being asked to.
+  void mtp(int n) {
+    const bool fast = options_.fast;
+    with({.mtp = true}, [&](Runtime& pair) { modes(pair, "MTP, ", {"plain", "chain", "tree", "graph", "auto"}, n); });
+    with({.sessions = 4, .mtp = true},
+         [&](Runtime& pair) { add("MTP, sessions", "f16", conversation(pair, fast ? 24 : 40, fast ? 2 : 3)); });
+    with({.exact = true, .mtp = true}, [&](Runtime& pair) { exact(pair, n, "MTP, "); });
+  }
+
   // A failure of one setting does not end the others.
   void with(const Setting& setting, const std::function<void(Runtime&)>& body, const std::string& cache = "f16") {
     cache_ = cache;
@@ -234,7 +245,11 @@ class Check {
 
   void failed(const Setting& s, const std::string& why) {
     Case c;
-    c.name = s.exact ? "exact" : s.sessions > 1 ? "sessions" : !s.narrow ? "ggml's kernels" : s.cache + " cache";
+    c.name = s.mtp            ? "MTP"
+             : s.exact        ? "exact"
+             : s.sessions > 1 ? "sessions"
+             : !s.narrow      ? "ggml's kernels"
+                              : s.cache + " cache";
     c.error = why;
     pending_.push_back({c, {}, cache_});
   }
@@ -258,12 +273,12 @@ class Check {
     for (const std::string& mode : modes) add(prefix + mode, cache_, zoo::run(pair, {{mode, words(120, 7)}}, n, false));
   }
 
-  void exact(Runtime& pair, int n) {
+  void exact(Runtime& pair, int n, const std::string& prefix = "") {
     Rows plain;
     for (const std::string mode : {"plain", "chain", "tree", "graph", "auto"}) {
       std::vector<Text> texts = zoo::run(pair, {{mode, words(120, 7)}}, n, true);
       const Rows rows = std::move(texts[0].rows);
-      add("exact, " + mode, "f16", std::move(texts));
+      add("exact, " + prefix + mode, "f16", std::move(texts));
       if (plain.empty()) plain = rows;
       pending_.back().c.bits_equal = rows == plain;
     }
@@ -330,6 +345,8 @@ std::vector<std::string> Report::failures() const {
     if (c.name == "plain" && c.distinct < 8) out.push_back("plain: the text repeats itself and shows nothing");
     if (c.name == "chain" && c.per_step < 2.5)
       out.push_back("chain: " + std::to_string(c.per_step) + " tokens a step; too little is accepted to show anything");
+    if ((c.name == "MTP, chain" || c.name == "MTP, auto") && c.per_step < 1.5)
+      out.push_back(c.name + ": " + std::to_string(c.per_step) + " tokens a step; the layers hardly draft");
     if (c.name == "auto" && c.per_step < 1.5)
       out.push_back("auto: " + std::to_string(c.per_step) + " tokens a step; it hardly speculates");
   }

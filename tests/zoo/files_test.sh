@@ -53,10 +53,27 @@ done
 echo "== layers that draft from inner states"
 for m in qwen35+mtp glm4moe+mtp; do
   "$zoo" write "$dir" $m || fail "zoo write $m"
+  for args in "" "--draft-type mtp" "--mode plain" "-d $dir/$m.draft.gguf" "--draft-type model"; do
+    "$gsd" generate -m "$dir/$m.gguf" -p "# tar" -n 20 -t 1 --ignore-eos --no-profile --no-echo $args >"$dir/out" 2>"$dir/err" || fail "$m $args: $(cat "$dir/err")"
+    grep -q MTP "$dir/err" && fail "a note of no use: $m $args: $(cat "$dir/err")"
+    [ -n "$args" ] || cp "$dir/out" "$dir/first"
+    cmp -s "$dir/out" "$dir/first" || fail "$m $args writes another text"
+  done
+  "$gsd" inspect -m "$dir/$m.gguf" -t 1 | grep -q "^draft: 1 MTP layer of the target" || fail "inspect says nothing of the layers of $m"
+done
+# The first of several draft.
+"$zoo" write "$dir" --set nextn_predict_layers=2 --set block_count=5 step35+mtp || fail "zoo write"
+"$gsd" generate -m "$dir/step35+mtp.gguf" -p "# tar" -n 20 -t 1 --mode graph --compare --no-profile >"$dir/out" 2>"$dir/err" || fail "step35+mtp: $(cat "$dir/err")"
+grep -q "the same text" "$dir/err" || fail "step35+mtp: $(cat "$dir/err")"
+# Where libllama would end the process they are left alone.
+"$zoo" write "$dir" --set "rope.dimension_sections={32,32,32,32}" glm4moe+mtp || fail "zoo write"
+"$zoo" write "$dir" --set nextn_predict_layers=1 --set block_count=3 mimo2 || fail "zoo write"
+for m in glm4moe+mtp mimo2; do
   "$gsd" generate -m "$dir/$m.gguf" -p "# tar" -n 2 -t 1 --no-profile >"$dir/out" 2>"$dir/err" || fail "$m: $(cat "$dir/err")"
-  grep -q "^gsd: note: .*$m.gguf' holds 1 MTP layer, .*--draft" "$dir/err" || fail "nothing of MTP layers: $(cat "$dir/err")"
-  "$gsd" generate -m "$dir/$m.gguf" -d "$dir/$m.draft.gguf" -p "# tar" -n 2 -t 1 --no-profile >"$dir/out" 2>"$dir/err" || fail "$m: $(cat "$dir/err")"
-  grep -q MTP "$dir/err" && fail "a note of no use: $(cat "$dir/err")"
+  grep -q "^gsd: note: .*$m.gguf' holds 1 MTP layer, and .*--draft" "$dir/err" || fail "nothing of MTP layers: $(cat "$dir/err")"
+  "$gsd" generate -m "$dir/$m.gguf" -p "# tar" -n 2 -t 1 --no-profile --draft-type mtp >"$dir/out" 2>"$dir/err"
+  code=$?
+  [ $code = 2 ] && grep -q "MTP layers of .*$m.gguf' cannot be used" "$dir/err" || fail "$m: exit code $code: $(cat "$dir/err")"
 done
 
 echo "== a table of positions ends where it ends"

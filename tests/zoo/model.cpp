@@ -10,6 +10,7 @@
 #include <fstream>
 #include <memory>
 #include <set>
+#include <span>
 #include <stdexcept>
 #include <string_view>
 
@@ -245,13 +246,71 @@ Distribution distribution(const Entry& entry, const Tensor& t, bool tied) {
   return {0, per_row};
 }
 
-std::vector<float> weights(const Entry& entry, const Tensor& t, bool tied, const Recipe& recipe) {
+// ---- MTP layers, which must agree with the model to show anything
+//
+// The last layer of the model does nearly all it does, and the MTP layer is that layer with some noise: it is fed the
+// embedding of its token and a little of the state before it, so that it says nearly what the model will.
+
+// Layers of the model without those that draft, 0 = none drafts.
+int layers_before_mtp(const Entry& entry) {
+  const bool has = std::any_of(entry.metadata.begin(), entry.metadata.end(),
+                               [](const auto& kv) { return kv.first == "nextn_predict_layers"; });
+  return has ? static_cast<int>(number(entry, "block_count") - number(entry, "nextn_predict_layers")) : 0;
+}
+
+// The layer that a tensor belongs to, or -1.
+int layer_of(const Tensor& t) { return t.name.starts_with("blk.") ? std::stoi(t.name.substr(4)) : -1; }
+
+// What the layers that say little are scaled by.
+float share_of_layer(const Entry& entry, const Tensor& t) {
+  const int n = layers_before_mtp(entry);
+  const int layer = layer_of(t);
+  const auto has = [&](const char* part) { return t.name.find(part) != t.name.npos; };
+  const bool output = has("attn_output") || has("ffn_down") || has("ssm_out");
+  return n > 0 && layer >= 0 && layer < n - 1 && output ? 0.02F : 1;
+}
+
+// The tensor of the model that a tensor of an MTP layer is like; null if there is none.
+const Tensor* twin_of(const Entry& entry, const Tensor& t, std::span<const Tensor> all) {
+  const int n = layers_before_mtp(entry);
+  if (n == 0 || layer_of(t) < n) return nullptr;
+  const std::string own = t.name.substr(t.name.find('.', 4) + 1);
+  const auto find = [&](const std::string& name) -> const Tensor* {
+    const auto at =
+        std::find_if(all.begin(), all.end(), [&](const Tensor& o) { return o.name == name && o.shape == t.shape; });
+    return at == all.end() ? nullptr : &*at;
+  };
+  if (own == "nextn.embed_tokens.weight") return find("token_embd.weight");
+  if (own == "nextn.shared_head_norm.weight") return find("output_norm.weight");
+  if (own == "nextn.shared_head_head.weight") {
+    const Tensor* output = find("output.weight");
+    return output != nullptr ? output : find("token_embd.weight");
+  }
+  return find("blk." + std::to_string(n - 1) + "." + own);
+}
+
+// The embedding as it is, and a little of the state. The other tensors of the kind scale the two before.
+void join_with_state(const Tensor& t, std::vector<float>& values) {
+  const auto n = static_cast<std::size_t>(t.shape[1]);
+  for (std::size_t row = 0; row < n; ++row)
+    for (std::size_t column = 0; column < 2 * n; ++column) {
+      float& v = values[row * 2 * n + column];
+      v = column < n ? (column == row ? 1.0F : 0.0F) : 0.02F * v;
+    }
+}
+
+std::vector<float> weights(const Entry& entry, const Tensor& tensor, bool tied, const Recipe& recipe,
+                           std::span<const Tensor> all) {
+  const Tensor* twin = twin_of(entry, tensor, all);
+  const Tensor& t = twin != nullptr ? *twin : tensor;
   const Distribution d = distribution(entry, t, tied);
   std::vector<float> values(static_cast<std::size_t>(t.size()));
   Noise own(hash(t.name, recipe.seed));
-  for (float& v : values) v = d.mean + d.deviation * own();
-  if (recipe.draft) {
-    Noise other(hash(t.name, recipe.seed + 1000));
+  for (float& v : values) v = (d.mean + d.deviation * own()) * share_of_layer(entry, t);
+  if (t.name.ends_with("nextn.eh_proj.weight")) join_with_state(t, values);
+  if (t.name.ends_with("nextn.enorm.weight")) std::fill(values.begin(), values.end(), weight(entry, "embedding", 0.3F));
+  if (recipe.draft || twin != nullptr) {
+    Noise other(hash(tensor.name, recipe.seed + 1000));
     const float size = weight(entry, "noise", 0.01F) * d.deviation;
     for (float& v : values) v += size * other();
   }
@@ -282,6 +341,26 @@ void fill(ggml_tensor* t, const std::vector<float>& values) {
 
 }  // namespace
 
+Entry eagle3_of(const Entry& target, const std::string& taps) {
+  const std::string width = std::to_string(number(target, "embedding_length"));
+  return {.name = target.name + ".eagle3",
+          .architecture = "eagle3",
+          .metadata = {{"vocab_size", std::to_string(number(target, "vocab_size"))},
+                       {"context_length", "4096"},
+                       {"embedding_length", width},
+                       {"block_count", "1"},
+                       {"feed_forward_length", "192"},
+                       {"attention.head_count", "2"},
+                       {"attention.head_count_kv", "1"},
+                       {"attention.key_length", "64"},
+                       {"attention.value_length", "64"},
+                       {"attention.layer_norm_rms_epsilon", "1e-5"},
+                       {"rope.dimension_count", "64"},
+                       {"target_layers", "{" + taps + "}"},
+                       {"target_hidden_size", width}},
+          .weights = {}};
+}
+
 void write_model(const Entry& entry, const std::filesystem::path& vocabulary, const Recipe& recipe,
                  const std::filesystem::path& file) {
   const Listener listener;
@@ -297,7 +376,7 @@ void write_model(const Entry& entry, const std::filesystem::path& vocabulary, co
   for (const Tensor& t : tensors) {
     ggml_tensor* tensor = ggml_new_tensor(memory.get(), format_of(t, recipe), GGML_MAX_DIMS, t.shape.data());
     ggml_set_name(tensor, t.name.c_str());
-    fill(tensor, weights(entry, t, tied, recipe));
+    fill(tensor, weights(entry, t, tied, recipe, tensors));
     gguf_add_tensor(out.get(), tensor);
   }
   if (!gguf_write_to_file(out.get(), file.c_str(), false)) throw std::runtime_error("cannot write " + file.string());

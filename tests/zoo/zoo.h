@@ -31,6 +31,9 @@ struct Table {
 // Throws std::runtime_error for a line that it does not understand.
 Table read_table(const std::filesystem::path& file);
 
+// An EAGLE-3 head for the entry's model, which reads what enters its layers `taps`.
+Entry eagle3_of(const Entry& target, const std::string& taps);
+
 struct Recipe {
   std::uint64_t seed = 1;
   bool draft = false;  // the target's weights plus noise, so that it mostly agrees with it

@@ -1,0 +1,100 @@
+#include "heads.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "handles.h"
+#include "state_functions.h"
+
+namespace gsd {
+namespace {
+
+// Architectures whose MTP layers libllama 0.7 computes; it ends the process for those of others. Each is tried by the
+// zoo ("NAME+mtp").
+constexpr std::string_view kMtp[] = {"cohere2moe", "deepseek2", "deepseek32", "glm-dsa",   "glm4moe",
+                                     "hy_v3",      "qwen35",    "qwen35moe",  "qwen3next", "step35"};
+
+// Architectures of which libllama 0.7 gives what enters each layer, likewise ("EAGLE-3").
+constexpr std::string_view kGivesLayers[] = {"gpt-oss", "llama", "qwen3", "qwen3moe"};
+
+bool has_tensor(const GgufFile& file, std::string_view name) {
+  return std::any_of(file.tensors().begin(), file.tensors().end(), [&](const auto& t) { return t.name == name; });
+}
+
+template <std::size_t N>
+bool is_one_of(const std::string& name, const std::string_view (&list)[N]) {
+  return std::find(std::begin(list), std::end(list), name) != std::end(list);
+}
+
+}  // namespace
+
+const char* draft_type_name(DraftType type) {
+  switch (type) {
+    case DraftType::kModel:
+      return "model";
+    case DraftType::kMtp:
+      return "mtp";
+    case DraftType::kEagle3:
+      return "eagle3";
+  }
+  return "";
+}
+
+DraftType type_of(const GgufFile& file) {
+  return file.architecture() == "eagle3" ? DraftType::kEagle3 : DraftType::kModel;
+}
+
+DraftType draft_type(const std::string& path) {
+  start_llama();
+  const auto file = GgufFile::open(path);
+  return file ? type_of(*file) : DraftType::kModel;
+}
+
+MtpLayers mtp_layers(const std::string& path) {
+  start_llama();
+  MtpLayers out;
+  const auto file = GgufFile::open(path);
+  if (!file) return out;  // loading it will say why
+  out.count =
+      static_cast<int>(std::min<std::uint64_t>(file->number(file->of("nextn_predict_layers")).value_or(0), 512));
+  if (out.count == 0) return out;
+  if (const std::string why = no_state_functions(); !why.empty())
+    out.obstacle = "drafting with them " + why;
+  else if (!is_one_of(file->architecture(), kMtp))
+    out.obstacle = "gsd does not know how to draft with those of " + file->architecture();
+  else if (file->architecture() == "glm4moe" && file->has_key_beginning(file->of("rope.dimension_sections")))
+    out.obstacle = "libllama does not compute them with positions in sections (M-RoPE)";
+  return out;
+}
+
+std::vector<std::int32_t> layers_of_target(const Model& target, const Model& head, DraftType type) {
+  const StateFunctions* functions = state_functions();
+  if (functions == nullptr)
+    throw Error(ErrorCode::kModelUnsupported, "Drafting with a head " + no_state_functions() + ".");
+  if (type == DraftType::kMtp) return {};
+  const llama_model* h = head.impl().model.get();
+  const std::int32_t* ids = functions->layer_ids(h);
+  std::vector<std::int32_t> layers(ids, ids + functions->n_layer_ids(h));
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::kPairMismatch, "The head '" + head.path() + "' was made for another target than '" +
+                                              target.path() + "': " + why + ".");
+  };
+  const auto file = GgufFile::open(head.path());
+  if (!file) throw Error(ErrorCode::kModelFile, "The head '" + head.path() + "' cannot be read.");
+  if (!is_one_of(target.architecture(), kGivesLayers))
+    throw Error(ErrorCode::kModelUnsupported, "gsd does not know how to get the states of " + target.architecture() +
+                                                  " models that EAGLE-3 heads read.");
+  if (file->number(file->of("target_hidden_size")) != static_cast<std::uint64_t>(target.n_embd()))
+    refuse("its target's layers have another width");
+  const bool complete = has_tensor(*file, "token_embd.weight") && has_tensor(*file, "output.weight");
+  if (!complete && head.n_embd() != target.n_embd())
+    refuse("it has not its target's width, nor an embedding and an output of its own");
+  if (head.n_layers() != 1) refuse("it has " + std::to_string(head.n_layers()) + " layers, and libllama computes one");
+  if (layers.empty()) refuse("it names no layers of its target");
+  for (const std::int32_t layer : layers)
+    if (layer < 0 || layer > target.n_layers())
+      refuse("it reads layer " + std::to_string(layer) + " of " + std::to_string(target.n_layers()));
+  return layers;
+}
+
+}  // namespace gsd

@@ -24,6 +24,16 @@ std::vector<float> random_row(std::size_t n) {
   return row;
 }
 
+// Vocabularies of our own pair, of Llama 2, 3, Qwen and Gemma.
+const std::vector<std::int64_t> kVocabularies{4096, 32768, 131072, 151936, 262144};
+
+// As a trained model's: one token is probable, most have no chance.
+std::vector<float> peaked_row(std::size_t n) {
+  auto row = random_row(n);
+  row[n / 3] += 20;
+  return row;
+}
+
 // Floor: one pass over the row, n * 4 bytes from the second-level cache or beyond.
 void BM_TopKLogSoftmax(benchmark::State& state) {
   const auto row = random_row(static_cast<std::size_t>(state.range(0)));
@@ -32,7 +42,7 @@ void BM_TopKLogSoftmax(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(top_k_log_softmax(row, 1, tokens, log_p));
   state.SetBytesProcessed(state.iterations() * state.range(0) * 4);
 }
-BENCHMARK(BM_TopKLogSoftmax)->Args({4096, 4})->Args({131072, 4})->Args({131072, 16})->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_TopKLogSoftmax)->ArgsProduct({kVocabularies, {1, 4, 16}})->Unit(benchmark::kMicrosecond);
 
 // The draft's candidates under sampling noise.
 void BM_TopKWithNoise(benchmark::State& state) {
@@ -48,23 +58,23 @@ void BM_TopKWithNoise(benchmark::State& state) {
     benchmark::DoNotOptimize(score.data());
   }
 }
-BENCHMARK(BM_TopKWithNoise)->Arg(4096)->Arg(131072)->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_TopKWithNoise)->ArgsProduct({kVocabularies})->Unit(benchmark::kMicrosecond);
 
-// The target's draw.
+// The target's draw. A flat row is the worst there is: any token may win, and needs its noise.
 void BM_Sample(benchmark::State& state) {
-  const auto row = random_row(131072);
-  SamplingParams p{.temperature = state.range(0) == 0 ? 0.0F : 0.8F};
-  if (state.range(0) == 2) p.top_p = 0.95F;
-  if (state.range(0) == 3) p.top_k = 40;
+  constexpr const char* kNames[] = {"greedy", "all", "all, flat row", "top-p 0.95", "top-p 0.95, flat row", "top-k 40"};
+  const auto kind = state.range(1);
+  const auto n = static_cast<std::size_t>(state.range(0));
+  const auto row = kind == 2 || kind == 4 ? random_row(n) : peaked_row(n);
+  SamplingParams p{.temperature = kind == 0 ? 0.0F : 0.8F};
+  if (kind == 3 || kind == 4) p.top_p = 0.95F;
+  if (kind == 5) p.top_k = 40;
   Sampler sampler(p);
   std::uint32_t position = 0;
   for (auto _ : state) benchmark::DoNotOptimize(sampler.choose(row, ++position, {}, nullptr));
-  state.SetLabel(state.range(0) == 0   ? "greedy"
-                 : state.range(0) == 1 ? "all"
-                 : state.range(0) == 2 ? "top-p 0.95"
-                                       : "top-k 40");
+  state.SetLabel(kNames[kind]);
 }
-BENCHMARK(BM_Sample)->DenseRange(0, 3)->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_Sample)->ArgsProduct({kVocabularies, {0, 1, 2, 3, 4, 5}})->Unit(benchmark::kMicrosecond);
 
 // Whole steps on a scripted pair: vocabulary 4096, prefix 4096, width 16. Time: what Stats calls the rest, so without
 // the backends' own work; the counters are per step.

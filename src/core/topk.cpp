@@ -7,6 +7,10 @@
 #include <limits>
 
 #if defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of its own AVX-512 headers (GCC's bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
 #endif
 
@@ -135,24 +139,116 @@ __attribute__((target("avx2,fma"))) std::size_t exp_avx2(const float* row, std::
   return i;
 }
 
+#define GSD_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
+
+// exp on sixteen lanes as exp8; NaN gives e^-87.
+GSD_AVX512 inline __m512 exp16(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0F));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504F)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375F), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4F), r);
+  __m512 p = _mm512_set1_ps(8.3333333e-3F);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1666667e-2F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.16666667F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
+  return _mm512_scalef_ps(p, n);
+}
+
+// As scan_avx2, 32 at a time.
+GSD_AVX512 std::size_t scan_avx512(const float* row, std::size_t n, float inv_t, Best& best, Normaliser& z) {
+  constexpr std::size_t kBlock = 32;
+  constexpr std::size_t kFlush = 2048;
+  const __m512 scale = _mm512_set1_ps(inv_t);
+  std::size_t i = 0;
+  while (i + kBlock <= n) {
+    const std::size_t stop = std::min(n - n % kBlock, i + kFlush);
+    __m512 sum0 = _mm512_setzero_ps();
+    __m512 sum1 = _mm512_setzero_ps();
+    const __m512 reference = _mm512_set1_ps(z.reference == kLowest ? 0.0F : z.reference);
+    const __m512 limit = _mm512_set1_ps(z.reference == kLowest ? kLowest : z.reference + kReferenceSlack / inv_t);
+    bool above = false;
+    for (; i + kBlock <= stop; i += kBlock) {
+      const __m512 a = _mm512_loadu_ps(row + i);
+      const __m512 b = _mm512_loadu_ps(row + i + 16);
+      const auto over = [&](__m512 bound) GSD_AVX512 {
+        return (_mm512_cmp_ps_mask(a, bound, _CMP_GT_OQ) | _mm512_cmp_ps_mask(b, bound, _CMP_GT_OQ)) != 0;
+      };
+      above = over(limit);
+      if (above) break;
+      sum0 = _mm512_add_ps(sum0, exp16(_mm512_mul_ps(_mm512_sub_ps(a, reference), scale)));
+      sum1 = _mm512_add_ps(sum1, exp16(_mm512_mul_ps(_mm512_sub_ps(b, reference), scale)));
+      if (over(_mm512_set1_ps(best.threshold()))) {
+        for (std::size_t j = i; j < i + kBlock; ++j) best.offer(static_cast<Token>(j), row[j]);
+      }
+    }
+    z.sum += static_cast<double>(_mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1)));
+    if (above) {  // rare
+      scan_scalar(row, i, i + kBlock, inv_t, best, z);
+      i += kBlock;
+    }
+  }
+  return i;
+}
+
+bool has_avx512() {
+  static const bool yes = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  return yes;
+}
+
 bool has_avx2() {
   static const bool yes = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return yes;
 }
 
-__attribute__((target("avx2"))) float max_avx2(const float* row, std::size_t n) {
-  __m256 m[4];
-  for (__m256& lane : m) lane = _mm256_set1_ps(kLowest);
+// The two largest of a row, and where the first of the largest stands.
+struct Largest {
+  float first, second;
+  std::size_t at;
+};
+
+// REQUIRES: n >= 32
+__attribute__((target("avx2"))) Largest largest_avx2(const float* row, std::size_t n) {
+  __m256 first[4];
+  __m256 second[4];
+  for (std::size_t j = 0; j < 4; ++j) first[j] = second[j] = _mm256_set1_ps(kLowest);
   std::size_t i = 0;
   for (; i + 32 <= n; i += 32) {
-    // Operand order: max_ps returns the second operand when one is NaN, so NaN entries are passed over.
-    for (std::size_t j = 0; j < 4; ++j) m[j] = _mm256_max_ps(_mm256_loadu_ps(row + i + 8 * j), m[j]);
+    // Operand order: min_ps and max_ps return the second operand when one is NaN, so NaN entries are passed over.
+    for (std::size_t j = 0; j < 4; ++j) {
+      const __m256 x = _mm256_loadu_ps(row + i + 8 * j);
+      second[j] = _mm256_max_ps(_mm256_min_ps(first[j], x), second[j]);
+      first[j] = _mm256_max_ps(x, first[j]);
+    }
   }
+  Largest out{kLowest, kLowest, 0};
+  const auto offer = [&out](float x) {
+    out.second = std::max(out.second, std::min(out.first, x));
+    out.first = std::max(out.first, x);
+  };
   alignas(32) float part[8];
-  _mm256_store_ps(part, _mm256_max_ps(_mm256_max_ps(m[0], m[1]), _mm256_max_ps(m[2], m[3])));
-  float best = *std::max_element(part, part + 8);
-  for (; i < n; ++i) best = row[i] > best ? row[i] : best;
-  return best;
+  for (const __m256* all : {first, second}) {
+    for (std::size_t j = 0; j < 4; ++j) {
+      _mm256_store_ps(part, all[j]);
+      for (const float x : part) offer(x);
+    }
+  }
+  for (; i < n; ++i) {
+    if (row[i] > kLowest) offer(row[i]);
+  }
+  const __m256 wanted = _mm256_set1_ps(out.first);
+  for (i = 0; i + 32 <= n; i += 32) {
+    __m256 found = _mm256_cmp_ps(_mm256_loadu_ps(row + i), wanted, _CMP_EQ_OQ);
+    for (std::size_t j = 1; j < 4; ++j)
+      found = _mm256_or_ps(found, _mm256_cmp_ps(_mm256_loadu_ps(row + i + 8 * j), wanted, _CMP_EQ_OQ));
+    if (_mm256_movemask_ps(found) != 0) break;
+  }
+  out.at = i;
+  while (out.at < n - 1 && row[out.at] != out.first) ++out.at;
+  return out;
 }
 
 #endif
@@ -166,7 +262,10 @@ int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::sp
   Normaliser z;
   std::size_t done = 0;
 #if defined(__x86_64__)
-  if (has_avx2()) done = scan_avx2(row.data(), row.size(), inv_temperature, best, z);
+  if (has_avx512())
+    done = scan_avx512(row.data(), row.size(), inv_temperature, best, z);
+  else if (has_avx2())
+    done = scan_avx2(row.data(), row.size(), inv_temperature, best, z);
 #endif
   scan_scalar(row.data(), done, row.size(), inv_temperature, best, z);
   const auto log_sum = static_cast<float>(std::log(z.sum));
@@ -190,13 +289,9 @@ Token arg_max(std::span<const float> row, float* second) {
   std::size_t best = 0;
 #if defined(__x86_64__)
   if (has_avx2() && row.size() >= 32) {
-    const float value = max_avx2(row.data(), row.size());
-    while (best < row.size() - 1 && row[best] != value) ++best;
-    if (second) {
-      *second = std::max(best > 0 ? max_avx2(row.data(), best) : kLowest,
-                         best + 1 < row.size() ? max_avx2(row.data() + best + 1, row.size() - best - 1) : kLowest);
-    }
-    return static_cast<Token>(best);
+    const Largest found = largest_avx2(row.data(), row.size());
+    if (second) *second = found.second;
+    return static_cast<Token>(found.at);
   }
 #endif
   float runner_up = kLowest;

@@ -33,7 +33,7 @@ configure:
 	  if [ -z "$$CMAKE_GENERATOR" ] && [ ! -f $(BUILD)/CMakeCache.txt ] && command -v ninja >/dev/null; then \
 	    export CMAKE_GENERATOR=Ninja; \
 	  fi; \
-	  cmake --preset release -DGSD_USE_PREFIX=$(GSD_USE_PREFIX) && touch $(BUILD)/.configured-$(GSD_USE_PREFIX); \
+	  cmake --preset release -DGSD_UNITY=ON -DGSD_USE_PREFIX=$(GSD_USE_PREFIX) && touch $(BUILD)/.configured-$(GSD_USE_PREFIX); \
 	fi
 
 # The program and the plugin alone.

@@ -153,6 +153,11 @@ gsd_find_header_dependency(fmt fmt/format.h fmtlib/fmt ${GSD_FMT_TAG} include ""
 gsd_find_header_dependency(httplib httplib.h yhirose/cpp-httplib ${GSD_HTTPLIB_TAG} . "^inline Server::Server")
 
 target_include_directories(gsd_dep::headers INTERFACE "${GSD_json_DIR}" "${GSD_httplib_DIR}")
+# The same in every file, since the functions are. The interval says how often a thread that holds an idle connection looks
+# whether the server is being stopped.
+target_compile_definitions(
+  gsd_dep::headers INTERFACE CPPHTTPLIB_KEEPALIVE_TIMEOUT_CHECK_INTERVAL_USECOND=200000 CPPHTTPLIB_LISTEN_BACKLOG=128
+                             CPPHTTPLIB_HEADER_MAX_COUNT=64)
 
 # The definitions of CLI11 and fmt are compiled once instead of in every file that includes them, which takes half the time
 # off a build from nothing. For fmt this needs a list of its templates, which is that of fmt 11; others stay header-only.

@@ -1,11 +1,24 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
 
 namespace gsd::narrow {
 namespace {
 
 constexpr int kRuns = 4;  // taken by each thread, if they are equally fast
+
+// Source: Press et al., "Train Short, Test Long", section 3 and its code: a geometric series over as many heads as the
+// largest power of two, and for further heads every second element of the finer one.
+float slope_of(int64_t head, int64_t heads, float max_bias) {
+  if (max_bias <= 0) return 1;
+  const auto power = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(heads)));
+  const bool first = head < power;
+  const float base = std::pow(2.0F, -(first ? max_bias : max_bias / 2) / static_cast<float>(power));
+  return std::pow(base, static_cast<float>(first ? head + 1 : 2 * (head - power) + 1));
+}
 
 }  // namespace
 
@@ -42,8 +55,11 @@ void AttentionWork::attend_group(int64_t unit, bool more, std::byte* scratch) co
     const uint8_t* q = a_.q + stream * a_.q_stream + head * a_.q_head + token * a_.q_token;
     const uint8_t* mask = a_.mask + stream * a_.mask_stream + token * a_.mask_token;
     const size_t row = (stream * static_cast<size_t>(a_.tokens) + token) * static_cast<size_t>(a_.heads) + head;
-    queries[c] = {reinterpret_cast<const float*>(q), reinterpret_cast<const uint16_t*>(mask),
-                  a_.out + row * static_cast<size_t>(a_.v_size)};
+    queries[c] = {.q = reinterpret_cast<const float*>(q),
+                  .mask = reinterpret_cast<const uint16_t*>(mask),
+                  .out = a_.out + row * static_cast<size_t>(a_.v_size),
+                  .slope = slope_of(static_cast<int64_t>(head), a_.heads, a_.max_bias),
+                  .sink = a_.sinks == nullptr ? -std::numeric_limits<float>::infinity() : a_.sinks[head]};
   }
   a_.values->attend({.scores = a_.keys,
                      .k = vectors(unit, a_.k, a_.k_stream, a_.k_head),
@@ -55,7 +71,8 @@ void AttentionWork::attend_group(int64_t unit, bool more, std::byte* scratch) co
                      .cells = a_.cells,
                      .queries = queries,
                      .columns = columns,
-                     .scale = a_.scale,
+                     .scale = a_.cap > 0 ? a_.scale / a_.cap : a_.scale,
+                     .cap = a_.cap,
                      .next_k = more ? vectors(unit + 1, a_.k, a_.k_stream, a_.k_head) : nullptr,
                      .next_v = more ? vectors(unit + 1, a_.v, a_.v_stream, a_.v_head) : nullptr,
                      .scratch = scratch});

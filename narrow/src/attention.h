@@ -30,6 +30,9 @@ struct Attention {
   int64_t k_size, v_size, cells;             // multiples of kAttentionStep
   int64_t tokens, heads, kv_heads, streams;  // heads is a multiple of kv_heads
   float scale;
+  float cap = 0;       // above 0: scores become cap * tanh(score / cap)
+  float max_bias = 0;  // above 0: the mask holds distances, which each head weighs by a slope of its own (ALiBi)
+  const float* sinks = nullptr;  // [heads], or null
 };
 
 // How attention is shared among threads: each calls attend() with scratch memory of its own. A thread takes several

@@ -67,6 +67,9 @@ GSD_INLINE Floats as_floats(Ints a) { return _mm512_castsi512_ps(a); }
 GSD_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 GSD_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 GSD_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+GSD_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+GSD_INLINE Floats sign_of(Floats a) { return _mm512_and_ps(a, splat(-0.0F)); }  // the bit alone
+GSD_INLINE Floats with_sign(Floats a, Floats sign) { return _mm512_xor_ps(a, sign); }
 GSD_INLINE Floats halves_to_floats(Ints a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }  // low 16 bits
 GSD_INLINE Floats load_floats(const void* p) { return _mm512_loadu_ps(p); }
 GSD_INLINE void store_floats(float* p, Floats v) { _mm512_storeu_ps(p, v); }
@@ -160,6 +163,9 @@ GSD_INLINE Floats as_floats(Ints a) { return _mm256_castsi256_ps(a); }
 GSD_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
 GSD_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 GSD_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+GSD_INLINE Floats div(Floats a, Floats b) { return _mm256_div_ps(a, b); }
+GSD_INLINE Floats sign_of(Floats a) { return _mm256_and_ps(a, splat(-0.0F)); }  // the bit alone
+GSD_INLINE Floats with_sign(Floats a, Floats sign) { return _mm256_xor_ps(a, sign); }
 GSD_INLINE Floats halves_to_floats(Ints a) {  // low 16 bits
   const Ints low = and_(a, splat(0xffff));
   const Ints packed = _mm256_packus_epi32(low, low);  // per 128-bit half: 4 values twice
@@ -245,6 +251,14 @@ GSD_INLINE Floats exp_of_negative(Floats x) {
   p = fma(p, r, splat(1.0F));
   const Floats power = as_floats(shift_left(add_ints(n, splat(127)), 23));
   return zero_where_less(x, least, mul(p, power));
+}
+
+// tanh x, to about 1e-7 (of 1, not of the result). A NaN stays one.
+GSD_INLINE Floats tanh_of(Floats x) {
+  const Floats sign = sign_of(x);
+  const Floats one = splat(1.0F);
+  const Floats e = exp_of_negative(mul(splat(-2.0F), with_sign(x, sign)));
+  return with_sign(div(sub(one, e), add(one, e)), sign);
 }
 
 // Transposes dwords: element i of 128-bit lane l of out[d] is dword d of lane l of r[i].

@@ -94,10 +94,13 @@ struct Query {
   const float* q;        // [k_size]
   const uint16_t* mask;  // [cells] half-precision floats added to the scores; -infinity leaves a cell out
   float* out;            // [v_size]
+  float slope;           // of the mask: positions as a bias (ALiBi); above 0, 1 without
+  float sink;            // the score of one more cell, whose value is zeros; -infinity: there is none
 };
 
-// Queries that read the same keys and values: out = sum over cells of softmax(scale * q . k + mask) * v. A cell that is
-// left out has no effect on that query, whatever it holds. A query without any cell gets zeros.
+// Queries that read the same keys and values: out = sum over cells of softmax(score + slope * mask) * v, where the
+// score is scale * q . k, or with a cap above 0, cap * tanh of that (scale is then 1 / cap of the model's). A cell that
+// is left out has no effect on that query, whatever it holds. A query without any cell gets zeros.
 struct AttentionArgs {
   const struct Kernel* scores;  // of the keys' format
   const uint8_t* k;             // of cell 0
@@ -107,7 +110,7 @@ struct AttentionArgs {
   int64_t cells;              // a multiple of kAttentionStep
   const Query* queries;
   int columns;  // queries, 1..kAttentionColumns
-  float scale;
+  float scale, cap;
   const uint8_t *next_k, *next_v;  // laid out like k and v, and needed next; null: nothing
   std::byte* scratch;              // attention_scratch(k_size, v_size) bytes, aligned to kBlockBytes
 };

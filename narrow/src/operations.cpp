@@ -96,15 +96,34 @@ bool supports_experts(const ggml_tensor& node) {
          plugin().config.takes(x.ne[2], ids.ne[0] * static_cast<int64_t>(weights.nb[2]), min_width(weights.type));
 }
 
-// Keys and values as libllama stores them in floating-point formats, and a mask. Position biases, capped scores and
-// sinks are left to ggml.
+// How many of an operation's parameters are understood here. Others, which a newer ggml may add, must be unset.
+size_t known_parameters(const ggml_tensor& node) {
+  switch (node.op) {
+    case GGML_OP_FLASH_ATTN_EXT:  // scale, largest bias, cap, precision (ours is single), the most cells of a query
+      return 5;
+    case GGML_OP_RMS_NORM:  // epsilon
+      return 1;
+    case GGML_OP_GLU:  // which, whether its sides are exchanged (they must not be), alpha and limit
+      return ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU_OAI ? 4 : 1;
+    case GGML_OP_ROPE:  // up to the last one of YaRN: no sections, no offset
+      return 11;
+    default:
+      return 0;
+  }
+}
+
+bool only_known_parameters(const ggml_tensor& node) {
+  return std::all_of(std::begin(node.op_params) + known_parameters(node), std::end(node.op_params),
+                     [](int32_t p) { return p == 0; });
+}
+
+// Keys and values as libllama stores them in floating-point formats, and a mask.
 bool can_attend(const ggml_tensor& node) {
   const ggml_tensor& q = *node.src[0];
   const ggml_tensor& k = *node.src[1];
   const ggml_tensor& v = *node.src[2];
   const ggml_tensor* mask = node.src[3];
-  float bias_and_cap[2];
-  std::memcpy(bias_and_cap, node.op_params + 1, sizeof bias_and_cap);
+  const ggml_tensor* sinks = node.src[4];
   const auto is_cache = [&](const ggml_tensor& t) {
     const Kernel* kernel = kernel_of(t.type);
     return kernel != nullptr && kernel->attend != nullptr && t.ne[0] > 0 && t.ne[0] % kAttentionStep == 0 &&
@@ -112,10 +131,11 @@ bool can_attend(const ggml_tensor& node) {
   };
   return is_cache(k) && is_cache(v) && k.ne[1] > 0 && k.ne[1] % kAttentionStep == 0 && k.ne[2] > 0 &&
          q.type == GGML_TYPE_F32 && q.ne[0] == k.ne[0] && q.ne[2] % k.ne[2] == 0 && q.nb[0] == sizeof(float) &&
-         node.type == GGML_TYPE_F32 && ggml_is_contiguous(&node) && node.src[4] == nullptr && mask != nullptr &&
-         mask->type == GGML_TYPE_F16 && mask->nb[0] == sizeof(uint16_t) && mask->ne[0] >= k.ne[1] &&
-         mask->ne[1] >= q.ne[1] && mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q.ne[3]) &&
-         bias_and_cap[0] == 0 && bias_and_cap[1] == 0;
+         node.type == GGML_TYPE_F32 && ggml_is_contiguous(&node) && mask != nullptr && mask->type == GGML_TYPE_F16 &&
+         mask->nb[0] == sizeof(uint16_t) && mask->ne[0] >= k.ne[1] && mask->ne[1] >= q.ne[1] && mask->ne[2] == 1 &&
+         (mask->ne[3] == 1 || mask->ne[3] == q.ne[3]) &&
+         (sinks == nullptr || (sinks->type == GGML_TYPE_F32 && sinks->ne[0] == q.ne[2] && ggml_is_contiguous(sinks))) &&
+         only_known_parameters(node);
 }
 
 bool supports_attention(const ggml_tensor& node) {
@@ -169,24 +189,8 @@ bool can_store(const ggml_tensor& node) {
          index.nb[0] == sizeof(int64_t);
 }
 
-// How many of an operation's parameters are understood here. Others, which a newer ggml may add, must be unset.
-size_t known_parameters(const ggml_tensor& node) {
-  switch (node.op) {
-    case GGML_OP_RMS_NORM:  // epsilon
-      return 1;
-    case GGML_OP_GLU:  // which, whether its sides are exchanged (they must not be), alpha and limit
-      return ggml_get_glu_op(&node) == GGML_GLU_OP_SWIGLU_OAI ? 4 : 1;
-    case GGML_OP_ROPE:  // up to the last one of YaRN: no sections, no offset
-      return 11;
-    default:
-      return 0;
-  }
-}
-
 bool can_do_rows(const ggml_tensor& node) {
-  if (std::any_of(std::begin(node.op_params) + known_parameters(node), std::end(node.op_params),
-                  [](int32_t p) { return p != 0; }))
-    return false;
+  if (!only_known_parameters(node)) return false;
   switch (node.op) {
     case GGML_OP_ADD:
       return is_rows(node) && is_rows_like(node.src[0], node) &&
@@ -285,8 +289,8 @@ Attention attention_of(const ggml_tensor& node) {
   const ggml_tensor& v = *node.src[2];
   const ggml_tensor& mask = *node.src[3];
   const auto data = [](const ggml_tensor& t) { return static_cast<const uint8_t*>(t.data); };
-  float scale;
-  std::memcpy(&scale, node.op_params, sizeof scale);
+  float numbers[3];
+  std::memcpy(numbers, node.op_params, sizeof numbers);
   return {.keys = kernel_of(k.type),
           .values = kernel_of(v.type),
           .q = data(q),
@@ -312,7 +316,10 @@ Attention attention_of(const ggml_tensor& node) {
           .heads = q.ne[2],
           .kv_heads = k.ne[2],
           .streams = q.ne[3],
-          .scale = scale};
+          .scale = numbers[0],
+          .cap = numbers[2],
+          .max_bias = numbers[1],
+          .sinks = node.src[4] == nullptr ? nullptr : static_cast<const float*>(node.src[4]->data)};
 }
 
 }  // namespace gsd::narrow

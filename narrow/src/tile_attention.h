@@ -94,7 +94,7 @@ GSD_INLINE void score(const AttentionArgs& a, const Slab& slab, size_t value_byt
 }
 
 // Turns a query's scores of a slab into e^(score - highest), and what was added up before to the new highest score.
-GSD_INLINE void soften(const Query& query, const Slab& slab, const uint16_t* live, float scale, int64_t v_size,
+GSD_INLINE void soften(const AttentionArgs& a, const Query& query, const Slab& slab, const uint16_t* live,
                        float* scores, Softmax& state, float* sums) {
   const auto each_live = [&](auto&& f) GSD_LAMBDA_INLINE {
     for (int t = 0; t < slab.tiles; ++t) {
@@ -103,12 +103,16 @@ GSD_INLINE void soften(const Query& query, const Slab& slab, const uint16_t* liv
     }
   };
   Floats top = splat(state.highest);
-  const Floats factor = splat(scale);
+  const Floats factor = splat(a.scale);
+  const Floats slope = splat(query.slope);
   bool none = true;
   each_live([&](int at) GSD_LAMBDA_INLINE {
     const Floats mask = mask_register(query.mask + slab.first + at, 0);
     const Floats left_out = splat(kMinusInfinity);
-    const Floats s = where_equal(mask, left_out, left_out, fma(load_floats(scores + at), factor, mask));
+    const Floats bias = mul(slope, mask);
+    const Floats dot = load_floats(scores + at);
+    const Floats score = a.cap > 0 ? fma(splat(a.cap), tanh_of(mul(dot, factor)), bias) : fma(dot, factor, bias);
+    const Floats s = where_equal(mask, left_out, left_out, score);
     store_floats(scores + at, s);
     top = max_or_second(s, top);
     none = false;
@@ -124,7 +128,7 @@ GSD_INLINE void soften(const Query& query, const Slab& slab, const uint16_t* liv
   });
   const Floats decay = exp_of_negative(sub(splat(state.highest), shift));
   state = {highest, first_lane(fma(splat(state.total), decay, splat(sum_of(total))))};
-  for (int64_t d = 0; d < v_size; d += kRows) store_floats(sums + d, mul(load_floats(sums + d), decay));
+  for (int64_t d = 0; d < a.v_size; d += kRows) store_floats(sums + d, mul(load_floats(sums + d), decay));
 }
 
 // Adds the values of `tiles` tiles from `tile` on, of the cells in `live`, times their weights, to the sums of kCount
@@ -222,6 +226,9 @@ void attend(const AttentionArgs& a) {
     prefetch_cells(a.next_v, a.v_stride, cells, value_bytes);
   }
   Softmax state[kAttentionColumns];
+  for (int c = 0; c < a.columns; ++c) {
+    if (a.queries[c].sink != kMinusInfinity) state[c] = {a.queries[c].sink, 1};
+  }
   Slab slab{};
   for (slab.first = 0; slab.first < a.cells; slab.first += kAttentionSlab) {
     const int64_t left = a.cells - slab.first;
@@ -229,8 +236,7 @@ void attend(const AttentionArgs& a) {
     find_live(a, slab);
     score(a, slab, value_bytes, packed, scores);
     for (int c = 0; c < a.columns; ++c)
-      soften(a.queries[c], slab, slab.live[c], a.scale, a.v_size, scores + c * kAttentionSlab, state[c],
-             sums + c * a.v_size);
+      soften(a, a.queries[c], slab, slab.live[c], scores + c * kAttentionSlab, state[c], sums + c * a.v_size);
     for (int c = 0; c < a.columns; c += kMixColumns) {
       with_count<kMixColumns>(a.columns - c, [&](auto count) GSD_LAMBDA_INLINE {
         mix<Tile, decltype(count)::kCount>(a, slab, c, scores, sums);

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -30,6 +31,8 @@ struct Problem {
   std::vector<float> q;        // [streams][tokens][heads][k_size]
   std::vector<uint16_t> mask;  // [streams][tokens][cells]
   float scale;
+  float cap = 0, max_bias = 0;
+  std::vector<float> sinks;  // [heads], or empty
 
   Problem(const Shape& shape, ggml_type k_type, ggml_type v_type, std::mt19937& random, double left_out = 0.3)
       : s(shape), scale(1 / std::sqrt(static_cast<float>(shape.k_size))) {
@@ -84,7 +87,36 @@ struct Problem {
             .heads = s.heads,
             .kv_heads = s.kv_heads,
             .streams = s.streams,
-            .scale = scale};
+            .scale = scale,
+            .cap = cap,
+            .max_bias = max_bias,
+            .sinks = sinks.empty() ? nullptr : sinks.data()};
+  }
+
+  // Masks become distances, as models with ALiBi have them, and heads get what the variation says.
+  Problem& vary(float new_cap, float new_bias, bool with_sinks) {
+    cap = new_cap;
+    max_bias = new_bias;
+    for (int64_t h = 0; with_sinks && h < s.heads; ++h)
+      sinks.push_back(h % 3 == 2 ? 8.0F : 0.7F * static_cast<float>(h));
+    if (max_bias > 0) {
+      for (size_t i = 0; i < mask.size(); ++i) {
+        const auto cell = static_cast<int64_t>(i) % s.cells;
+        if (ggml_fp16_to_fp32(mask[i]) != -kInfinity)
+          mask[i] = ggml_fp32_to_fp16(static_cast<float>(cell - s.cells) / 8);
+      }
+    }
+    return *this;
+  }
+
+  // The slope of a head, as the paper gives it for numbers of heads that are powers of two and, between them, for
+  // others.
+  double slope(int64_t head) const {
+    if (max_bias == 0) return 1;
+    const auto power = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(s.heads)));
+    const double exponent = head < power ? static_cast<double>(head + 1) / static_cast<double>(power)
+                                         : (static_cast<double>(head - power) + 0.5) / static_cast<double>(power);
+    return std::exp2(-static_cast<double>(max_bias) * exponent);
   }
 
   // [streams][tokens][heads][v_size]
@@ -115,7 +147,7 @@ struct Problem {
     const float* query = &q[index((stream * s.tokens + token) * s.heads + head, s.k_size)];
     std::vector<double> scores(static_cast<size_t>(s.cells), -kInfinity);
     double highest = -kInfinity;
-    double terms = 1;
+    double terms = 1 + cap;
     std::vector<std::vector<float>> values(static_cast<size_t>(s.cells));
     for (int64_t c = 0; c < s.cells; ++c) {
       const float m = ggml_fp16_to_fp32(mask[index(stream * s.tokens + token, s.cells) + static_cast<size_t>(c)]);
@@ -128,13 +160,22 @@ struct Problem {
         score += term;
         size += std::abs(term);
       }
-      scores[static_cast<size_t>(c)] = score * scale + m;
-      highest = std::max(highest, score * scale + m);
+      score *= scale;
+      if (cap > 0) score = cap * std::tanh(score / cap);
+      score += slope(head) * m;
+      size += std::abs(slope(head) * m) / scale;
+      scores[static_cast<size_t>(c)] = score;
+      highest = std::max(highest, score);
       terms = std::max(terms, size * scale);
       values[static_cast<size_t>(c)] = v.row(stream * s.cells + c);
     }
     Expected e{std::vector<double>(static_cast<size_t>(s.v_size)), std::vector<double>(static_cast<size_t>(s.v_size))};
     double total = 0;
+    if (!sinks.empty()) {
+      const double sink = sinks[static_cast<size_t>(head)];
+      highest = std::max(highest, sink);
+      total = std::exp(sink - highest);
+    }
     for (const double score : scores) total += std::exp(score - highest);
     for (size_t c = 0; c < scores.size(); ++c) {
       if (values[c].empty()) continue;
@@ -264,6 +305,38 @@ TEST_P(AttentionOf, ScoresFarApart) {
   }
 }
 
+// What some kinds of models do to scores. Heads that share keys have slopes and sinks of their own.
+TEST_P(AttentionOf, CapsBiasesAndSinks) {
+  const auto problem = [&](int64_t heads, float size) {
+    Problem p(
+        {.k_size = 48, .v_size = 32, .cells = 528, .tokens = 5, .heads = heads, .kv_heads = heads / 2, .streams = 2},
+        GGML_TYPE_F16, GGML_TYPE_F16, random_);
+    for (float& x : p.q) x *= size;
+    return p;
+  };
+  for (const int64_t heads : {2, 6, 8, 12}) {
+    check(problem(heads, 1).vary(0, 8, false));
+    check(problem(heads, 1).vary(0, 0, true));
+    check(problem(heads, 1).vary(30, 8, true));
+  }
+  for (const float size : {1e-3F, 1.0F, 30.0F, 3e3F}) {
+    check(problem(2, size).vary(50, 0, false));
+    check(problem(2, size).vary(0, 0, true));
+  }
+}
+
+TEST_P(AttentionOf, ASinkAloneIsZero) {
+  Problem p({.cells = 272, .tokens = 3}, GGML_TYPE_F16, GGML_TYPE_F16, random_);
+  p.sinks = {3};
+  for (int64_t c = 0; c < p.s.cells; ++c) p.leave_out(1, c);
+  const std::vector<float> out = p.run(table());
+  for (size_t d = 0; d < 64; ++d) EXPECT_EQ(out[64 + d], 0.0F);
+  p.sinks = {-kInfinity};  // as if there were none
+  const std::vector<float> none = p.run(table());
+  p.sinks.clear();
+  EXPECT_EQ(p.run(table()), none);
+}
+
 TEST_P(AttentionOf, NothingToSeeIsZero) {
   Problem p({.cells = 272, .tokens = 3}, GGML_TYPE_F16, GGML_TYPE_F16, random_);
   for (int64_t c = 0; c < p.s.cells; ++c) p.leave_out(1, c);
@@ -314,8 +387,14 @@ TEST_P(AttentionOf, NotANumberInAQueryStaysThere) {
 
 // A token alone, among others, with other cells behind those it sees, and split over any number of threads.
 TEST_P(AttentionOf, BitsDoNotDependOnTheBatch) {
-  for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32}) {
+  for (const auto& [type, kind] : {std::pair{GGML_TYPE_F16, 0},
+                                   {GGML_TYPE_BF16, 0},
+                                   {GGML_TYPE_F32, 0},
+                                   {GGML_TYPE_F16, 1},
+                                   {GGML_TYPE_F16, 2},
+                                   {GGML_TYPE_F16, 3}}) {
     Problem batch({.cells = 528, .tokens = 21, .heads = 6, .kv_heads = 2}, type, type, random_);
+    batch.vary(kind == 1 ? 20 : 0, kind == 2 ? 8 : 0, kind == 3);
     for (int64_t t = 0; t < batch.s.tokens; ++t) {
       for (int64_t c = 300; c < batch.s.cells; ++c) batch.leave_out(t, c);
     }
@@ -351,8 +430,10 @@ std::vector<float> on_device(const Problem& p, ggml_backend_dev_t device) {
   ggml_tensor* v = tensor(p.v.type, s.v_size, s.cells, s.kv_heads);
   ggml_tensor* mask = ggml_new_tensor_4d(context.get(), GGML_TYPE_F16, s.cells, s.tokens, 1, s.streams);
   const auto heads_apart = [&](ggml_tensor* t) { return ggml_permute(context.get(), t, 0, 2, 1, 3); };
-  ggml_tensor* out =
-      ggml_flash_attn_ext(context.get(), heads_apart(q), heads_apart(k), heads_apart(v), mask, p.scale, 0, 0);
+  ggml_tensor* out = ggml_flash_attn_ext(context.get(), heads_apart(q), heads_apart(k), heads_apart(v), mask, p.scale,
+                                         p.max_bias, p.cap);
+  ggml_tensor* sinks = p.sinks.empty() ? nullptr : ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, s.heads);
+  ggml_flash_attn_ext_add_sinks(out, sinks);
   EXPECT_TRUE(ggml_backend_dev_supports_op(device, out));
   ggml_cgraph* graph = ggml_new_graph(context.get());
   ggml_build_forward_expand(graph, out);
@@ -363,6 +444,7 @@ std::vector<float> on_device(const Problem& p, ggml_backend_dev_t device) {
   ggml_backend_tensor_set(k, p.k.data(), 0, ggml_nbytes(k));
   ggml_backend_tensor_set(v, p.v.data(), 0, ggml_nbytes(v));
   ggml_backend_tensor_set(mask, p.mask.data(), 0, ggml_nbytes(mask));
+  if (sinks != nullptr) ggml_backend_tensor_set(sinks, p.sinks.data(), 0, ggml_nbytes(sinks));
   EXPECT_EQ(ggml_backend_graph_compute(backend.get(), graph), GGML_STATUS_SUCCESS);
   std::vector<float> result(static_cast<size_t>(ggml_nelements(out)));
   ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
@@ -389,11 +471,16 @@ TEST(AttentionAccuracy, NoWorseThanGgml) {
   std::mt19937 random(5);
   for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F32}) {
     for (const int64_t cells : {256, 2048}) {
-      const Problem p({.cells = cells, .tokens = 8, .heads = 4, .kv_heads = 2, .streams = 2}, type, type, random);
-      const double ours = relative_error(p, on_device(p, devices().gsd));
-      const double stock = relative_error(p, on_device(p, devices().cpu));
-      std::printf("%-4s %4d cells: ours %.3g, ggml %.3g\n", ggml_type_name(type), static_cast<int>(cells), ours, stock);
-      EXPECT_LE(ours, stock * 1.02 + 1e-7) << ggml_type_name(type) << ", " << cells << " cells";
+      for (const char* kind : {"", "cap", "ALiBi", "sinks"}) {
+        Problem p({.cells = cells, .tokens = 8, .heads = 6, .kv_heads = 2, .streams = 2}, type, type, random);
+        p.vary(*kind == 'c' ? 5 : 0, *kind == 'A' ? 8 : 0, *kind == 's');
+        const double ours = relative_error(p, on_device(p, devices().gsd));
+        const double stock = relative_error(p, on_device(p, devices().cpu));
+        std::printf("%-4s %4d cells %-5s: ours %.3g, ggml %.3g\n", ggml_type_name(type), static_cast<int>(cells), kind,
+                    ours, stock);
+        EXPECT_LE(ours, stock * 1.02 + 1e-7) << ggml_type_name(type) << ", " << cells << " cells " << kind;
+        EXPECT_LE(stock, 0.02) << "both compute the same operation";
+      }
     }
   }
 }

@@ -105,12 +105,15 @@ struct AttentionNode {
   int64_t size = 64, cells = 256, tokens = 4, heads = 8, kv_heads = 2;
   float bias = 0, cap = 0;
   bool mask = true, sinks = false;
+  int32_t unknown = 0;  // a parameter that ggml may have some day
 
   ggml_tensor* make() const {
     const auto cache = [&](ggml_type type) { return ggml_new_tensor_3d(context.get(), type, size, cells, kv_heads); };
     ggml_tensor* q = ggml_new_tensor_3d(context.get(), GGML_TYPE_F32, size, tokens, heads);
     ggml_tensor* m = mask ? ggml_new_tensor_2d(context.get(), GGML_TYPE_F16, cells, tokens) : nullptr;
     ggml_tensor* node = ggml_flash_attn_ext(context.get(), q, cache(k_type), cache(v_type), m, 0.125F, bias, cap);
+    ggml_flash_attn_ext_set_n_kv_max(node, static_cast<int32_t>(cells));
+    node->op_params[6] = unknown;
     if (sinks) ggml_flash_attn_ext_add_sinks(node, ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, heads));
     return node;
   }
@@ -127,10 +130,11 @@ TEST_F(Plugin, TakesAttentionOverFloatingPointCaches) {
   EXPECT_FALSE(AttentionNode{.v_type = GGML_TYPE_Q8_0}.taken());
   EXPECT_FALSE(AttentionNode{.size = 72}.taken());
   EXPECT_FALSE(AttentionNode{.cells = 250}.taken());
-  EXPECT_FALSE(AttentionNode{.bias = 8}.taken());
-  EXPECT_FALSE(AttentionNode{.cap = 30}.taken());
+  EXPECT_TRUE(AttentionNode{.bias = 8}.taken());
+  EXPECT_TRUE(AttentionNode{.cap = 30}.taken());
+  EXPECT_TRUE(AttentionNode{.sinks = true}.taken());
   EXPECT_FALSE(AttentionNode{.mask = false}.taken());
-  EXPECT_FALSE(AttentionNode{.sinks = true}.taken());
+  EXPECT_FALSE(AttentionNode{.unknown = 1}.taken());
 }
 
 TEST_F(Plugin, ExactModeCountsTheAttentionItLeaves) {

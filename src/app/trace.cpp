@@ -31,8 +31,8 @@ using nlohmann::json;
 
 constexpr std::size_t kMaxSteps = 20000;
 constexpr std::size_t kMaxPage = 256 << 20;  // bytes; browsers give up on more
-constexpr std::size_t kMaxNodes = 4096;      // of one step's graph or tree
-constexpr std::size_t kMaxEdges = 16 * kMaxNodes;
+constexpr std::size_t kMaxStepNodes = 4096;  // of one step's graph or tree
+constexpr std::size_t kMaxStepEdges = 16 * kMaxStepNodes;
 constexpr std::array<std::string_view, 8> kOrigins{"root",     "draft",  "merged", "history",
                                                    "recycled", "lookup", "hint",   "target"};
 
@@ -137,7 +137,7 @@ class PageData {
   // Returns how many there are. `n_graph`: nodes of the graph that tree nodes may name; 0 = these are the graph's own.
   std::size_t add_nodes(const json& nodes, std::size_t n_graph) {
     require(nodes.is_array() && !nodes.empty(), "it has no nodes");
-    require(nodes.size() <= kMaxNodes, "it has more than 4096 nodes");
+    require(nodes.size() <= kMaxStepNodes, "it has more than 4096 nodes");
     depths_.clear();
     for (const json& n : nodes) {
       const auto i = static_cast<std::int64_t>(depths_.size());
@@ -161,7 +161,7 @@ class PageData {
   // From, to, q, merged.
   void add_edges(const json& edges, std::size_t n_nodes) {
     require(edges.is_array(), "its edges are no list");
-    require(edges.size() <= kMaxEdges, "it has more than 65536 edges");
+    require(edges.size() <= kMaxStepEdges, "it has more than 65536 edges");
     for (const json& e : edges) {
       for (const char* key : {"from", "to"}) {
         add(integer(e.at(key), 0, static_cast<std::int64_t>(n_nodes) - 1, "an edge names no graph node"));
@@ -183,7 +183,7 @@ class PageData {
   // Text, token, origin, margin.
   void add_emitted(const json& emitted) {
     require(emitted.is_array(), "the emitted tokens are no list");
-    require(emitted.size() <= kMaxNodes, "it emits more than 4096 tokens");
+    require(emitted.size() <= kMaxStepNodes, "it emits more than 4096 tokens");
     for (const json& token : emitted) {
       add_token(token);
       add_origin(token);

@@ -49,7 +49,7 @@ std::size_t JsonScanner::take(std::string_view text) {
 
 namespace {
 
-constexpr int kMaxDepth = 60;
+constexpr int kMaxJsonDepth = 60;
 constexpr std::string_view kQuote = "<|\"|>";
 
 // Reads values of one of the two notations.
@@ -138,7 +138,7 @@ class Reader {
   }
 
   bool value(Json& out, int depth) {
-    if (depth > kMaxDepth) return false;
+    if (depth > kMaxJsonDepth) return false;
     if (const auto s = string()) {
       out = *s;
       return true;

@@ -18,7 +18,7 @@ std::uint64_t mix(std::uint64_t h, std::uint64_t v) {
   return h ^ (h >> 32);
 }
 
-void require(bool ok, const char* invariant) {
+void check_invariant(bool ok, const char* invariant) {
   if (!ok) throw Error(ErrorCode::kInternal, std::string("token graph: ") + invariant);
 }
 
@@ -158,22 +158,22 @@ std::int32_t TokenGraph::find_merge(std::int32_t parent, Token token, std::uint6
 }
 
 void TokenGraph::check_integrity() const {
-  require(!nodes_.empty() && nodes_[0].parent == -1 && nodes_[0].depth == 0, "node 0 is not a root");
+  check_invariant(!nodes_.empty() && nodes_[0].parent == -1 && nodes_[0].depth == 0, "node 0 is not a root");
   std::vector<std::vector<std::int32_t>> children(nodes_.size());
   for (std::int32_t id = 0; id < size(); ++id) {
     const GraphNode& n = node(id);
     if (id > 0) {
-      require(n.parent >= 0 && n.parent < id, "a creation parent is not older than its child");
-      require(n.depth == node(n.parent).depth + 1, "a depth is not one more than the parent's");
+      check_invariant(n.parent >= 0 && n.parent < id, "a creation parent is not older than its child");
+      check_invariant(n.depth == node(n.parent).depth + 1, "a depth is not one more than the parent's");
       const std::int32_t e = find_edge(n.parent, n.token);
-      require(e >= 0 && edge(e).child == id && !edge(e).merged, "a creation edge is missing");
+      check_invariant(e >= 0 && edge(e).child == id && !edge(e).merged, "a creation edge is missing");
     }
     for (std::int32_t e = n.first_edge; e >= 0; e = edge(e).next) {
-      require(find_edge(id, edge(e).token) == e, "two candidates of one parent have the same token");
+      check_invariant(find_edge(id, edge(e).token) == e, "two candidates of one parent have the same token");
       if (edge(e).child < 0) continue;
       const GraphNode& c = node(edge(e).child);
-      require(c.token == edge(e).token, "an edge and its child differ in token");
-      require(!edge(e).merged || gram_equal(id, c.token, edge(e).child), "a merge joins different n-grams");
+      check_invariant(c.token == edge(e).token, "an edge and its child differ in token");
+      check_invariant(!edge(e).merged || gram_equal(id, c.token, edge(e).child), "a merge joins different n-grams");
       children[static_cast<std::size_t>(id)].push_back(edge(e).child);
     }
   }
@@ -184,13 +184,14 @@ void TokenGraph::check_integrity() const {
       const std::int32_t at = todo.back();
       todo.pop_back();
       for (const std::int32_t c : children[static_cast<std::size_t>(at)]) {
-        require(c != from, "there is a cycle");
+        check_invariant(c != from, "there is a cycle");
         if (!seen[static_cast<std::size_t>(c)]) todo.push_back(c);
         seen[static_cast<std::size_t>(c)] = true;
       }
     }
     for (std::int32_t to = 0; to < size(); ++to) {
-      require(reaches(from, to) == (from == to || seen[static_cast<std::size_t>(to)]), "reachability is out of date");
+      check_invariant(reaches(from, to) == (from == to || seen[static_cast<std::size_t>(to)]),
+                      "reachability is out of date");
     }
   }
 }

@@ -1,15 +1,11 @@
 // The port and its connections. cpp-httplib speaks HTTP on each of them.
 #pragma once
 
+#include <httplib.h>
+
 #include <condition_variable>
 #include <mutex>
 #include <set>
-
-// How often a thread that holds an idle connection looks whether the server is being stopped.
-#define CPPHTTPLIB_KEEPALIVE_TIMEOUT_CHECK_INTERVAL_USECOND 200000
-#define CPPHTTPLIB_LISTEN_BACKLOG 128
-#define CPPHTTPLIB_HEADER_MAX_COUNT 64
-#include <httplib.h>
 
 namespace gsd::server {
 

@@ -62,7 +62,7 @@ bool Scheduler::submit(std::vector<Job> jobs) {
       throw;
     }
   }
-  work_.notify_one();
+  wake_.notify_one();
   return true;
 }
 
@@ -71,7 +71,7 @@ void Scheduler::drain() {
     const std::lock_guard lock(mutex_);
     draining_ = true;
   }
-  work_.notify_one();
+  wake_.notify_one();
 }
 
 void Scheduler::stop() {
@@ -107,18 +107,31 @@ int Scheduler::retry_after() const {
 
 void Scheduler::run() {
   try {
-    while (wait_for_work()) {
-      admit();
-      drop_cancelled();
-      prefill_one();
-      step();
-      retire();
-      publish();
-    }
+    while (wait_for_work()) work();
   } catch (...) {
     end_all(current_error());
     throw;
   }
+}
+
+bool Scheduler::turn() {
+  if (running_.empty() && n_waiting() == 0) return false;
+  try {
+    work();
+  } catch (...) {
+    end_all(current_error());
+    throw;
+  }
+  return true;
+}
+
+void Scheduler::work() {
+  admit();
+  drop_cancelled();
+  prefill_one();
+  step();
+  retire();
+  publish();
 }
 
 // Answers everybody who waits; nobody else would.
@@ -146,7 +159,7 @@ bool Scheduler::take_queued(Running& r, Wanted wanted) {
 // False when nothing is left to do and nothing more will come.
 bool Scheduler::wait_for_work() {
   std::unique_lock lock(mutex_);
-  work_.wait(lock, [this] { return !running_.empty() || !queue_.empty() || draining_; });
+  wake_.wait(lock, [this] { return !running_.empty() || !queue_.empty() || draining_; });
   return !running_.empty() || !queue_.empty();
 }
 

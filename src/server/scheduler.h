@@ -75,6 +75,9 @@ class Scheduler {
   // What fails beside that (memory for its own bookkeeping) is thrown after every job was ended with it; no further
   // jobs are taken then.
   void run();
+  // One round of that without waiting; false if nothing is to do. For who owns the thread and has other work (a
+  // simulation); not beside run().
+  bool turn();
   // No further jobs are taken; those that are there come to their end.
   void drain();
   // The same, and all jobs are cancelled.
@@ -106,6 +109,7 @@ class Scheduler {
   };
 
   bool wait_for_work();
+  void work();
   void admit();
   void start(std::unique_ptr<Running> r);
   template <typename Wanted>
@@ -125,7 +129,7 @@ class Scheduler {
   SchedulerOptions options_;
 
   mutable std::mutex mutex_;
-  std::condition_variable work_;
+  std::condition_variable wake_;
   std::deque<Queued> queue_;    // guarded by mutex_
   std::vector<SlotView> view_;  // guarded by mutex_
   bool draining_ = false;       // guarded by mutex_

@@ -14,6 +14,9 @@ namespace {
 constexpr std::string_view kMtp[] = {"cohere2moe", "deepseek2", "deepseek32", "glm-dsa",   "glm4moe",
                                      "hy_v3",      "qwen35",    "qwen35moe",  "qwen3next", "step35"};
 
+// Those of them whose MTP layers it takes to be mixtures of experts.
+constexpr std::string_view kMtpOfExperts[] = {"deepseek2", "deepseek32", "glm-dsa", "glm4moe"};
+
 // Architectures of which libllama 0.7 gives what enters each layer, likewise ("EAGLE-3").
 constexpr std::string_view kGivesLayers[] = {"gpt-oss", "llama", "qwen3", "qwen3moe"};
 
@@ -24,6 +27,13 @@ bool has_tensor(const GgufFile& file, std::string_view name) {
 template <std::size_t N>
 bool is_one_of(const std::string& name, const std::string_view (&list)[N]) {
   return std::find(std::begin(list), std::end(list), name) != std::end(list);
+}
+
+bool has_dense_mtp_layer(const GgufFile& file, std::uint64_t n_mtp) {
+  const std::uint64_t n = file.number(file.of("block_count")).value_or(0);
+  const std::uint64_t first = n - std::min(n, n_mtp);
+  return file.number(file.of("leading_dense_block_count")).value_or(0) > first ||
+         !has_tensor(file, "blk." + std::to_string(first) + ".ffn_gate_inp.weight");
 }
 
 }  // namespace
@@ -64,6 +74,9 @@ MtpLayers mtp_layers(const std::string& path) {
     out.obstacle = "gsd does not know how to draft with those of " + file->architecture();
   else if (file->architecture() == "glm4moe" && file->has_key_beginning(file->of("rope.dimension_sections")))
     out.obstacle = "libllama does not compute them with positions in sections (M-RoPE)";
+  else if (is_one_of(file->architecture(), kMtpOfExperts) &&
+           has_dense_mtp_layer(*file, static_cast<std::uint64_t>(out.count)))
+    out.obstacle = "libllama computes them with experts only, and the first of these has none";
   return out;
 }
 

@@ -68,7 +68,10 @@ grep -q "the same text" "$dir/err" || fail "step35+mtp: $(cat "$dir/err")"
 # Where libllama would end the process they are left alone.
 "$zoo" write "$dir" --set "rope.dimension_sections={32,32,32,32}" glm4moe+mtp || fail "zoo write"
 "$zoo" write "$dir" --set nextn_predict_layers=1 --set block_count=3 mimo2 || fail "zoo write"
-for m in glm4moe+mtp mimo2; do
+"$zoo" write "$dir" --set leading_dense_block_count=3 deepseek2+mtp deepseek32+mtp glm-dsa+mtp || fail "zoo write"
+mkdir "$dir/dense"
+"$zoo" write "$dir/dense" --set leading_dense_block_count=3 glm4moe+mtp || fail "zoo write"
+for m in glm4moe+mtp dense/glm4moe+mtp deepseek2+mtp deepseek32+mtp glm-dsa+mtp mimo2; do
   "$gsd" generate -m "$dir/$m.gguf" -p "# tar" -n 2 -t 1 --no-profile >"$dir/out" 2>"$dir/err" || fail "$m: $(cat "$dir/err")"
   grep -q "^gsd: note: .*$m.gguf' holds 1 MTP layer, and .*--draft" "$dir/err" || fail "nothing of MTP layers: $(cat "$dir/err")"
   "$gsd" generate -m "$dir/$m.gguf" -p "# tar" -n 2 -t 1 --no-profile --draft-type mtp >"$dir/out" 2>"$dir/err"

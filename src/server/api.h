@@ -4,7 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,95 +11,54 @@
 #include <vector>
 
 #include "../chat/control_tokens.h"
-#include "../core/utf8.h"
+#include "answer.h"
 #include "calls.h"
-#include "generation.h"
-#include "json_schema.h"
 #include "metrics.h"
+#include "openai.h"
 #include "request.h"
+#include "responses.h"
 #include "scheduler.h"
 #include "text_model.h"
 
 namespace gsd::server {
 
-// The body of an error in OpenAI's shape.
-std::string error_json(const ApiError& error);
-
-// One accepted completion request. Used by one HTTP thread; the model's thread feeds it. Destroying it, or cancel(),
-// ends the generation with the step in progress.
+// One accepted request. Used by one HTTP thread; the model's thread feeds it. Destroying it, or cancel(), ends the
+// generation with the step in progress.
 class Call {
  public:
   // Submits the jobs. Throws ApiError(503) if the queue is full, ApiError(400) if it could never hold them.
   // `support` and what `plan` says of the answers' parts: of chats; null and empty otherwise.
   Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request, std::vector<std::vector<Token>> prompts,
-       const CallSupport* support, ReplyPlan plan);
+       const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer);
   ~Call() { cancel(); }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
-  bool stream() const { return request_.stream; }
-  bool finished() const { return n_finished_ == choices_.size(); }
+  bool stream() const { return answers_.request.stream; }
+  bool finished() const { return n_finished_ == answers_.choices.size(); }
   void cancel() { *cancelled_ = true; }
 
-  // Waits until something happens, at most that long, and takes it in. Of a stream it returns the bytes to send,
-  // with "[DONE]" once it is finished.
+  // Waits until something happens, at most that long, and takes it in. Of a stream it returns the bytes to send, its
+  // end with them once it is finished.
   std::string advance(std::chrono::milliseconds timeout);
+  // The bytes that end a stream in which something else failed; cancels.
+  std::string failed(const ApiError& error);
   // The whole answer. REQUIRES: finished. Throws ApiError if a choice failed.
-  std::string response() const;
+  std::string response() const { return writer_->whole(answers_); }
 
  private:
-  // Where a token begins in the text, in characters; one that goes on with a character begins where that does.
-  class TextOffset {
-   public:
-    std::size_t next(std::string_view bytes);
-
-   private:
-    Utf8Buffer utf8_;
-    std::size_t at_ = 0;
-  };
-
-  struct FunctionCall {
-    std::string id;
-    std::string name;
-    std::string arguments;
-  };
-
-  struct Choice {
-    std::string text;
-    std::string reasoning;
-    std::vector<FunctionCall> calls;
-    std::unique_ptr<chat::ReplyParser> parser;  // null: all is text
-    TextOffset offset;                          // of a stream's next token
-    bool finished = false;
-    std::vector<TokenReport> tokens;
-    bool greeted = false;  // the chunk with the role was sent
-    Outcome outcome;
-    std::string stop;
-  };
-
   void take(Event& e, std::string& out);
+  std::vector<Addition::Piece> pieces(const Event& e);
   void give_up(std::string& out);
-  Json head(const char* object) const;
-  Json delta(Choice& c, const Event& e, std::uint32_t index);
-  Json parts_of(Choice& c, const std::string& text, bool last);
-  Json message(const Choice& c) const;
-  Json logprobs(const std::vector<TokenReport>& tokens, TextOffset& offset) const;
-  Json usage() const;
-  Json timings() const;
-  Json finish_reason(const Choice& c) const;
-  void send(std::string& out, const Json& chunk) const;
 
-  const TextModel& model_;
-  CompletionRequest request_;
-  const CallSupport* support_;
   ReplyPlan plan_;
-  bool chat_;
+  std::unique_ptr<AnswerWriter> writer_;
   std::shared_ptr<Channel> channel_;
   std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
-  std::string id_;
-  std::int64_t created_;
-  std::vector<Choice> choices_;
+  Answers answers_;
+  std::vector<std::unique_ptr<chat::ReplyParser>> parsers_;  // [choices]; null: all is text
   std::size_t n_finished_ = 0;
+  bool begun_ = false;
 };
 
 struct ApiOptions {
@@ -124,6 +82,12 @@ class Api {
         calls_(model, control_, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
 
   std::unique_ptr<Call> completion(std::string_view body, bool chat);
+  std::unique_ptr<Call> response(std::string_view body);  // OpenAI's Responses API
+  std::unique_ptr<Call> message(std::string_view body);   // Anthropic's Messages API
+  std::string count_tokens(std::string_view body) const;  // the same body
+  // A response that was kept; the second one forgets it.
+  std::string kept_response(const std::string& id);
+  std::string delete_response(const std::string& id);
   std::string tokenize(std::string_view body) const;
   std::string detokenize(std::string_view body) const;
   std::string apply_template(std::string_view body) const;
@@ -137,10 +101,17 @@ class Api {
   int retry_after() const { return scheduler_.retry_after(); }
 
  private:
+  struct ChatPrompt {
+    std::string text;
+    std::vector<Token> tokens;
+  };
+  ChatPrompt chat_prompt(const Conversation& conversation) const;
+  std::unique_ptr<Call> chat(CompletionRequest request, std::unique_ptr<AnswerWriter> writer);
+  std::unique_ptr<Call> start(CompletionRequest request, std::vector<std::vector<Token>> prompts,
+                              const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer);
   void check_model(const std::string& name) const;
   Json model_json() const;
   std::vector<Token> prompt_tokens(const Prompt& prompt, bool parse_special) const;
-  std::vector<Token> chat_tokens(const chat::Rendered& prompt) const;
   void check_length(const std::string& text, const char* field) const;
   [[noreturn]] void refuse_length(const std::string& n_tokens, const char* field) const;
 
@@ -150,6 +121,7 @@ class Api {
   ApiOptions options_;
   chat::ControlTokens control_;
   CallSupport calls_;
+  ResponseStore responses_;
 };
 
 }  // namespace gsd::server

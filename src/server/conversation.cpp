@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <set>
 
-#include "api_error.h"
+#include "fields.h"
 
 namespace gsd::server {
 namespace {
@@ -13,10 +13,6 @@ namespace {
 constexpr std::size_t kMaxMessages = 4096;
 constexpr std::size_t kMaxTools = 512;
 constexpr std::size_t kMaxName = 128;
-
-[[noreturn]] void refuse(const std::string& field, const std::string& what) {
-  throw ApiError(400, fmt::format("The field '{}' {}.", field, what), field);
-}
 
 // Null counts as absent.
 const Json* find(const Json& object, const char* name) {
@@ -38,20 +34,9 @@ bool flag(const Json& object, const char* name, bool absent) {
   return v->get<bool>();
 }
 
-// A message's content: a text, a list of parts of type text, or null.
 Json content_of(const Json& message) {
   const Json* v = find(message, "content");
-  if (v == nullptr || v->is_string()) return v == nullptr ? Json() : *v;
-  if (!v->is_array()) refuse("messages.content", "must be a string or a list of parts");
-  Json out = Json::array();
-  for (const Json& part : *v) {
-    const std::string type = part.is_object() ? part.value("type", Json()).dump() : "";
-    if ((type != R"("text")" && type != R"("input_text")" && type != R"("output_text")") ||
-        !part.value("text", Json()).is_string())
-      refuse("messages.content", "may hold parts of type text only");
-    out.push_back({{"type", "text"}, {"text", part["text"]}});
-  }
-  return out;
+  return v == nullptr ? Json() : text_content(*v, "messages.content", {"text", "input_text", "output_text"});
 }
 
 Json call_of(const Json& call, const std::string& path) {
@@ -179,6 +164,32 @@ ReasoningFormat parse_reasoning_format(const std::string& name) {
   if (name == "none") return ReasoningFormat::kNone;
   if (name == "auto" || name == "deepseek") return ReasoningFormat::kDeepSeek;
   refuse("reasoning_format", "must be none, auto or deepseek");
+}
+
+Json text_content(const Json& content, const std::string& field, std::initializer_list<std::string_view> types) {
+  if (content.is_string()) return content;
+  if (!content.is_array()) refuse(field, "must be a string or a list of parts");
+  Json out = Json::array();
+  for (const Json& part : content) {
+    if (!part.is_object()) refuse(field, "must hold objects");
+    const std::string type = text_field(part, "type", field + ".");
+    if (std::find(types.begin(), types.end(), type) == types.end())
+      refuse(field, fmt::format("may hold parts of type {} only, not '{}'", *types.begin(), type));
+    const Json* text = find(part, "text");
+    if (text == nullptr || !text->is_string()) refuse(field + ".text", "must be a string");
+    out.push_back({{"type", "text"}, {"text", *text}});
+  }
+  return out;
+}
+
+Json with_system(Json messages, const std::string& text) {
+  if (text.empty()) return messages;
+  if (!messages.empty() && (messages[0]["role"] == "system" || messages[0]["role"] == "developer")) {
+    messages[0]["content"] = text + "\n\n" + chat::content_text(messages[0]);
+  } else {
+    messages.insert(messages.begin(), Json{{"role", "system"}, {"content", text}});
+  }
+  return messages;
 }
 
 Conversation read_conversation(const Json& request, const Conversation& defaults) {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 #include "../chat/format.h"
 
@@ -23,6 +25,13 @@ struct Conversation {
 
 // "none", "auto" or "deepseek" ("deepseek-legacy" is refused). Throws ApiError(400).
 ReasoningFormat parse_reasoning_format(const std::string& name);
+
+// A message's content as chats have it: a text, or a list of parts of type text. `types`: those that a client may name
+// its parts by. Throws ApiError(400) naming `field` for anything else.
+Json text_content(const Json& content, const std::string& field, std::initializer_list<std::string_view> types);
+// `messages` with a text before everything else, in the system message if there is one already: some templates take no
+// second one. An empty text changes nothing.
+Json with_system(Json messages, const std::string& text);
 
 // Reads messages, tools, tool_choice, parallel_tool_calls, chat_template_kwargs, reasoning_effort, enable_thinking,
 // add_generation_prompt, continue_final_message and reasoning_format. A last message of the assistant goes on unless

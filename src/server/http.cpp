@@ -12,6 +12,7 @@
 
 #include "gsd/error.h"
 #include "listener.h"
+#include "messages.h"
 #include "page_html.h"
 
 namespace gsd::server {
@@ -80,8 +81,8 @@ struct HttpServer::Impl {
   bool authorised(const httplib::Request& req) const;
   void check_host(const httplib::Request& req) const;
   void check_origin(const httplib::Request& req) const;
-  void complete(const httplib::Request& req, httplib::Response& res, bool chat);
-  void fail(httplib::Response& res, const ApiError& e) const;
+  void complete(const httplib::Request& req, httplib::Response& res, std::shared_ptr<Call> call);
+  void fail(const httplib::Request& req, httplib::Response& res, const ApiError& e) const;
 
   Api& loaded() const;
 
@@ -98,22 +99,25 @@ Api& HttpServer::Impl::loaded() const {
   return *a;
 }
 
-void HttpServer::Impl::fail(httplib::Response& res, const ApiError& e) const {
+void HttpServer::Impl::fail(const httplib::Request& req, httplib::Response& res, const ApiError& e) const {
   res.status = e.status();
   if (e.status() == 503) {
     const Api* const a = api;
     res.set_header("Retry-After", std::to_string(a != nullptr ? a->retry_after() : 1));
   }
   if (e.status() == 401) res.set_header("WWW-Authenticate", "Bearer");
-  res.set_content(error_json(e), kJson);
+  const bool anthropic = req.path == "/v1/messages" || req.path.starts_with("/v1/messages/");
+  res.set_content(anthropic ? anthropic_error_json(e) : error_json(e), kJson);
 }
 
 bool HttpServer::Impl::authorised(const httplib::Request& req) const {
-  std::string key = req.get_header_value("X-Api-Key");
+  std::vector<std::string> given{req.get_header_value("X-Api-Key")};
   const std::string bearer = req.get_header_value("Authorization");
-  if (is_bearer(bearer)) key = bearer.substr(bearer.find_first_not_of(' ', 6));
+  if (is_bearer(bearer)) given.push_back(bearer.substr(bearer.find_first_not_of(' ', 6)));
   bool good = false;
-  for (const std::string& k : options.api_keys) good |= equal_in_constant_time(k, key);
+  for (const std::string& k : options.api_keys) {
+    for (const std::string& key : given) good |= equal_in_constant_time(k, key);
+  }
   return good;
 }
 
@@ -149,7 +153,7 @@ httplib::Server::HandlerResponse HttpServer::Impl::before(const httplib::Request
       if (req.method == "OPTIONS") {
         // Clients add headers of their own (X-Stainless-OS, …), and none of them changes what we do.
         const std::string asked = req.get_header_value("Access-Control-Request-Headers");
-        res.set_header("Access-Control-Allow-Methods", "GET, POST");
+        res.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE");
         res.set_header("Access-Control-Allow-Headers",
                        asked.empty() ? "Authorization, Content-Type, X-Api-Key" : asked);
         res.status = 204;
@@ -161,7 +165,7 @@ httplib::Server::HandlerResponse HttpServer::Impl::before(const httplib::Request
       throw ApiError(401, "A valid API key is needed, as 'Authorization: Bearer KEY'.", {}, "invalid_api_key");
     if (req.path != "/") loaded();
   } catch (const ApiError& e) {
-    fail(res, e);
+    fail(req, res, e);
     return R::Handled;
   }
   return R::Unhandled;
@@ -174,30 +178,30 @@ void HttpServer::Impl::configure() {
   http.set_keep_alive_timeout(options.keep_alive_s);
   http.set_keep_alive_max_count(10000);
   http.set_pre_routing_handler([this](const auto& req, auto& res) { return before(req, res); });
-  http.set_exception_handler([this](const auto&, auto& res, std::exception_ptr ep) {
+  http.set_exception_handler([this](const auto& req, auto& res, std::exception_ptr ep) {
     try {
       std::rethrow_exception(ep);
     } catch (const ApiError& e) {
-      fail(res, e);
+      fail(req, res, e);
     } catch (const std::exception& e) {
-      fail(res, ApiError(500, e.what()));
+      fail(req, res, ApiError(500, e.what()));
     } catch (...) {
-      fail(res, ApiError(500, "An unknown error occurred."));
+      fail(req, res, ApiError(500, "An unknown error occurred."));
     }
   });
   // What httplib itself refuses, in our shape.
   http.set_error_handler([this](const auto& req, auto& res) {
     if (!res.body.empty()) return;
     const char* what = httplib::status_message(res.status);
-    fail(res, ApiError(res.status, res.status == 404 ? fmt::format("There is no {} {}.", req.method, req.path)
-                                   : res.status == 413
-                                       ? fmt::format("The request is larger than {} bytes.", options.max_body)
-                                       : fmt::format("The request was refused: {}.", what)));
+    fail(
+        req, res,
+        ApiError(res.status, res.status == 404   ? fmt::format("There is no {} {}.", req.method, req.path)
+                             : res.status == 413 ? fmt::format("The request is larger than {} bytes.", options.max_body)
+                                                 : fmt::format("The request was refused: {}.", what)));
   });
 }
 
-void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& res, bool chat) {
-  std::shared_ptr<Call> call = loaded().completion(req.body, chat);
+void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& res, std::shared_ptr<Call> call) {
   if (!call->stream()) {
     while (!call->finished()) {
       call->advance(kPoll);
@@ -216,13 +220,12 @@ void HttpServer::Impl::complete(const httplib::Request& req, httplib::Response& 
       ready = call->advance(kPoll);
     } catch (const std::exception& e) {
       failed = true;
-      ready = "data: " + error_json(ApiError(500, e.what())) + "\n\n";
+      ready = call->failed(ApiError(500, e.what()));
     }
     if (!sink.is_writable() || !(ready.empty() || sink.write(ready.data(), ready.size()))) {
       call->cancel();
       return false;
     }
-    if (failed) call->cancel();
     if (failed || call->finished()) sink.done();
     return true;
   };
@@ -243,8 +246,8 @@ void HttpServer::Impl::route() {
                    "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'");
     res.set_content(reinterpret_cast<const char*>(app::page_html), sizeof app::page_html, "text/html; charset=utf-8");
   });
-  const auto health = [this](const auto&, auto& res) {
-    if (!loaded().healthy()) return fail(res, ApiError(503, "The server is shutting down."));
+  const auto health = [this](const auto& req, auto& res) {
+    if (!loaded().healthy()) return fail(req, res, ApiError(503, "The server is shutting down."));
     res.set_content(R"({"status":"ok"})", kJson);
   };
   http.Get("/health", health);
@@ -259,10 +262,20 @@ void HttpServer::Impl::route() {
   post("/tokenize", [this](const std::string& body) { return loaded().tokenize(body); });
   post("/detokenize", [this](const std::string& body) { return loaded().detokenize(body); });
   post("/apply-template", [this](const std::string& body) { return loaded().apply_template(body); });
-  for (const char* path : {"/v1/chat/completions", "/chat/completions"})
-    http.Post(path, [this](const auto& req, auto& res) { complete(req, res, true); });
-  for (const char* path : {"/v1/completions", "/completions"})
-    http.Post(path, [this](const auto& req, auto& res) { complete(req, res, false); });
+  const auto generate = [this](std::initializer_list<const char*> paths, auto begin) {
+    for (const char* path : paths)
+      http.Post(path, [this, begin](const auto& req, auto& res) { complete(req, res, begin(loaded(), req.body)); });
+  };
+  generate({"/v1/chat/completions", "/chat/completions"},
+           [](Api& a, const std::string& body) { return a.completion(body, true); });
+  generate({"/v1/completions", "/completions"},
+           [](Api& a, const std::string& body) { return a.completion(body, false); });
+  generate({"/v1/responses", "/responses"}, [](Api& a, const std::string& body) { return a.response(body); });
+  generate({"/v1/messages"}, [](Api& a, const std::string& body) { return a.message(body); });
+  post("/v1/messages/count_tokens", [this](const std::string& body) { return loaded().count_tokens(body); });
+  get(R"(/v1/responses/([^/]+))", [this](const auto& req) { return loaded().kept_response(req.matches[1]); });
+  http.Delete(R"(/v1/responses/([^/]+))",
+              [this](const auto& req, auto& res) { res.set_content(loaded().delete_response(req.matches[1]), kJson); });
 }
 
 void HttpServer::Impl::bind() {

@@ -9,6 +9,7 @@
 
 #include "api_error.h"
 #include "conversation.h"
+#include "fields.h"
 #include "gsd/hypotheses.h"
 #include "gsd/sampling.h"
 
@@ -53,11 +54,12 @@ struct TokenizeRequest {
 };
 
 constexpr int kMaxChoices = 16;  // n times prompts
-constexpr int kMaxJsonDepth = 64;
 
 // All throw ApiError(400) naming the field, for text that is no JSON, nested deeper than kMaxJsonDepth, of a wrong
 // type, out of range, or asking for what is not supported. Thread safe.
 CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defaults);
+// The same of a body that was parsed: other APIs are put into the words of chats.
+CompletionRequest read_chat(const Json& object, const RequestDefaults& defaults);
 CompletionRequest parse_completion(std::string_view body, const RequestDefaults& defaults);
 TokenizeRequest parse_tokenize(std::string_view body);
 std::vector<Token> parse_detokenize(std::string_view body);

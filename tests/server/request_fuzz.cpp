@@ -3,7 +3,9 @@
 #include <cstdlib>
 
 #include "../../src/server/json_schema.h"
+#include "../../src/server/messages.h"
 #include "../../src/server/request.h"
+#include "../../src/server/responses.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
   using namespace gsd::server;
@@ -21,6 +23,16 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
         if (r.prompts.empty() || r.n * static_cast<int>(r.prompts.size()) > kMaxChoices) std::abort();
         break;
       }
+      case 'r': {
+        ResponseStore store;
+        store.put("resp_1", {R"([{"role": "user", "content": "a"}])",
+                             R"({"output": [{"id": "msg_1_0", "role": "user", "content": "b"}]})"});
+        read_chat(read_response(parse_object(body), store).chat, {});
+        break;
+      }
+      case 'm':
+        read_chat(messages_to_chat(parse_object(body)), {});
+        break;
       case 't':
         parse_tokenize(body);
         break;
@@ -31,7 +43,8 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
         parse_conversation(body, {});
     }
   } catch (const ApiError& e) {
-    if (e.status() != 400 || *e.what() == '\0') std::abort();
+    const bool unknown = data[0] == 'r' && e.status() == 404;
+    if ((e.status() != 400 && !unknown) || *e.what() == '\0') std::abort();
   }
   return 0;
 }

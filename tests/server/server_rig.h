@@ -39,7 +39,12 @@ inline Script slowed(Script script, int us) {
 
 inline ApiOptions api_options(const RigOptions& rig = {}) {
   ApiOptions o;
-  if (!rig.tool_format.empty()) o.tool_format = chat::tool_format(rig.tool_format);
+  if (!rig.tool_format.empty()) {  // with the template's tags of reasoning, as gsd serve does it
+    o.tool_format = chat::tool_format(rig.tool_format);
+    const chat::ToolFormat found = chat::find_tool_format(chat::JinjaFormat(rig.chat_template, "", ""));
+    o.tool_format->reasoning_open = found.reasoning_open;
+    o.tool_format->reasoning_close = found.reasoning_close;
+  }
   o.version = "test";
   return o;
 }

@@ -161,7 +161,7 @@ Json previous_messages(const Fields& f, ResponseStore& store) {
   return Json::parse(kept->messages);
 }
 
-Json tools_of(const Fields& f) {
+Json response_tools(const Fields& f) {
   Json out = Json::array();
   const Json* list = f.list("tools");
   if (list == nullptr) return out;
@@ -200,7 +200,7 @@ Json format_of(const Fields& f) {
 }
 
 // What other clients' servers do and this one does not. Values that ask for nothing are taken.
-void refuse_unsupported(const Fields& f) {
+void refuse_of_response(const Fields& f) {
   f.refuse_unsupported({"background", "conversation", "prompt", "context_management", "moderation", "top_logprobs"});
   f.only("truncation", {"disabled"});
   f.only("service_tier", {"auto", "default"});
@@ -256,7 +256,7 @@ Json echo_of(const Json& body) {
 
 ResponseRequest read_response(const Json& body, ResponseStore& store) {
   const Fields f(body);
-  refuse_unsupported(f);
+  refuse_of_response(f);
   Input input(store, previous_messages(f, store));
   const Json* items = f.find("input");
   if (items == nullptr || !(items->is_string() || items->is_array()))
@@ -272,7 +272,7 @@ ResponseRequest read_response(const Json& body, ResponseStore& store) {
   for (const char* name : {"input", "instructions", "text", "reasoning", "stream_options", "max_output_tokens"})
     out.chat.erase(name);
   out.chat["messages"] = with_system(out.messages, f.text("instructions"));
-  out.chat["tools"] = tools_of(f);
+  out.chat["tools"] = response_tools(f);
   out.chat["tool_choice"] = tool_choice_of(f);
   out.chat["response_format"] = format_of(f);
   if (const Json* most = f.find("max_output_tokens")) out.chat["max_tokens"] = *most;
@@ -297,7 +297,7 @@ Json text_part(const AnswerItem& item) {
   return {{"type", "output_text"}, {"text", item.text}, {"annotations", Json::array()}, {"logprobs", Json::array()}};
 }
 
-Json usage_json(const Outcome& o) {
+Json response_usage(const Outcome& o) {
   return {{"input_tokens", o.n_prompt},
           {"input_tokens_details", {{"cached_tokens", o.n_reused}}},
           {"output_tokens", o.stats.emitted},
@@ -352,7 +352,7 @@ Json ResponseWriter::response(const Answers& answers, const char* status) const 
            {"temperature", answers.request.sampling.temperature},
            {"top_p", answers.request.sampling.top_p},
            {"output", Json::array()},
-           {"usage", a.finished ? usage_json(a.outcome) : Json()}};
+           {"usage", a.finished ? response_usage(a.outcome) : Json()}};
   out.update(request_.echo);
   if (!a.finished) return out;
   for (std::size_t i = 0; i < a.items.size(); ++i)

@@ -46,7 +46,7 @@ class Runtime {
   std::optional<DraftType> draft_type() const;  // what drafts; none: only the history is drawn on
   // "llama 2.7M Q8_0", "1 MTP layer of the target"; empty if nothing drafts.
   std::string draft_description() const;
-  // A clause on MTP layers of the target that cannot be drafted with; empty if there are none.
+  // A clause on MTP layers of the target that cannot be drafted with; empty if there are none or a draft was given.
   std::string idle_layers() const;
   Engine& engine();
   int n_ctx() const;

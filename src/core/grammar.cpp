@@ -40,8 +40,10 @@ constexpr std::size_t kMostMasks = 200;
 // After so many questions at one place the answers for the whole vocabulary are worked out.
 constexpr unsigned kMany = 16;
 
-// Three numbers to one: a hash table that forgets everything at once.
-class Table {
+}  // namespace
+
+// Three numbers to one: a hash table that forgets everything at once. A member of Matcher, hence with a linkage.
+class TripleTable {
  public:
   void clear() {
     used_ = 0;
@@ -87,8 +89,6 @@ class Table {
   std::size_t used_ = 0;
   std::uint32_t round_ = 1;
 };
-
-}  // namespace
 
 // The vocabulary as a tree of bytes, parents before children: tokens that begin alike are followed once.
 class VocabularyTree {
@@ -236,14 +236,14 @@ class Matcher {
   std::vector<Position> positions_;
   std::unordered_multimap<std::uint64_t, std::uint32_t> frames_by_hash_, positions_by_hash_;
   std::vector<std::uint32_t> next_;  // rows of 128 positions
-  Table others_;                     // position, character to position
+  TripleTable others_;               // position, character to position
   std::vector<std::vector<bool>> masks_;
   const std::vector<bool>* mask_ = nullptr;  // of the accepted text's position, once it was asked for
   std::uint32_t start_ = kNone;              // the position before any text, unless it was forgotten
 
   // Of the closure in progress.
   std::uint64_t closure_ = 0;
-  Table seen_;  // items, and the frames of the rules that begin here
+  TripleTable seen_;  // items, and the frames of the rules that begin here
   std::vector<Item> todo_, found_;
   bool may_end_ = false;
   std::vector<NewFrame> new_frames_;

@@ -36,18 +36,13 @@ bool same_bits(const GgufFile::Tensor& t, Use use, bool narrow) {
 }  // namespace
 
 std::string width_obstacles(const Model& model, bool narrow) {
-  std::vector<GgufFile::Tensor> tensors;
-  for (const std::string& part : model_parts(model.path())) {
-    const auto file = GgufFile::open(part);
-    if (!file) return "a part of the model that cannot be read";
-    tensors.insert(tensors.end(), file->tensors().begin(), file->tensors().end());
-  }
-  const bool tied =
-      std::none_of(tensors.begin(), tensors.end(), [](const GgufFile::Tensor& t) { return t.name == "output.weight"; });
+  const auto tensors = model_tensors(model.path());
+  if (!tensors) return "a part of the model that cannot be read";
+  const bool tied = !has_tensor(*tensors, "output.weight");
   std::set<std::string> kinds;
   // ggml computes several tokens of it at once in another order than one after the other (`zoo check --only-exact`).
   if (model.architecture() == "minimax-01") kinds.insert("lightning attention");
-  for (const GgufFile::Tensor& t : tensors) {
+  for (const GgufFile::Tensor& t : *tensors) {
     const Use use = use_of(t, tied);
     if (!same_bits(t, use, narrow))
       kinds.insert(std::string(use == Use::kExperts ? "experts" : "weights") + " in " + ggml_type_name(t.type));

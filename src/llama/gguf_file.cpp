@@ -100,6 +100,20 @@ std::vector<std::string> model_parts(const std::string& path) {
   return paths;
 }
 
+std::optional<std::vector<GgufFile::Tensor>> model_tensors(const std::string& path) {
+  std::vector<GgufFile::Tensor> out;
+  for (const std::string& part : model_parts(path)) {
+    const auto file = GgufFile::open(part);
+    if (!file) return std::nullopt;
+    out.insert(out.end(), file->tensors().begin(), file->tensors().end());
+  }
+  return out;
+}
+
+bool has_tensor(std::span<const GgufFile::Tensor> tensors, std::string_view name) {
+  return std::any_of(tensors.begin(), tensors.end(), [&](const GgufFile::Tensor& t) { return t.name == name; });
+}
+
 std::string not_a_language_model(const GgufFile& file) {
   const std::string arch = file.architecture();
   const std::string type = file.text("general.type").value_or("");

@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace gsd {
@@ -47,6 +49,10 @@ class GgufFile {
 
 // The files of a model: its own, or those of all parts where it is the first of a split one.
 std::vector<std::string> model_parts(const std::string& path);
+
+// The tensors of all parts of a model; none if one of them cannot be read.
+std::optional<std::vector<GgufFile::Tensor>> model_tensors(const std::string& path);
+bool has_tensor(std::span<const GgufFile::Tensor> tensors, std::string_view name);
 
 // What keeps the file from being loaded as a language model, as the end of a sentence that begins with its name: what
 // it is, and which flag of which program takes it. Empty if nothing is known against it.

@@ -20,20 +20,18 @@ constexpr std::string_view kMtpOfExperts[] = {"deepseek2", "deepseek32", "glm-ds
 // Architectures of which libllama 0.7 gives what enters each layer, likewise ("EAGLE-3").
 constexpr std::string_view kGivesLayers[] = {"gpt-oss", "llama", "qwen3", "qwen3moe"};
 
-bool has_tensor(const GgufFile& file, std::string_view name) {
-  return std::any_of(file.tensors().begin(), file.tensors().end(), [&](const auto& t) { return t.name == name; });
-}
-
 template <std::size_t N>
 bool is_one_of(const std::string& name, const std::string_view (&list)[N]) {
   return std::find(std::begin(list), std::end(list), name) != std::end(list);
 }
 
-bool has_dense_mtp_layer(const GgufFile& file, std::uint64_t n_mtp) {
+// `file` is the model's only or first one; the layer may stand in another part.
+bool has_dense_mtp_layer(const std::string& path, const GgufFile& file, std::uint64_t n_mtp) {
   const std::uint64_t n = file.number(file.of("block_count")).value_or(0);
   const std::uint64_t first = n - std::min(n, n_mtp);
-  return file.number(file.of("leading_dense_block_count")).value_or(0) > first ||
-         !has_tensor(file, "blk." + std::to_string(first) + ".ffn_gate_inp.weight");
+  if (file.number(file.of("leading_dense_block_count")).value_or(0) > first) return true;
+  const auto tensors = model_tensors(path);  // where a part cannot be read, loading it will say why
+  return tensors && !has_tensor(*tensors, "blk." + std::to_string(first) + ".ffn_gate_inp.weight");
 }
 
 }  // namespace
@@ -75,7 +73,7 @@ MtpLayers mtp_layers(const std::string& path) {
   else if (file->architecture() == "glm4moe" && file->has_key_beginning(file->of("rope.dimension_sections")))
     out.obstacle = "libllama does not compute them with positions in sections (M-RoPE)";
   else if (is_one_of(file->architecture(), kMtpOfExperts) &&
-           has_dense_mtp_layer(*file, static_cast<std::uint64_t>(out.count)))
+           has_dense_mtp_layer(path, *file, static_cast<std::uint64_t>(out.count)))
     out.obstacle = "libllama computes them with experts only, and the first of these has none";
   return out;
 }
@@ -99,7 +97,8 @@ std::vector<std::int32_t> layers_of_target(const Model& target, const Model& hea
                                                   " models that EAGLE-3 heads read.");
   if (file->number(file->of("target_hidden_size")) != static_cast<std::uint64_t>(target.n_embd()))
     refuse("its target's layers have another width");
-  const bool complete = has_tensor(*file, "token_embd.weight") && has_tensor(*file, "output.weight");
+  const bool complete =
+      has_tensor(file->tensors(), "token_embd.weight") && has_tensor(file->tensors(), "output.weight");
   if (!complete && head.n_embd() != target.n_embd())
     refuse("it has not its target's width, nor an embedding and an output of its own");
   if (head.n_layers() != 1) refuse("it has " + std::to_string(head.n_layers()) + " layers, and libllama computes one");

@@ -399,7 +399,6 @@ void RecurrentBackend::commit(std::int32_t seq, std::span<const std::int32_t> pa
 std::int32_t RecurrentBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
   commit(seq, {});
   Sequence& s = at(seq);
-  if (states_) states_->truncate(seq, std::min(s.committed, n_tokens));
   if (n_tokens >= s.committed) return s.committed;
   go_back(s, n_tokens);
   // A few tokens may be fed again on the way; more are the caller's to feed, who does it in pieces.

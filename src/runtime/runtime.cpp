@@ -53,7 +53,7 @@ struct Runtime::Impl {
 
   RuntimeOptions options;
   ProfileStore store;
-  MtpLayers mtp;  // of the target's file
+  MtpLayers mtp;  // of the target's file; looked for where no draft is given
   std::optional<DraftType> type;
   std::unique_ptr<NarrowKernels> narrow;  // outlives what is computed with it
   std::unique_ptr<Model> target;
@@ -112,21 +112,23 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
       return !progress || progress(from + (to - from) * share);
     };
   };
-  m.mtp = mtp_layers(options.target);
+  const auto load = [&](ModelOptions model) {
+    model.repack = repack;
+    return std::make_unique<Model>(model);
+  };
+  if (!with_draft) m.mtp = mtp_layers(options.target);
   m.type = choose_draft_type(options, m.mtp);
-  m.target = std::make_unique<Model>(ModelOptions{.path = options.target,
-                                                  .gpu_layers = options.target_gpu_layers,
-                                                  .repack = repack,
-                                                  .mmap = options.mmap,
-                                                  .mtp = m.type == DraftType::kMtp,
-                                                  .progress = part(0, with_draft ? 0.9F : 1)});
+  m.target = load({.path = options.target,
+                   .gpu_layers = options.target_gpu_layers,
+                   .mmap = options.mmap,
+                   .mtp = m.type == DraftType::kMtp,
+                   .progress = part(0, with_draft ? 0.9F : 1)});
   if (with_draft) {
-    m.draft = std::make_unique<Model>(ModelOptions{.path = options.draft,
-                                                   .gpu_layers = options.draft_gpu_layers,
-                                                   .repack = repack,
-                                                   .mmap = options.mmap,
-                                                   .head = m.type != DraftType::kModel,
-                                                   .progress = part(0.9F, 1)});
+    m.draft = load({.path = options.draft,
+                    .gpu_layers = options.draft_gpu_layers,
+                    .mmap = options.mmap,
+                    .head = m.type != DraftType::kModel,
+                    .progress = part(0.9F, 1)});
     const std::string why = pair_mismatch(*m.target, *m.draft);
     if (!why.empty())
       throw Error(ErrorCode::kPairMismatch,

@@ -53,8 +53,6 @@ std::vector<Job> one(Job j) {
   return out;
 }
 
-constexpr Mode kModes[] = {Mode::kPlain, Mode::kChain, Mode::kTree, Mode::kGraph, Mode::kAuto};
-
 TEST(Scheduler, EveryStreamsTextIsThatOfTheStreamAlone) {
   Rig rig;
   rig.start();
@@ -62,12 +60,8 @@ TEST(Scheduler, EveryStreamsTextIsThatOfTheStreamAlone) {
   std::vector<std::string> expected;
   GSD_SEEDED(rng, 1);
   for (int i = 0; i < 40; ++i) {
-    SessionOptions o = options(kModes[rng() % 5], 1 + static_cast<std::int64_t>(rng() % 60));
-    o.ignore_eog = rng() % 2 == 0;
-    o.sampling.temperature = i % 2 ? 0.9F : 0;
-    o.sampling.seed = rng();
-    std::string prompt(1 + rng() % 90, 'x');
-    for (char& c : prompt) c = static_cast<char>('a' + rng() % 20);
+    const SessionOptions o = random_options(rng, i);
+    const std::string prompt = random_prompt(rng, 90, 20);
     expected.push_back(Rig::alone(prompt, o));
     probes.push_back(std::make_unique<Probe>());
     ASSERT_TRUE(rig.scheduler.submit(one(probes.back()->job(prompt, o))));

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -68,6 +69,24 @@ inline TextModel ascii_model(int n_ctx, const std::string& chat_template = kPlai
   for (Token t = 0; t < 128; ++t) texts->add(m.vocabulary.piece(t, ShowControl::kNo), t == 0);
   m.grammar = [texts](const std::string& gbnf) { return Grammar(gbnf, texts); };
   return m;
+}
+
+// 1 to `longest` of the first `letters` letters.
+inline std::string random_prompt(std::mt19937_64& rng, unsigned longest, unsigned letters) {
+  std::string prompt(1 + rng() % longest, 'x');
+  for (char& c : prompt) c = static_cast<char>('a' + rng() % letters);
+  return prompt;
+}
+
+// Of any mode and length; every second one is drawn.
+inline SessionOptions random_options(std::mt19937_64& rng, int index) {
+  SessionOptions o;
+  o.speculation.mode = static_cast<Mode>(rng() % 5);
+  o.max_tokens = 1 + static_cast<std::int64_t>(rng() % 60);
+  o.ignore_eog = rng() % 2 == 0;
+  o.sampling.temperature = index % 2 ? 0.9F : 0;
+  o.sampling.seed = rng();
+  return o;
 }
 
 // Everything but HTTP; the scheduler runs in a thread of its own until the rig is destroyed.

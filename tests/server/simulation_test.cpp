@@ -105,8 +105,7 @@ void simulate(std::uint64_t seed, Marks& marks) {
   for (int round = 0; round < n_rounds; ++round) {
     if (round == drain_at) scheduler.drain(), ++marks.drained;
     if (rng() % 3 == 0) {
-      std::string prompt(1 + rng() % 60, 'x');
-      for (char& c : prompt) c = static_cast<char>('a' + rng() % 3);
+      const std::string prompt = random_prompt(rng, 60, 3);
       const float temperature = rng() % 2 == 0 ? 0 : 0.5F;
       const std::uint64_t request_seed = rng() % 1000;
       const int most = 1 + static_cast<int>(rng() % 60);

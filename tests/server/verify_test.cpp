@@ -68,14 +68,8 @@ TEST(ServerVerifying, NothingChangesAStreamsText) {
     std::vector<std::pair<std::string, SessionOptions>> wishes;
     std::vector<std::string> expected;
     for (int i = 0; i < 20; ++i) {
-      SessionOptions o;
-      o.speculation.mode = static_cast<Mode>(rng() % 5);
-      o.max_tokens = 1 + static_cast<std::int64_t>(rng() % 60);
-      o.ignore_eog = rng() % 2 == 0;
-      o.sampling.temperature = i % 2 ? 0.9F : 0;
-      o.sampling.seed = rng();
-      std::string prompt(1 + rng() % 90, 'x');
-      for (char& c : prompt) c = static_cast<char>('a' + rng() % 20);
+      const SessionOptions o = random_options(rng, i);
+      const std::string prompt = random_prompt(rng, 90, 20);
       expected.push_back(Rig::alone(prompt, o));
       wishes.emplace_back(prompt, o);
     }

@@ -36,7 +36,7 @@ refused "has no flag '-n5'" "$gsd" generate "${pair[@]}" -p x -n5
 echo "== flags and environment"
 "$gsd" help serve | grep -q -- "--api-key" || fail "gsd help serve"
 "$gsd" help | grep -q "generate" || fail "gsd help"
-for c in generate chat serve inspect bench make-draft trace simulate; do
+for c in generate chat serve batch inspect bench make-draft trace simulate; do
   "$gsd" help $c >"$dir/out" && cmp -s "$dir/out" <("$gsd" $c --help) || fail "gsd help $c is not gsd $c --help"
 done
 LLAMA_ARG_CTX_SIZE=64 "$gsd" generate "${pair[@]}" -p "# tar" -n -1 --ignore-eos --json >"$dir/out" 2>"$dir/err" || fail "environment: $(cat "$dir/err")"

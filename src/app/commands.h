@@ -6,6 +6,7 @@
 namespace gsd::app {
 
 void add_generate(CLI::App& program, int& exit_code);
+void add_batch(CLI::App& program, int& exit_code);
 void add_bench(CLI::App& program, int& exit_code);
 void add_chat(CLI::App& program, int& exit_code);
 void add_inspect(CLI::App& program, int& exit_code);

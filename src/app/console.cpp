@@ -110,6 +110,16 @@ std::string read_file(const std::string& path) {
   return text;
 }
 
+std::vector<std::string> split(const std::string& text, char at) {
+  std::vector<std::string> out;
+  std::istringstream in(text);
+  for (std::string part; std::getline(in, part, at);) {
+    while (!part.empty() && (part.back() == '\r' || part.back() == ' ')) part.pop_back();
+    if (!part.empty()) out.push_back(part);
+  }
+  return out;
+}
+
 std::string read_prompt(const std::string& text, const std::string& file) {
   if (!text.empty()) return text;
   if (!file.empty()) return read_file(file);

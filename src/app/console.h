@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "../core/stopwatch.h"
 #include "gsd/engine.h"
@@ -47,6 +48,9 @@ class ProgressLine {
 
 // Whole file, or standard input for "-". Throws Error(kIo); at most 64 MiB.
 std::string read_file(const std::string& path);
+
+// What stands between the characters `at`, without what is empty and spaces at the ends.
+std::vector<std::string> split(const std::string& text, char at);
 
 // The prompt from -p, -f or standard input. Throws Error(kUsage) if there is none.
 std::string read_prompt(const std::string& text, const std::string& file);

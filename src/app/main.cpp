@@ -55,6 +55,7 @@ int main(int argc, char** argv) {
   program.set_version_flag("--version", app::version_text, "Show versions, commit and instruction sets");
   int exit_code = 0;
   app::add_generate(program, exit_code);
+  app::add_batch(program, exit_code);
   app::add_bench(program, exit_code);
   app::add_chat(program, exit_code);
   app::add_inspect(program, exit_code);

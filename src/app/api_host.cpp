@@ -1,0 +1,124 @@
+#include "api_host.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "console.h"
+
+namespace gsd::app {
+namespace {
+
+constexpr int kMinContext = 16;  // of a slot, see ContextOptions
+
+server::TextModel text_model(const Runtime& pair, const ApiFlags& flags) {
+  const Model& m = pair.target();
+  const std::string stem = std::filesystem::path(m.path()).stem().string();
+  std::vector<std::string> names = split(flags.alias, ',');
+  server::TextModel out;
+  out.id = names.empty() ? stem : names.front();
+  out.aliases = {names.empty() ? m.path() : stem};
+  if (names.size() > 1) out.aliases.insert(out.aliases.end(), names.begin() + 1, names.end());
+  out.description = m.description();
+  out.draft_description = pair.draft_description();
+  const LoadedFormat chat = load_format(m, flags.chat_template);
+  if (!chat.warning.empty()) std::fprintf(stderr, "gsd: note: %s\n", chat.warning.c_str());
+  out.chat = chat.format;
+  out.own_chat_template = chat.own;
+  out.n_params = m.n_params();
+  out.n_bytes = m.n_bytes();
+  out.vocabulary = vocabulary(m);
+  for (Token t = 0; t < m.n_vocab(); ++t)
+    out.max_token_bytes = std::max(out.max_token_bytes, m.piece(t, ShowControl::kYes).size());
+  out.n_ctx = pair.n_ctx();
+  out.n_ctx_train = m.n_ctx_train();
+  out.grammar = [&m](const std::string& gbnf) { return make_grammar(m, gbnf); };
+  return out;
+}
+
+// The format asked for, with the template's tags of reasoning.
+std::optional<chat::ToolFormat> tool_format(const ApiFlags& flags, const chat::ChatFormat& format) {
+  if (flags.tool_format.empty()) return std::nullopt;
+  chat::ToolFormat out = chat::tool_format(flags.tool_format);
+  const chat::ToolFormat found = chat::find_tool_format(format);
+  out.reasoning_open = found.reasoning_open;
+  out.reasoning_close = found.reasoning_close;
+  return out;
+}
+
+server::Conversation conversation(const ApiFlags& flags) {
+  server::Conversation out;
+  out.chat.variables = template_variables(flags.chat_template);
+  out.reasoning = server::parse_reasoning_format(flags.reasoning_format);
+  return out;
+}
+
+server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& format) {
+  const SessionOptions defaults = flags.model.session();
+  return {.defaults = {.sampling = defaults.sampling,
+                       .speculation = defaults.speculation,
+                       .random_seed = flags.random_seed,
+                       .max_tokens = defaults.max_tokens,
+                       .conversation = conversation(flags)},
+          .exact = flags.model.pair.engine.exact,
+          .strict_model = flags.strict_model,
+          .tool_format = tool_format(flags, format),
+          .version = GSD_VERSION};
+}
+
+}  // namespace
+
+void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
+  const auto group = [&](CLI::Option* o) { return o->group(heading); };
+  group(app.add_option("--parallel", f.n_slots, "Slots: requests that are generated at the same time (-np)"))
+      ->capture_default_str()
+      ->transform(CLI::Transformer(std::map<std::string, std::string>{{"-1", std::to_string(f.n_slots)}}))
+      ->check(CLI::Range(1, 64));
+  group(app.add_option("-a,--alias", f.alias, "Names of the model in the API, separated by commas"));
+  add_template_flags(app, f.chat_template, heading);
+  group(app.add_option("--tool-format", f.tool_format,
+                       "How the model writes calls of functions (hermes, mistral, …); found by a trial of its template "
+                       "if not given"));
+  group(app.add_option("--reasoning-format", f.reasoning_format,
+                       "Reasoning in chats: apart as reasoning_content (auto, deepseek), or left in the text (none)"))
+      ->capture_default_str()
+      ->check(CLI::IsMember(std::vector<std::string>{"auto", "deepseek", "none"}));
+  group(app.add_flag("--strict-model", f.strict_model, "Refuse requests that name another model than the served one"));
+  // llama-server's defaults
+  f.model.sampling.temperature = 0.8F;
+  f.model.sampling.top_k = 40;
+  f.model.sampling.top_p = 0.95F;
+  f.model.sampling.min_p = 0.05F;
+  f.model.n_predict = -1;
+  add_model_flags(app, f.model);
+  add_mode_flag(app, f.model);
+  add_speculation_flags(app, f.model);
+  add_draw_flags(app, f.model);
+}
+
+void check_api_flags(ApiFlags& flags) {
+  flags.model.session();
+  conversation(flags);
+  if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
+  ContextOptions& context = flags.model.pair.context;
+  context.n_seq = flags.n_slots;
+  int& n_ctx = context.n_ctx;  // as llama-server's -c: for all slots together; 0 = not given
+  if (n_ctx > 0 && n_ctx / flags.n_slots < kMinContext)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("A context of {} for {} slots leaves less than {} tokens to each; raise -c or "
+                            "lower -np.",
+                            n_ctx, flags.n_slots, kMinContext));
+  n_ctx /= flags.n_slots;
+  context.max_leaves = std::min(16, 256 / flags.n_slots);
+  flags.model.pair.engine.keep_prefixes = true;
+}
+
+ApiHost::ApiHost(const ApiFlags& flags, bool cancel_passes)
+    : pair(load_pair(flags.model, cancel_passes)),
+      model(text_model(pair, flags)),
+      scheduler(pair.engine(), metrics, {.max_queue = static_cast<std::size_t>(flags.max_queue)}),
+      api(model, scheduler, metrics, api_options(flags, *model.chat)) {}
+
+}  // namespace gsd::app

@@ -1,0 +1,43 @@
+// What answers requests of the API, whether they come over HTTP or from a file.
+#pragma once
+
+#include <string>
+
+#include "../server/api.h"
+#include "chat_format.h"
+#include "options.h"
+
+namespace gsd::app {
+
+struct ApiFlags {
+  ModelFlags model;
+  int n_slots = 4;
+  int max_queue = 64;
+  std::string alias;
+  TemplateFlags chat_template;
+  std::string tool_format;
+  std::string reasoning_format = "auto";
+  bool random_seed = true;
+  bool strict_model = false;
+};
+// Those that count for every way in, with the model's and with llama-server's defaults for what requests leave out.
+// `group`: the heading in the help.
+void add_api_flags(CLI::App& app, ApiFlags& flags, const std::string& group);
+
+// Complains about what makes no sense before anything is loaded, and fits the pair's options to the slots.
+// Throws Error(kUsage).
+void check_api_flags(ApiFlags& flags);
+
+// A loaded pair with the scheduler and the API over it. One thread owns it; see Scheduler and Api for the others.
+struct ApiHost {
+  // The flags were checked, and outlive it. Loads the pair; `cancel_passes` as in load_pair().
+  ApiHost(const ApiFlags& flags, bool cancel_passes);
+
+  Runtime pair;
+  server::TextModel model;
+  server::Metrics metrics;
+  server::Scheduler scheduler;
+  server::Api api;
+};
+
+}  // namespace gsd::app

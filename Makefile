@@ -12,7 +12,7 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); \
   m=$$(awk '/^MemAvailable/ { print int($$2 / 1048576) }' /proc/meminfo 2>/dev/null); \
   [ "$${m:-$$n}" -ge "$$n" ] || n=$$m; [ "$$n" -ge 1 ] || n=1; echo $$n)
 
-.PHONY: help demo program test bench install package configure clean distclean
+.PHONY: help demo program test bench install package wheel configure clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make test    the same set-up, then all tests'
 	@echo 'make install PREFIX=/usr/local    program, library, manual; DESTDIR=... for packagers. The tree can be moved'
 	@echo 'make package a tarball and a .deb in build/release/packages'
+	@echo 'make wheel   the Python package, in build/release/wheel'
 	@echo 'make bench   measure the modes beside each other on the bundled pair, under five minutes'
 	@echo 'make clean   delete build/ (distclean: .prefix/ too)'
 	@echo 'GSD_USE_PREFIX=ON takes the pinned libllama of .prefix even where the system has one'
@@ -60,6 +61,9 @@ install: configure
 package: configure
 	@cmake --build $(BUILD) --parallel $(JOBS) --target gsd_installed
 	@umask 022 && cd $(BUILD) && cpack
+
+wheel: configure
+	@cmake --build $(BUILD) --parallel $(JOBS) --target gsd_wheel
 
 clean:
 	rm -rf build

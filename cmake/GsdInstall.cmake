@@ -6,6 +6,8 @@
 #   share/doc/gsd/            licences, also those of what is copied along
 #   share/man, share/…        the manual page and the shells' completions
 #
+# The component gsd_library is what libgsd.so needs, for the Python package (python/build_wheel.py).
+#
 # Nothing in the tree names the folder that it was installed in or the checkout: it may be moved.
 if(NOT TARGET gsd_core OR NOT TARGET gsd_gsd)
   return()
@@ -43,8 +45,8 @@ install(FILES "${PROJECT_BINARY_DIR}/gsdConfig.cmake" "${PROJECT_BINARY_DIR}/gsd
 
 if(TARGET gsd_capi)
   add_dependencies(gsd_installed gsd_capi)
-  install(TARGETS gsd_capi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-  install(FILES capi/gsd.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(TARGETS gsd_capi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT gsd_library)
+  install(FILES capi/gsd.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT gsd_library)
   # With the prefix's libllama a program that uses it is started by the loader beside it, as in GsdPrefix.cmake.
   set(GSD_PC_LOADER "")
   if(GSD_LLAMA_MODE STREQUAL "PREFIX")
@@ -55,26 +57,31 @@ if(TARGET gsd_capi)
   endif()
   file(RELATIVE_PATH GSD_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
   configure_file(cmake/gsd.pc.in "${PROJECT_BINARY_DIR}/gsd.pc" @ONLY)
-  install(FILES "${PROJECT_BINARY_DIR}/gsd.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+  install(FILES "${PROJECT_BINARY_DIR}/gsd.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT gsd_library)
 endif()
 
 # --- what is loaded at run time ---------------------------------------------------------------------------------------
 
 if(TARGET ggml-gsd)
   add_dependencies(gsd_installed ggml-gsd)
-  install(TARGETS ggml-gsd LIBRARY DESTINATION ${GSD_PLUGIN_DIR})
+  install(TARGETS ggml-gsd LIBRARY DESTINATION ${GSD_PLUGIN_DIR} COMPONENT gsd_library)
 endif()
 if(GSD_LLAMA_MODE STREQUAL "PREFIX")
   file(GLOB loader "${GSD_PREFIX_LIBDIR}/ld-linux-*.so.*")
   get_filename_component(GSD_LOADER "${loader}" NAME)
+  set(program_only libedit.so.2 libbsd.so.0 libmd.so.0 libtinfo.so.6)
   foreach(name ${GSD_LOADER} libllama.so.0 libggml.so.0 libggml-base.so.0 libgomp.so.1 libstdc++.so.6 libgcc_s.so.1
-               libm.so.6 libc.so.6 libvulkan.so.1 libedit.so.2 libbsd.so.0 libmd.so.0 libtinfo.so.6)
+               libm.so.6 libc.so.6 libvulkan.so.1 ${program_only})
     if(EXISTS "${GSD_PREFIX_LIBDIR}/${name}")
+      set(component gsd_library)
+      if(name IN_LIST program_only)
+        set(component gsd_program)
+      endif()
       file(REAL_PATH "${GSD_PREFIX_LIBDIR}/${name}" file)
-      install(PROGRAMS "${file}" DESTINATION ${GSD_PLUGIN_DIR} RENAME ${name})
+      install(PROGRAMS "${file}" DESTINATION ${GSD_PLUGIN_DIR} RENAME ${name} COMPONENT ${component})
     endif()
   endforeach()
-  install(DIRECTORY "${GSD_BACKENDS_DIR}" DESTINATION ${GSD_PLUGIN_DIR}/ggml)
+  install(DIRECTORY "${GSD_BACKENDS_DIR}" DESTINATION ${GSD_PLUGIN_DIR}/ggml COMPONENT gsd_library)
 endif()
 
 # --- the program ------------------------------------------------------------------------------------------------------
@@ -123,7 +130,7 @@ endif()
 
 # --- licences ---------------------------------------------------------------------------------------------------------
 
-install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright COMPONENT gsd_library)
 if(GSD_LLAMA_MODE STREQUAL "PREFIX")
   # Of what is copied along, of what is compiled in, and the texts that those name. GCC's libraries have theirs in a package
   # of the compiler.
@@ -139,7 +146,7 @@ if(GSD_LLAMA_MODE STREQUAL "PREFIX")
   foreach(file ${copyrights} ${gcc_copyright})
     get_filename_component(package "${file}" DIRECTORY)
     get_filename_component(package "${package}" NAME)
-    install(FILES "${file}" DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences RENAME ${package})
+    install(FILES "${file}" DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences RENAME ${package} COMPONENT gsd_library)
     file(STRINGS "${file}" lines REGEX "/usr/share/common-licenses/")
     string(REGEX MATCHALL "/usr/share/common-licenses/[A-Za-z]+(-[0-9]+(\\.[0-9]+)?)?" names "${lines}")
     list(APPEND licences ${names})
@@ -147,9 +154,9 @@ if(GSD_LLAMA_MODE STREQUAL "PREFIX")
   list(REMOVE_DUPLICATES licences)
   foreach(file ${licences})
     file(REAL_PATH "${file}" file)
-    install(FILES "${file}" DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences OPTIONAL)
+    install(FILES "${file}" DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences COMPONENT gsd_library OPTIONAL)
   endforeach()
-  install(FILES "${GSD_PREFIX}/stamp" DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences RENAME debian-packages)
+  install(FILES "${GSD_PREFIX}/stamp" DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences RENAME debian-packages COMPONENT gsd_library)
 endif()
 
 # --- packages ---------------------------------------------------------------------------------------------------------

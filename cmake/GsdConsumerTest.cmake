@@ -1,5 +1,5 @@
 # Tests that an outside project can use the installed package: installs this build into a scratch folder, then
-# configures, builds and runs examples/consumer against it.
+# configures, builds and runs examples/consumer against it, and examples/generate.c against the C API.
 set(scratch "${PROJECT_BINARY_DIR}/consumer")
 set(flags "")
 if(GSD_SANITIZE)
@@ -18,3 +18,9 @@ add_test(
     --test-command "${scratch}/build/consumer" ${consumer_args})
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP gsd_installed)
 set_tests_properties(consumer.build PROPERTIES FIXTURES_REQUIRED gsd_installed LABELS model TIMEOUT 300)
+if(TARGET gsd_capi AND TARGET gsd AND NOT GSD_SANITIZE)
+  add_test(NAME capi.installed
+           COMMAND "${PROJECT_SOURCE_DIR}/tests/capi_test.sh" "${scratch}/prefix" "${PROJECT_SOURCE_DIR}" $<TARGET_FILE:gsd>
+                   "${CMAKE_CXX_COMPILER}")
+  set_tests_properties(capi.installed PROPERTIES FIXTURES_REQUIRED gsd_installed LABELS model RUN_SERIAL ON TIMEOUT 300)
+endif()

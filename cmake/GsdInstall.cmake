@@ -2,6 +2,7 @@
 #
 #   bin/gsd                   the program; with the prefix's libllama a script that starts lib/gsd/gsd with the loader beside it
 #   lib/gsd/                  the plugin and, with the prefix's libllama, every library that the program needs
+#   lib/libgsd.so             the C API, with include/gsd.h and lib/pkgconfig/gsd.pc
 #   share/doc/gsd/            licences, also those of what is copied along
 #   share/man, share/…        the manual page and the shells' completions
 #
@@ -37,6 +38,25 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/gsdConfigVersion.cmake" 
 install(FILES "${PROJECT_BINARY_DIR}/gsdConfig.cmake" "${PROJECT_BINARY_DIR}/gsdConfigVersion.cmake"
               cmake/GsdFindLlama.cmake cmake/GsdPrefix.cmake cmake/program.map
         DESTINATION ${GSD_CMAKE_DIR})
+
+# --- the C API --------------------------------------------------------------------------------------------------------
+
+if(TARGET gsd_capi)
+  add_dependencies(gsd_installed gsd_capi)
+  install(TARGETS gsd_capi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(FILES capi/gsd.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  # With the prefix's libllama a program that uses it is started by the loader beside it, as in GsdPrefix.cmake.
+  set(GSD_PC_LOADER "")
+  if(GSD_LLAMA_MODE STREQUAL "PREFIX")
+    file(GLOB loader "${GSD_PREFIX_LIBDIR}/ld-linux-*.so.*")
+    get_filename_component(loader "${loader}" NAME)
+    set(GSD_PC_LOADER " -Wl,--dynamic-linker,\${libdir}/gsd/${loader} -Wl,--disable-new-dtags,-rpath,\${libdir}/gsd:\${libdir}\
+ -Wl,--allow-shlib-undefined")
+  endif()
+  file(RELATIVE_PATH GSD_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+  configure_file(cmake/gsd.pc.in "${PROJECT_BINARY_DIR}/gsd.pc" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/gsd.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()
 
 # --- what is loaded at run time ---------------------------------------------------------------------------------------
 

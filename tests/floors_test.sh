@@ -13,7 +13,7 @@ src/draft
 include/gsd/llama.h src/llama narrow/include | src/record | src/schema
 include/gsd/runtime.h src/runtime | src/chat
 src/server | src/bench
-src/app
+src/app | capi
 '
 # llama.cpp's own headers are seen here only.
 llama_room=src/llama
@@ -21,7 +21,7 @@ llama_room=src/llama
 # check ROOT: prints every include that the table forbids; fails if there is one.
 check() (
   cd "$1"
-  find src include -name '*.h' -o -name '*.cpp' | sort | xargs grep -n '^[[:space:]]*#[[:space:]]*include' /dev/null |
+  find src include capi -name '*.h' -o -name '*.cpp' | sort | xargs grep -n '^[[:space:]]*#[[:space:]]*include' /dev/null |
     awk -v floors="$floors" -v llama_room="$llama_room" '
       function room(path,    p, best, length_) {  # the room that holds path
         for (p in floor_of) if (index(path "/", p "/") == 1 && length(p) > length_) { best = p; length_ = length(p) }
@@ -70,7 +70,7 @@ check() (
 # The check itself: each of these files must be found out.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-mkdir -p "$scratch/include/gsd" "$scratch/src/core" "$scratch/src/llama" "$scratch/src/server" "$scratch/src/bench" "$scratch/src/app" "$scratch/src/attic"
+mkdir -p "$scratch/include/gsd" "$scratch/src/core" "$scratch/src/llama" "$scratch/src/server" "$scratch/src/bench" "$scratch/src/app" "$scratch/src/attic" "$scratch/capi"
 touch "$scratch/include/gsd/llama.h" "$scratch/include/gsd/types.h" "$scratch/src/core/a.h" "$scratch/src/server/a.h"
 echo '#include "gsd/types.h"' >"$scratch/src/core/right.cpp"
 echo '#include "../core/a.h"' >"$scratch/src/server/right.cpp"

@@ -10,5 +10,7 @@ namespace gsd {
 std::filesystem::path program_folder();
 // The folder of the libllama that is loaded. Any thread.
 std::filesystem::path libllama_folder();
+// The folder of the file that holds this code: of the program, or of libgsd.so in somebody else's. Any thread.
+std::filesystem::path own_folder();
 
 }  // namespace gsd

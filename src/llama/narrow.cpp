@@ -48,13 +48,13 @@ std::optional<gsd_narrow_stats> narrow_stats(ggml_backend_reg_t reg) {
 
 }  // namespace
 
-// Named by the environment; else in the tree of the program, which looks the same built and installed; else beside a
-// libllama that was installed with it; else where it was to be installed.
+// Named by the environment; else in the tree of the program, or of libgsd.so, which looks the same built and installed;
+// else beside a libllama that was installed with it; else where it was to be installed.
 std::string narrow_plugin() {
   if (const char* path = std::getenv("GSD_NARROW_PLUGIN"); path != nullptr) return path;
   std::error_code ignored;
-  for (const std::filesystem::path& folder : {program_folder().parent_path() / GSD_PLUGIN_DIR, libllama_folder(),
-                                              std::filesystem::path(GSD_PLUGIN_INSTALL_DIR)}) {
+  for (const std::filesystem::path& folder : {program_folder().parent_path() / GSD_PLUGIN_DIR, own_folder() / "gsd",
+                                              libllama_folder(), std::filesystem::path(GSD_PLUGIN_INSTALL_DIR)}) {
     const std::filesystem::path file = folder / "libggml-gsd.so";
     if (folder.is_absolute() && std::filesystem::exists(file, ignored)) return file.string();
   }

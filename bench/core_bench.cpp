@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "../src/core/topk.h"
 #include "gsd/engine.h"
 #include "gsd/grammar.h"
@@ -98,10 +99,10 @@ void BM_Step(benchmark::State& state) {
   ScriptedBackend target(info, script, 2);
   ScriptedBackend draft(info, script, 2);
   Engine engine(target, &draft);
-  engine.planner().target_cost().load({{1, 10}, {16, 11}, {32, 40}});
-  engine.planner().draft_cost().load({{1, 0.2}, {16, 0.3}});
-  engine.planner().target_cost().freeze(true);
-  engine.planner().draft_cost().freeze(true);
+  engine.state().planner_.target_cost().load({{1, 10}, {16, 11}, {32, 40}});
+  engine.state().planner_.draft_cost().load({{1, 0.2}, {16, 0.3}});
+  engine.state().planner_.target_cost().freeze(true);
+  engine.state().planner_.draft_cost().freeze(true);
   SessionOptions o;
   o.speculation.mode = static_cast<Mode>(state.range(0));
   o.speculation.frontier = 4;

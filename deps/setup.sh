@@ -174,11 +174,14 @@ private_apt() { # PROGRAM ARGUMENT...: one of apt's programs on the private stat
   APT_CONFIG=$apt/apt.conf "$@"
 }
 
-fetch_index() { # [deb-src]
+prepare_apt() {
   mkdir -p "$apt"/{lists/partial,cache/archives/partial,state}
   : >"$apt/status"
   write_sources
   write_apt_config
+}
+
+fetch_index() { # [deb-src]
   [[ -z ${1:-} ]] || sed -i 's/^Types: deb$/Types: deb deb-src/' "$apt/debian.sources"
   say "reading the package index of Debian $kSuite"
   private_apt apt-get -q update >"$apt/log" 2>&1 || explain_apt "the package index of Debian $kSuite could not be fetched"
@@ -207,7 +210,7 @@ check_space() {
 
 # --- packages ----------------------------------------------------------------------------------------------------------
 
-# Rows of the lock file, "name version arch sha256 group minimum", of the groups given.
+# Rows of the lock file, "name version arch sha256 group minimum source", of the groups given.
 rows_of() { awk -v groups=" $* " '!/^#/ && NF && index(groups, " " $5 " ")' "$lock_file"; }
 
 file_name() { # name version arch: as Debian names the file
@@ -224,8 +227,8 @@ has_sum() { # file sha256
 # Keeps whatever an interrupted run had fetched completely.
 salvage_partial() {
   mkdir -p "$debs" "$partial"
-  local name version arch sum group minimum file
-  while read -r name version arch sum group minimum; do
+  local name version arch sum group minimum source file
+  while read -r name version arch sum group minimum source; do
     file=$(file_name "$name" "$version" "$arch")
     if has_sum "$partial/$file" "$sum"; then mv "$partial/$file" "$debs/$file"; fi
   done < <(rows_of "$@")
@@ -237,8 +240,8 @@ index_field() { # field name [version]
   private_apt apt-cache show --no-all-versions "$2${3:+=$3}" 2>/dev/null | awk -v f="$1:" '$1 == f { print $2; exit }' || true
 }
 
-# Prints "name version arch sha256 group minimum" of the newest version where the locked one is gone.
-fall_back() { # name version arch group minimum
+# Prints the row of the newest version where the locked one is gone.
+fall_back() { # name version arch group minimum source
   local newest sum
   newest=$(index_field Version "$1")
   [[ -n $newest ]] ||
@@ -247,17 +250,25 @@ fall_back() { # name version arch group minimum
     die "Debian $kSuite has $1 $newest, but at least $5 is needed; check the mirror named in the apt sources."
   sum=$(index_field SHA256 "$1")
   say "note: $1 $2 is no longer in Debian $kSuite; taking $newest, which satisfies the minimum $5"
-  echo "$1 $newest $3 $sum $4 $5"
+  echo "$1 $newest $3 $sum $4 $5 $6"
+}
+
+pool_folder() { # source package: where Debian's archive keeps its files
+  local letter=${1:0:1} uri
+  [[ $1 == lib* ]] && letter=${1:0:4}
+  uri=$(awk '$1 == "URIs:" { print $2; exit }' "$apt/debian.sources")
+  echo "${uri%/}/pool/main/$letter/$1"
+}
+
+fetch_files() { # { address file checksum }...
+  private_apt /usr/lib/apt/apt-helper -q download-file "$@" >"$apt/log" 2>&1
 }
 
 # Fetches one source archive; on success it lies in $partial under Debian's name.
 fetch_source() { # name version extension sha256
-  local dir=${1:0:1} file uri
-  [[ $1 == lib* ]] && dir=${1:0:4}
+  local file
   file=$(file_name "$1" "$2" "source:$3")
-  uri=$(awk '$1 == "URIs:" { print $2; exit }' "$apt/debian.sources")
-  private_apt /usr/lib/apt/apt-helper -q download-file "${uri%/}/pool/main/$dir/$1/$file" "$partial/$file" "SHA256:$4" \
-    >"$apt/log" 2>&1
+  fetch_files "$(pool_folder "$1")/$file" "$partial/$file" "SHA256:$4"
 }
 
 # Prints "version extension sha256" of the newest source of a package; needs the index fetched with deb-src.
@@ -284,44 +295,64 @@ fetch_newest_source() { # name version group minimum
     die "Debian $kSuite has the source of $1 $newest, but at least $4 is needed; check the mirror named in the apt sources."
   say "note: the source of $1 $2 is no longer in Debian $kSuite; taking $newest, which satisfies the minimum $4"
   fetch_source "$1" "$newest" "$extension" "$sum" || explain_apt "the source of $1 could not be fetched"
-  echo "$1 $newest source:$extension $sum $3 $4"
+  echo "$1 $newest source:$extension $sum $3 $4 $1"
 }
 
 # Downloads every row that the cache lacks and leaves the rows really taken in $prefix/cache/rows.
 download() { # group...
-  local rows=$prefix/cache/rows name version arch sum group minimum
+  local rows=$prefix/cache/rows name version arch sum group minimum source
   salvage_partial "$@"
   rows_of "$@" >"$rows"
   local missing=0
-  while read -r name version arch sum group minimum; do
+  while read -r name version arch sum group minimum source; do
     has_sum "$debs/$(file_name "$name" "$version" "$arch")" "$sum" || missing=$((missing + 1))
   done <"$rows"
   if ((missing == 0)); then
     say "all $(wc -l <"$rows") packages are in the cache"
     return
   fi
-  fetch_index
-  choose_versions "$rows"
-  download_packages "$rows"
+  prepare_apt
+  if ! download_from_pool "$rows"; then
+    salvage_partial "$@"
+    fetch_index
+    choose_versions "$rows"
+    download_packages "$rows"
+  fi
   download_sources "$rows"
+}
+
+# Fetches the packages from where the archive keeps its current versions, which needs no index; false where it keeps others
+# by now. Their checksums stand in the lock file.
+download_from_pool() { # rows
+  local files=() names=() name version arch sum group minimum source file
+  while read -r name version arch sum group minimum source; do
+    file=$(file_name "$name" "$version" "$arch")
+    if [[ $arch == source:* ]] || has_sum "$debs/$file" "$sum"; then continue; fi
+    names+=("$name")
+    files+=("$(pool_folder "$source")/${name}_${version#*:}_$arch.deb" "$partial/$file" "SHA256:$sum")
+  done <"$1"
+  ((${#names[@]})) || return 0
+  say "fetching ${#names[@]} packages: ${names[*]}"
+  fetch_files "${files[@]}" || return 1
+  find "$partial" -name '*.deb' -exec mv -t "$debs" {} +
 }
 
 # Replaces the binary packages in the rows that are no longer to be had by their newest version.
 choose_versions() { # rows
-  local name version arch sum group minimum
-  while read -r name version arch sum group minimum; do
+  local name version arch sum group minimum source
+  while read -r name version arch sum group minimum source; do
     if [[ $arch == source:* || -n $(index_field Version "$name" "$version") ]]; then
-      echo "$name $version $arch $sum $group $minimum"
+      echo "$name $version $arch $sum $group $minimum $source"
     else
-      fall_back "$name" "$version" "$arch" "$group" "$minimum"
+      fall_back "$name" "$version" "$arch" "$group" "$minimum" "$source"
     fi
   done <"$1" >"$1.new"
   mv "$1.new" "$1"
 }
 
 download_packages() { # rows
-  local wanted=() name version arch sum group minimum file quiet=-qq
-  while read -r name version arch sum group minimum; do
+  local wanted=() name version arch sum group minimum source file quiet=-qq
+  while read -r name version arch sum group minimum source; do
     [[ $arch == source:* ]] && continue
     has_sum "$debs/$(file_name "$name" "$version" "$arch")" "$sum" || wanted+=("$name=$version")
   done <"$1"
@@ -330,7 +361,7 @@ download_packages() { # rows
   if ! (cd "$partial" && private_apt apt-get "$quiet" download "${wanted[@]}" >"$apt/log" 2>&1); then
     explain_apt "the packages could not be fetched"
   fi
-  while read -r name version arch sum group minimum; do
+  while read -r name version arch sum group minimum source; do
     file=$(file_name "$name" "$version" "$arch")
     [[ -f $partial/$file ]] || continue
     has_sum "$partial/$file" "$sum" ||
@@ -340,16 +371,16 @@ download_packages() { # rows
 }
 
 download_sources() { # rows
-  local name version arch sum group minimum file row
-  while read -r name version arch sum group minimum; do
-    row="$name $version $arch $sum $group $minimum"
+  local name version arch sum group minimum source file row
+  while read -r name version arch sum group minimum source; do
+    row="$name $version $arch $sum $group $minimum $source"
     file=$(file_name "$name" "$version" "$arch")
     if [[ $arch == source:* ]] && ! has_sum "$debs/$file" "$sum"; then
       say "fetching the source of $name $version"
       if ! fetch_source "$name" "$version" "${arch#source:}" "$sum"; then
         grep -q '404' "$apt/log" || explain_apt "the source of $name could not be fetched"
         row=$(fetch_newest_source "$name" "$version" "$group" "$minimum")
-        read -r name version arch sum group minimum <<<"$row"
+        read -r name version arch sum group minimum source <<<"$row"
         file=$(file_name "$name" "$version" "$arch")
       fi
       mv "$partial/$file" "$debs/$file"
@@ -372,8 +403,8 @@ prune() { # directory
 }
 
 unpack() { # staging-directory: all rows of $prefix/cache/rows
-  local name version arch sum group minimum file
-  while read -r name version arch sum group minimum; do
+  local name version arch sum group minimum source file
+  while read -r name version arch sum group minimum source; do
     file=$debs/$(file_name "$name" "$version" "$arch")
     if [[ $arch == source:* ]]; then
       # CMake brings the decompressors that tar would have to be installed with; the archive holds a single folder.
@@ -435,22 +466,24 @@ install_prefix() { # group...
 }
 
 print_new_lock() {
+  prepare_apt
   fetch_index deb-src
-  local line name version arch sum group minimum
+  local line name version arch sum group minimum source
   while IFS= read -r line; do
     if [[ -z $line || $line == '#'* ]]; then
       echo "$line"
       continue
     fi
-    read -r name version arch sum group minimum <<<"$line"
+    read -r name version arch sum group minimum source <<<"$line"
     if [[ $arch == source:* ]]; then
       read -r version arch sum < <(newest_source "$name") || die "Debian $kSuite has no source package $name any more."
-      arch=source:$arch
+      arch=source:$arch source=
     else
       version=$(index_field Version "$name") sum=$(index_field SHA256 "$name") arch=$(index_field Architecture "$name")
       [[ -n $version ]] || die "Debian $kSuite has no package $name any more."
+      source=$(index_field Source "$name")
     fi
-    printf '%-24s %-44s %-14s %s %-8s %s\n' "$name" "$version" "$arch" "$sum" "$group" "$minimum"
+    printf '%-24s %-44s %-14s %s %-8s %-8s %s\n' "$name" "$version" "$arch" "$sum" "$group" "$minimum" "${source:-$name}"
   done <"$lock_file"
 }
 

@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "gsd/engine.h"
 #include "gsd/scripted_backend.h"
 
@@ -40,10 +41,10 @@ TEST(Allocation, NoneInTheStepLoopAfterWarmUp) {
       ScriptedBackend target(info, random_script(1, 2, 6), 2);
       ScriptedBackend draft(info, random_script(1, 2, 6, 0.3F), 2);
       Engine engine(target, &draft);
-      engine.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
-      engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});
-      engine.planner().target_cost().freeze(true);
-      engine.planner().draft_cost().freeze(true);
+      engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
+      engine.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
+      engine.state().planner_.target_cost().freeze(true);
+      engine.state().planner_.draft_cost().freeze(true);
       std::vector<std::unique_ptr<Session>> sessions;
       std::vector<Session*> list;
       for (int i = 0; i < 2; ++i) {

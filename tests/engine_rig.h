@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "gsd/engine.h"
 #include "gsd/scripted_backend.h"
 
@@ -50,10 +51,10 @@ struct Rig {
         draft(draft_info(info), random_script(s.seed, s.order, s.sharpness, s.drift), s.order, s.eog),
         engine(target, s.with_draft ? &draft : nullptr, s.engine) {
     // Times of the scripted backend mean nothing; a machine on which speculation pays.
-    engine.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
-    engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});
-    engine.planner().target_cost().freeze(true);
-    engine.planner().draft_cost().freeze(true);
+    engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
+    engine.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
+    engine.state().planner_.target_cost().freeze(true);
+    engine.state().planner_.draft_cost().freeze(true);
   }
 
   std::vector<Token> run(SessionOptions options, std::vector<Token> prompt) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "chi_square.h"
 #include "engine_rig.h"
 #include "gsd/error.h"
@@ -147,9 +148,9 @@ TEST(Engine, AutoFallsBackToPlainWhereNothingPays) {
   setup.n_vocab = 500;
   setup.n_ctx = 2048;
   Rig rig(setup);
-  rig.engine.planner().target_cost().freeze(false);
-  rig.engine.planner().target_cost().load({{1, 10}, {32, 320}});
-  rig.engine.planner().target_cost().freeze(true);
+  rig.engine.state().planner_.target_cost().freeze(false);
+  rig.engine.state().planner_.target_cost().load({{1, 10}, {32, 320}});
+  rig.engine.state().planner_.target_cost().freeze(true);
   rig.run(options(Mode::kAuto, 1, 3, 1000), {1, 2, 3});
   EXPECT_GT(rig.stats.plain_steps, 900);
   EXPECT_LT(rig.stats.draft_forwards, 60);
@@ -471,9 +472,9 @@ TEST(Engine, ShapesFollowTheParameters) {
 // Tokens per millisecond of the frozen cost profile: the planner's choices without the clock's noise.
 double planned_rate(const World& world, std::vector<CostModel::Point> target_ms, SessionOptions o) {
   Rig rig(world);
-  rig.engine.planner().target_cost().freeze(false);
-  rig.engine.planner().target_cost().load(target_ms);
-  rig.engine.planner().target_cost().freeze(true);
+  rig.engine.state().planner_.target_cost().freeze(false);
+  rig.engine.state().planner_.target_cost().load(target_ms);
+  rig.engine.state().planner_.target_cost().freeze(true);
   rig.run(std::move(o), {1, 2, 3});
   return static_cast<double>(rig.stats.emitted) / rig.stats.modelled_ms;
 }
@@ -534,11 +535,11 @@ TEST(Engine, WhatOneWayOfDecodingLearnsDoesNotSteerAnother) {
   Learned a;
   Learned b;
   for (Learned* learned : {&a, &b}) {  // both like the first run of an engine of their own
-    shared.engine.exchange(*learned);
+    shared.engine.state().exchange(*learned);
     EXPECT_EQ(verified(shared), first);
-    shared.engine.exchange(*learned);
+    shared.engine.state().exchange(*learned);
   }
-  shared.engine.exchange(a);
+  shared.engine.state().exchange(a);
   EXPECT_EQ(verified(shared), second) << "and like its second";
 }
 
@@ -851,9 +852,9 @@ TEST(Engine, AWishSetByHandLeavesTheOthersLevelsToThePlanner) {
   world.drift = 0.8F;
   const auto draft_nodes = [&](Mode other) {
     Rig rig(world);
-    rig.engine.planner().draft_cost().freeze(false);
-    rig.engine.planner().draft_cost().load({{1, 4}, {16, 8}});
-    rig.engine.planner().draft_cost().freeze(true);
+    rig.engine.state().planner_.draft_cost().freeze(false);
+    rig.engine.state().planner_.draft_cost().load({{1, 4}, {16, 8}});
+    rig.engine.state().planner_.draft_cost().freeze(true);
     const Company c(rig, {options(Mode::kAuto, 0, 1, 150), options(other, 0, 2, 400)});
     return c.per_step(c.sessions[0]->stats().draft_nodes);
   };
@@ -897,9 +898,9 @@ TEST(Engine, TheDraftsBacklogIsPriced) {
   world.drift = 0;
   world.n_ctx = 1024;
   Rig rig(world);
-  rig.engine.planner().draft_cost().freeze(false);
-  rig.engine.planner().draft_cost().load({{1, 6}, {16, 90}});
-  rig.engine.planner().draft_cost().freeze(true);
+  rig.engine.state().planner_.draft_cost().freeze(false);
+  rig.engine.state().planner_.draft_cost().load({{1, 6}, {16, 90}});
+  rig.engine.state().planner_.draft_cost().freeze(true);
   SessionOptions o = options(Mode::kAuto, 0, 0, 200);
   o.speculation.depth = 1;  // what is accepted was never evaluated: the next pass takes two tokens
   o.speculation.history = false;

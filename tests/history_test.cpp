@@ -1,4 +1,4 @@
-#include "gsd/history.h"
+#include "../src/core/history.h"
 
 #include <gtest/gtest.h>
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "gsd/runtime.h"
 #include "random.h"
 
@@ -440,9 +441,9 @@ TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThemWithWhatItLearned) {
   for (const char* source : {"measured", "cached"}) {
     Runtime pair(o);
     EXPECT_EQ(pair.profile_source(), source);
-    EXPECT_GE(pair.engine().planner().target_cost().points().size(), 2U);
-    EXPECT_FALSE(pair.engine().planner().draft_cost().points().empty());
-    EXPECT_EQ(pair.engine().calibrations().empty(), std::string(source) == "measured");
+    EXPECT_GE(pair.engine().state().planner_.target_cost().points().size(), 2U);
+    EXPECT_FALSE(pair.engine().state().planner_.draft_cost().points().empty());
+    EXPECT_EQ(pair.engine().state().calibrations_.empty(), std::string(source) == "measured");
     SessionOptions session;
     session.max_tokens = 20;
     session.speculation.mode = Mode::kTree;
@@ -454,7 +455,7 @@ TEST(ToyPair, MeasuresItsCostsOnceAndKeepsThemWithWhatItLearned) {
   const auto at = kept.find("\"-1\": [");
   ASSERT_NE(at, std::string::npos);
   std::ofstream(dir / "profiles.json") << kept.insert(at + 7, "-7,");
-  EXPECT_TRUE(Runtime(o).engine().calibrations().empty()) << "counts that are none are left out";
+  EXPECT_TRUE(Runtime(o).engine().state().calibrations_.empty()) << "counts that are none are left out";
   std::filesystem::remove_all(dir);
 }
 

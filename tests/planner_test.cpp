@@ -1,9 +1,10 @@
-#include "gsd/planner.h"
+#include "../src/core/planner.h"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
+#include "../src/core/calibration.h"
 #include "gsd/error.h"
 #include "random.h"
 

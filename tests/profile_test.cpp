@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "gsd/engine.h"
 #include "gsd/error.h"
 #include "gsd/scripted_backend.h"
@@ -106,14 +107,14 @@ Outcome decode(const World& world, std::uint64_t seed, const Kept& kept) {
   target.add_up(quiet_ms, cost_of(world.machine.target, 0, rng));
   draft.add_up(quiet_ms, cost_of(world.machine.draft, 0, rng));
   Engine engine(target, &draft, {.clock = [&] { return clock; }});
-  engine.planner().target_cost().load(kept.target);
-  engine.planner().draft_cost().load(kept.draft);
+  engine.state().planner_.target_cost().load(kept.target);
+  engine.state().planner_.draft_cost().load(kept.draft);
   if (!kept.acceptance.empty()) {
     Calibration c(world.temperature <= 0);
     Learned learned;
     if (c.set_counts(kept.acceptance))
       learned.calibrations.insert({world.temperature > 0 ? std::lround(world.temperature * 10) : -1, c});
-    engine.exchange(learned);
+    engine.state().exchange(learned);
   }
   SessionOptions o;
   o.speculation.max_width = 32;
@@ -136,8 +137,8 @@ Outcome decode(const World& world, std::uint64_t seed, const Kept& kept) {
     }
   }
   out.ms_after = (quiet_ms - settled_ms) / static_cast<double>(session->generated().size() - settled);
-  out.kept = {engine.planner().target_cost().points(), engine.planner().draft_cost().points(),
-              engine.calibrations().begin()->second.counts()};
+  out.kept = {engine.state().planner_.target_cost().points(), engine.state().planner_.draft_cost().points(),
+              engine.state().calibrations_.begin()->second.counts()};
   return out;
 }
 

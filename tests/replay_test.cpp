@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "../src/core/engine_state.h"
 #include "../src/core/replay_backend.h"
 #include "gsd/error.h"
 #include "gsd/scripted_backend.h"
@@ -34,10 +35,10 @@ Reference run(std::uint64_t seed, const SpeculationParams& params, const Samplin
               const Profile& profile) {
   Models m(seed);
   Engine engine(m.target, &m.draft, {.exact = false, .prefill_chunk = 64, .max_total_width = 64});
-  engine.planner().target_cost().load(profile.target);
-  engine.planner().draft_cost().load(profile.draft);
-  engine.planner().target_cost().freeze(true);
-  engine.planner().draft_cost().freeze(true);
+  engine.state().planner_.target_cost().load(profile.target);
+  engine.state().planner_.draft_cost().load(profile.draft);
+  engine.state().planner_.target_cost().freeze(true);
+  engine.state().planner_.draft_cost().freeze(true);
   SessionOptions o;
   o.speculation = params;
   o.sampling = sampling;

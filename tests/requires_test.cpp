@@ -7,9 +7,10 @@
 #include <memory>
 #include <vector>
 
+#include "../src/core/calibration.h"
+#include "../src/core/engine_state.h"
 #include "../src/core/topk.h"
 #include "../src/core/utf8_decoder.h"
-#include "gsd/calibration.h"
 #include "gsd/engine.h"
 #include "gsd/grammar.h"
 #include "gsd/scripted_backend.h"
@@ -76,7 +77,7 @@ TEST(RequiresDeathTest, Engine) {
   const std::array<Token, 2> prompt{1, 2};
   engine.set_prompt(*session, prompt);
   Learned learned;
-  EXPECT_DEATH(engine.exchange(learned), "taken");
+  EXPECT_DEATH(engine.state().exchange(learned), "taken");
   Session* const twice[] = {session.get(), session.get()};
   while (engine.prefill(*session) > 0) {
   }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "gsd/engine.h"
 #include "gsd/error.h"
 #include "gsd/scripted_backend.h"
@@ -85,7 +86,7 @@ class Workbench {
       next_graph();
       session_.reset();
       Learned fresh;
-      engine_.exchange(fresh);  // what one graph taught shall not change the next
+      engine_.state().exchange(fresh);  // what one graph taught shall not change the next
     } while (odometer_.advance() && !::testing::Test::HasFatalFailure());
   }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/core/engine_state.h"
 #include "engine_rig.h"
 #include "random.h"
 #include "verifying.h"
@@ -64,8 +65,8 @@ class Company {
       engine_.add_source(std::make_shared<test::RubbishSource>(info_.n_vocab, seed));
       engine_.add_source(std::make_shared<test::RubbishSource>(info_.n_vocab, seed + 1));
     }
-    engine_.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
-    engine_.planner().draft_cost().load({{1, 0.5}, {16, 1}});
+    engine_.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
+    engine_.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
   }
 
   std::vector<Text> run() {
@@ -121,7 +122,7 @@ class Company {
   // Every step fails once, after its pass was made, and costs a part of the memory.
   FaultyBackend::Fate decide(std::span<const NodeInput> nodes) {
     if (does(Way::kRandomPlanner)) {
-      test::confuse(engine_.planner(), rng_);
+      test::confuse(engine_.state().planner_, rng_);
       ++marks.confused;
     }
     if (!nodes.back().want_logits) return FaultyBackend::Fate::kWorks;  // a prompt is taken in

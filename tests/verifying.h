@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "../src/core/planner.h"
 #include "gsd/backend.h"
 #include "gsd/drafter.h"
 #include "gsd/error.h"
-#include "gsd/planner.h"
 #include "gsd/source.h"
 
 namespace gsd::test {

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -11,15 +10,15 @@
 
 #include "gsd/acceptance.h"
 #include "gsd/backend.h"
-#include "gsd/calibration.h"
+#include "gsd/clock.h"
 #include "gsd/drafter.h"
 #include "gsd/hypotheses.h"
-#include "gsd/planner.h"
 #include "gsd/sampling.h"
 #include "gsd/stats.h"
 
 namespace gsd {
 
+class Calibration;
 class Engine;
 class Session;
 
@@ -101,12 +100,6 @@ struct EngineOptions {
   Clock clock = {};  // what passes and steps are timed by
 };
 
-// What an engine has learned while running, apart from what passes cost.
-struct Learned {
-  std::map<int, Calibration> calibrations;  // by tenths of the temperature, -1 for greedy
-  Planner::Recent recent;
-};
-
 // Holds the models and what is learned about them; steps sessions. One thread owns an engine and its sessions.
 class Engine {
  public:
@@ -146,74 +139,20 @@ class Engine {
   // and stepped again.
   void step(std::span<Session* const> sessions);
 
-  // Puts `other` in the place of what was learned and that into `other`: for measuring several ways to decode with one
-  // engine, each with a memory of its own. REQUIRES: no session is open.
-  void exchange(Learned& other);
+  Backend& target();
+  Drafter* drafter();  // null without one
+  const EngineOptions& options() const;
+  const Stats& stats() const;  // over all sessions and steps; shared passes are counted once
+  void reset_stats();
 
-  Planner& planner() { return planner_; }
-  const std::map<int, Calibration>& calibrations() const { return calibrations_; }  // see Learned
-  Backend& target() { return target_; }
-  Drafter* drafter() { return drafter_.get(); }  // null without one
-  const EngineOptions& options() const { return options_; }
-  const Stats& stats() const { return stats_; }  // over all sessions and steps; shared passes are counted once
-  void reset_stats() { stats_ = {}; }
+  // What is inside: what it has learned and what passes cost (core/engine_state.h). For the programs of this project
+  // that measure, simulate, and keep profiles.
+  struct State;
+  State& state() { return *state_; }
 
  private:
   friend class Session;
-  struct Slot {
-    bool taken = false;
-    std::int64_t closed = 0;  // number of the session's end that left `kept` behind; 0 = none
-    std::vector<Token> kept;  // what the target's memory still holds of it
-  };
-  std::int32_t choose_slot(std::span<const Token> prompt) const;
-  void release(Session& s) noexcept;
-  Calibration& calibration(const SamplingParams& sampling);
-  void drop_leftovers(Session& s);
-  bool prepare(Session& s);
-  bool to_be_planned() const;
-  double now() const { return now_ms(options_.clock); }
-  void draft_all();
-  void choose_drafting_sessions();
-  Planner::Ahead ahead(int depth) const;
-  void account_draft(double start, int width);
-  std::size_t n_lacking(const Session& s) const;
-  void catch_up(Session& s, std::size_t end);
-  bool lags(const Session& s) const;
-  bool draft_roots();
-  bool draft_level();
-  void choose_widths();
-  void gather_trees();
-  void verify();
-  void take(Session& s);
-  void account(double total_ms, double sequence_ms);
-
-  Backend& target_;
-  std::unique_ptr<Drafter> drafter_;
-  std::vector<std::shared_ptr<const Source>> sources_;
-  EngineOptions options_;
-  CostModel target_cost_;
-  CostModel draft_cost_;
-  Planner planner_;
-  std::map<int, Calibration> calibrations_;  // see Learned
-  std::unique_ptr<bool[]> is_eog_;
-  std::vector<Slot> slots_;
-  std::int64_t n_closed_ = 0;
-  Stats stats_;
-
-  // Work buffers of a step.
-  std::vector<Session*> active_;
-  std::vector<NodeInput> batch_;
-  std::vector<Drafter::Root> roots_;
-  std::vector<Drafter::Node> level_;
-  std::vector<Planner::Item> items_;
-  std::vector<std::int32_t> path_;
-  double step_draft_ms_ = 0;
-  double step_verify_ms_ = 0;
-  double step_modelled_ms_ = 0;
-  int step_draft_forwards_ = 0;
-  bool step_wanted_ = false;
-  bool step_planned_ = false;  // the planner decides, not parameters set by hand
-  bool step_probes_plain_ = false;
+  std::unique_ptr<State> state_;
 };
 
 // Takes in what is left of the sessions' prompts and steps them together until each is finished: then true.

@@ -1,14 +1,11 @@
 // The hypotheses of one session in one step: the token graph, the history chains, and their unrolling to a tree.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
 
-#include "gsd/calibration.h"
-#include "gsd/history.h"
 #include "gsd/params.h"
 #include "gsd/sampling.h"
 #include "gsd/source.h"
@@ -17,6 +14,9 @@
 #include "gsd/types.h"
 
 namespace gsd {
+
+class Calibration;
+class History;
 
 // Owns everything a step proposes for one session. The call order of a step is
 //   begin, { expand }*, unroll, build, learn.
@@ -31,6 +31,7 @@ class Hypotheses {
   Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,
              std::span<const bool> is_eog, int history_capacity,
              std::span<const std::shared_ptr<const Source>> shared = {});
+  ~Hypotheses();
   Hypotheses(const Hypotheses&) = delete;
   Hypotheses& operator=(const Hypotheses&) = delete;
 
@@ -40,8 +41,8 @@ class Hypotheses {
   void set_params(const SpeculationParams& params);
 
   // A token was committed: it becomes part of the history.
-  void remember(Token token) { main_.push(token); }
-  void forget() { main_.clear(); }  // the committed text was replaced
+  void remember(Token token);
+  void forget();  // the committed text was replaced
   // Tokens that the last step verified off the exact order; proposed first in the next step.
   void hint(std::span<const Token> tokens) { hint_.assign(tokens.begin(), tokens.end()); }
 
@@ -60,7 +61,7 @@ class Hypotheses {
   // most `max_leaves` leaves, and returns how many there are.
   int unroll(int max_nodes, int max_depth, int max_leaves);
   // Calibrated path probability of unrolled node `i`, [0, unroll()): non-increasing in i.
-  float unrolled_probability(int i) const { return popped(i + 1).probability; }
+  float unrolled_probability(int i) const;
   // Makes the tree of the root and the first n unrolled nodes, the most probable path first. REQUIRES: n <= unroll().
   const TokenTree& build(int n);
   const TokenTree& tree() const { return tree_; }
@@ -74,35 +75,16 @@ class Hypotheses {
   // Calibrated probability that sources alone name the target's next token; 0 without a match. After begin().
   float source_probability();
   // True if acceptance turned out not to be what an earlier run had learned, since the last call.
-  bool take_surprise() { return calibration_.take_surprise(); }
+  bool take_surprise();
   // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
-  float expansion_gain(int depth) const { return static_cast<float>(calibration_.expansion_gain(depth)); }
+  float expansion_gain(int depth) const;
 
  private:
-  struct Item {  // a candidate of the unrolling
-    Token token;
-    std::int32_t parent;      // index into order_, -1 for the root
-    std::int32_t graph_node;  // -1: no node of the graph
-    std::int32_t depth;
-    float probability;  // of the whole path
-    float base;         // of this candidate given its parent, without the merge discount
-    Origin origin;
-    Calibration::Cell cell;        // of the surest source that names it
-    Calibration::Cell draft_cell;  // of the draft, if it names it
-    Calibration::Cell merge_cell;
-    std::int32_t agreement;  // tokens shared with a merged node's creation path; 0 = not below a merge
-    std::int32_t hint;       // index of the next hint token, or -1
-    std::array<Source::Match, 2 + kMaxShared> match;  // in sources_
-  };
-  struct Popped {
-    std::int32_t item;
-    std::int32_t first_child = -1;  // index into order_
-    std::int32_t begin = 0;         // its candidates in items_, [begin, end)
-    std::int32_t end = 0;
-    std::int32_t tree_index = -1;
-  };
+  struct Item;    // a candidate of the unrolling
+  struct Popped;  // an item that was unrolled
+  struct Ranked;  // a candidate of a node, in the order in which the target would draw
 
-  const Item& popped(int i) const { return items_[static_cast<std::size_t>(order_[static_cast<std::size_t>(i)].item)]; }
+  const Item& popped(int i) const;
   void rank_edges(std::int32_t node, int depth);
   float gap(std::size_t rank) const;
   bool admitted(std::size_t rank) const;
@@ -124,8 +106,8 @@ class Hypotheses {
   Calibration& calibration_;
   std::span<const bool> is_eog_;
   TokenGraph graph_;
-  History main_;                        // prompt and generated text
-  History recycled_;                    // drafted, not accepted
+  std::unique_ptr<History> main_;       // prompt and generated text
+  std::unique_ptr<History> recycled_;   // drafted, not accepted
   std::vector<const Source*> sources_;  // main_, recycled_, then the shared ones
   std::vector<Token> hint_;
   std::span<const Token> tokens_;
@@ -138,10 +120,6 @@ class Hypotheses {
   std::vector<std::int32_t> heap_;
   std::vector<Popped> order_;
   std::vector<std::int32_t> frontier_;
-  struct Ranked {
-    std::int32_t edge;
-    float score;
-  };
   std::vector<Ranked> ranked_;
   std::vector<Token> scratch_tokens_;
   std::vector<float> scratch_log_q_;

@@ -19,6 +19,7 @@
 #include "../bench/scripted_draft.h"
 #include "../bench/search.h"
 #include "../bench/workload.h"
+#include "../core/engine_state.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -79,8 +80,8 @@ struct Scripted {
     if (const std::string why = pair_mismatch(pair.target(), model); !why.empty())
       throw Error(ErrorCode::kPairMismatch,
                   "The draft '" + flags.pair.draft + "' does not fit the target: " + why + ".");
-    engine.planner().target_cost().load(pair.engine().planner().target_cost().points());
-    measure_cost(draft, engine.planner().draft_cost(), 200);
+    engine.state().planner_.target_cost().load(pair.engine().state().planner_.target_cost().points());
+    measure_cost(draft, engine.state().planner_.draft_cost(), 200);
   }
   static ContextOptions context(const Runtime& pair, const ModelFlags& flags, int sessions) {
     ContextOptions o = flags.pair.context;
@@ -315,7 +316,7 @@ class Bench {
     const Stopwatch clock;
     m.seen = {};
     Learned& learned = learned_[{config.name, m.sessions}];
-    engine.exchange(learned);
+    engine.state().exchange(learned);
     for (int i = 0; i < m.sessions; ++i) {
       SessionOptions o = session_options(config.params, m.temperature);
       if (most >= 0) o.max_tokens = most;
@@ -354,7 +355,7 @@ class Bench {
     std::vector<Token> generated;
     for (const auto& s : sessions) generated.insert(generated.end(), s->generated().begin(), s->generated().end());
     sessions.clear();
-    engine.exchange(learned);
+    engine.state().exchange(learned);
     auto& plain = plain_[{first, m.temperature, m.sessions}];
     if (plain.empty() && config.params.mode == Mode::kPlain && most < 0) plain = generated;
     m.same_text = plain.empty() || plain == generated;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "../core/engine_state.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -75,7 +76,7 @@ void write_profile(const std::string& path, const Runtime& pair, Planner& planne
 int inspect(const ModelFlags& flags, const std::string& profile, bool as_json) {
   ModelFlags f = flags;
   Runtime pair = load_pair(f);
-  Planner& planner = pair.engine().planner();
+  Planner& planner = pair.engine().state().planner_;
   if (!profile.empty()) write_profile(profile, pair, planner);
   const bool narrow = !pair.narrow().empty();
   if (as_json) {

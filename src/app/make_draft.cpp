@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 
+#include "../core/engine_state.h"
 #include "../core/stopwatch.h"
 #include "../util/atomic_file.h"
 #include "commands.h"
@@ -113,8 +114,8 @@ class Search {
                                    .progress = {}});
     const auto backend = make_backend(draft, context_);
     Engine engine(*target_backend_, backend.get());
-    engine.planner().target_cost().load(target_cost_->points());
-    measure_cost(*backend, engine.planner().draft_cost(), 200);
+    engine.state().planner_.target_cost().load(target_cost_->points());
+    measure_cost(*backend, engine.state().planner_.draft_cost(), 200);
     Score score = run(engine, Mode::kAuto, best.mode == Mode::kAuto ? 0.9 * best.tokens_per_second : 0);
     score.gains = score.tokens_per_second > kMargin * plain_.tokens_per_second && score.tokens_per_step > kMargin;
     if (score.gains || best.gains) return score;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "../bench/workload.h"
+#include "../core/engine_state.h"
 #include "../core/replay.h"
 #include "commands.h"
 #include "console.h"

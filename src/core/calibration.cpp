@@ -1,4 +1,4 @@
-#include "gsd/calibration.h"
+#include "calibration.h"
 
 #include <algorithm>
 #include <cassert>

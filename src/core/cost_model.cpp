@@ -1,4 +1,4 @@
-#include "gsd/cost_model.h"
+#include "cost_model.h"
 
 #include <algorithm>
 

@@ -1,11 +1,10 @@
-#include "gsd/engine.h"
-
 #include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <string>
 #include <utility>
 
+#include "engine_state.h"
 #include "gsd/error.h"
 
 namespace gsd {
@@ -25,10 +24,10 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
       slot_(slot),
       options_(std::move(options)),
       sampler_(options_.sampling),
-      hypotheses_(for_target(options_.speculation, engine.target_.info()), sampler_, calibration,
-                  {engine.is_eog_.get(), static_cast<std::size_t>(engine.target_.info().n_vocab)},
-                  engine.target_.info().n_ctx, engine.sources_) {
-  const auto n_ctx = static_cast<std::size_t>(engine.target_.info().n_ctx);
+      hypotheses_(for_target(options_.speculation, engine.state_->target_.info()), sampler_, calibration,
+                  {engine.state_->is_eog_.get(), static_cast<std::size_t>(engine.state_->target_.info().n_vocab)},
+                  engine.state_->target_.info().n_ctx, engine.state_->sources_) {
+  const auto n_ctx = static_cast<std::size_t>(engine.state_->target_.info().n_ctx);
   tokens_.reserve(n_ctx + 1);
   acceptance_.path.reserve(64);
   acceptance_.token.reserve(65);
@@ -36,13 +35,13 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
   acceptance_.tentative.reserve(65);
 }
 
-Session::~Session() { engine_.release(*this); }
+Session::~Session() { engine_.state_->release(*this); }
 
 Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
     : Engine(target, draft != nullptr ? make_model_drafter(*draft, target.info().n_vocab) : nullptr,
              std::move(options)) {}
 
-Engine::Engine(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions options)
+Engine::State::State(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions options)
     : target_(target),
       drafter_(std::move(drafter)),
       options_(std::move(options)),
@@ -74,14 +73,30 @@ Engine::Engine(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions 
   path_.reserve(static_cast<std::size_t>(t.max_batch));
 }
 
+Engine::Engine(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions options)
+    : state_(std::make_unique<State>(target, std::move(drafter), std::move(options))) {}
+
 Engine::~Engine() = default;
 
-Calibration& Engine::calibration(const SamplingParams& sampling) {
+std::unique_ptr<Session> Engine::open(SessionOptions options, std::span<const Token> prompt) {
+  return state_->open(*this, std::move(options), prompt);
+}
+void Engine::set_prompt(Session& session, std::span<const Token> prompt) { state_->set_prompt(session, prompt); }
+std::size_t Engine::prefill_left(const Session& session) const { return state_->prefill_left(session); }
+std::size_t Engine::prefill(Session& session) { return state_->prefill(session); }
+void Engine::step(std::span<Session* const> sessions) { state_->step(sessions); }
+Backend& Engine::target() { return state_->target_; }
+Drafter* Engine::drafter() { return state_->drafter_.get(); }
+const EngineOptions& Engine::options() const { return state_->options_; }
+const Stats& Engine::stats() const { return state_->stats_; }
+void Engine::reset_stats() { state_->stats_ = {}; }
+
+Calibration& Engine::State::calibration(const SamplingParams& sampling) {
   const int key = static_cast<int>(std::lround(sampling.temperature * 10));
   return calibrations_.try_emplace(sampling.greedy() ? -1 : key, sampling.greedy()).first->second;
 }
 
-void Engine::exchange(Learned& other) {
+void Engine::State::exchange(Learned& other) {
   assert(std::none_of(slots_.begin(), slots_.end(), [](const Slot& s) { return s.taken; }));
   std::swap(calibrations_, other.calibrations);
   const Planner::Recent recent = planner_.recent();
@@ -90,12 +105,12 @@ void Engine::exchange(Learned& other) {
 }
 
 void Engine::add_source(std::shared_ptr<const Source> source) {
-  if (sources_.size() == Hypotheses::kMaxShared)
+  if (state_->sources_.size() == Hypotheses::kMaxShared)
     throw Error(ErrorCode::kUsage, "An engine takes at most " + std::to_string(Hypotheses::kMaxShared) + " sources.");
-  sources_.push_back(std::move(source));
+  state_->sources_.push_back(std::move(source));
 }
 
-std::int32_t Engine::choose_slot(std::span<const Token> prompt) const {
+std::int32_t Engine::State::choose_slot(std::span<const Token> prompt) const {
   std::int32_t best = -1;
   std::ptrdiff_t best_common = 0;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
@@ -114,7 +129,7 @@ std::int32_t Engine::choose_slot(std::span<const Token> prompt) const {
   return best;
 }
 
-std::unique_ptr<Session> Engine::open(SessionOptions options, std::span<const Token> prompt) {
+std::unique_ptr<Session> Engine::State::open(Engine& engine, SessionOptions options, std::span<const Token> prompt) {
   validate(options.speculation);
   validate(options.sampling);
   const std::int32_t slot = choose_slot(prompt);
@@ -123,13 +138,13 @@ std::unique_ptr<Session> Engine::open(SessionOptions options, std::span<const To
                                        " sequences are in use; close a session or create the engine with more.");
   }
   Calibration& c = calibration(options.sampling);
-  std::unique_ptr<Session> session(new Session(*this, slot, std::move(options), c));
+  std::unique_ptr<Session> session(new Session(engine, slot, std::move(options), c));
   slots_[static_cast<std::size_t>(slot)].taken = true;
   return session;
 }
 
 // Called by a destructor: whatever fails here costs what the slot remembers and nothing else.
-void Engine::release(Session& s) noexcept {
+void Engine::State::release(Session& s) noexcept {
   Slot& slot = slots_[static_cast<std::size_t>(s.slot_)];
   if (!slot.taken) return;  // the constructor failed
   slot.taken = false;
@@ -149,7 +164,7 @@ void Engine::release(Session& s) noexcept {
   slot.closed = 0;  // nothing is lost by taking it
 }
 
-void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
+void Engine::State::set_prompt(Session& s, std::span<const Token> prompt) {
   const BackendInfo& info = target_.info();
   if (prompt.empty()) throw Error(ErrorCode::kUsage, "The prompt is empty; give at least one token.");
   if (static_cast<std::int64_t>(prompt.size()) > info.n_ctx) {
@@ -182,12 +197,12 @@ void Engine::set_prompt(Session& s, std::span<const Token> prompt) {
   for (const Token t : prompt) s.hypotheses_.remember(t);
 }
 
-std::size_t Engine::prefill_left(const Session& s) const {
+std::size_t Engine::State::prefill_left(const Session& s) const {
   if (s.tokens_.empty()) return 0;
   return s.tokens_.size() - 1 - std::min(s.tokens_.size() - 1, static_cast<std::size_t>(target_.n_committed(s.slot_)));
 }
 
-std::size_t Engine::prefill(Session& s) {
+std::size_t Engine::State::prefill(Session& s) {
   const std::size_t left = prefill_left(s);
   if (left == 0) return 0;
   drop_leftovers(s);
@@ -209,13 +224,13 @@ std::size_t Engine::prefill(Session& s) {
 
 // A step that failed half-way may have left speculative nodes, and the root in the draft's memory, where it is fed
 // anew.
-void Engine::drop_leftovers(Session& s) {
+void Engine::State::drop_leftovers(Session& s) {
   if (target_.n_speculative(s.slot_) > 0) target_.commit(s.slot_, {});
   if (drafter_) drafter_->truncate(s.slot_, static_cast<std::int32_t>(s.tokens_.size()) - 1);
 }
 
 // Readies a session for the step; false if it finished instead.
-bool Engine::prepare(Session& s) {
+bool Engine::State::prepare(Session& s) {
   if (s.tokens_.empty() || prefill_left(s) > 0)
     throw Error(ErrorCode::kUsage, "A session must have a prompt and be prefilled before it is stepped.");
   s.step_ = {};
@@ -236,7 +251,7 @@ bool Engine::prepare(Session& s) {
   return true;
 }
 
-void Engine::step(std::span<Session* const> sessions) {
+void Engine::State::step(std::span<Session* const> sessions) {
   for (std::size_t i = 0; i < sessions.size(); ++i)
     assert(!sessions[i]->finished() && std::find(sessions.begin(), sessions.begin() + static_cast<std::ptrdiff_t>(i),
                                                  sessions[i]) == sessions.begin() + static_cast<std::ptrdiff_t>(i));
@@ -275,14 +290,14 @@ void Engine::step(std::span<Session* const> sessions) {
 }
 
 // Wishes set by hand are obeyed while they agree: then everyone waits for his own only.
-bool Engine::to_be_planned() const {
+bool Engine::State::to_be_planned() const {
   const SpeculationParams& first = active_.front()->hypotheses_.params();
   return first.mode == Mode::kAuto || std::any_of(active_.begin(), active_.end(),
                                                   [&](const Session* s) { return s->hypotheses_.params() != first; });
 }
 
 // Books the step to its sessions (each took part in the whole of it) and once to the engine.
-void Engine::account(double total_ms, double sequence_ms) {
+void Engine::State::account(double total_ms, double sequence_ms) {
   Stats sum;
   for (Session* s : active_) {
     Stats& step = s->step_;
@@ -307,7 +322,7 @@ void Engine::account(double total_ms, double sequence_ms) {
 }
 
 // Unrolls every session's hypotheses and shares the width among them.
-void Engine::choose_widths() {
+void Engine::State::choose_widths() {
   const int roots = static_cast<int>(active_.size());
   const int budget = options_.max_total_width - roots;
   items_.clear();
@@ -333,7 +348,7 @@ void Engine::choose_widths() {
 }
 
 // Puts every session's tree into one batch; row i of a tree is first_row_ + i.
-void Engine::gather_trees() {
+void Engine::State::gather_trees() {
   batch_.clear();
   for (Session* s : active_) {
     const TokenTree& tree = s->hypotheses_.build(s->n_chosen_);
@@ -345,7 +360,7 @@ void Engine::gather_trees() {
   }
 }
 
-void Engine::verify() {
+void Engine::State::verify() {
   gather_trees();
   const double start = now();
   try {
@@ -362,7 +377,7 @@ void Engine::verify() {
   step_modelled_ms_ += target_cost_.ms(width);
 }
 
-void Engine::take(Session& s) {
+void Engine::State::take(Session& s) {
   const std::int64_t left =
       s.options_.max_tokens < 0 ? INT64_MAX : s.options_.max_tokens - static_cast<std::int64_t>(s.generated().size());
   const TokenTree& tree = s.hypotheses_.tree();

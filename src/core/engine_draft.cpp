@@ -1,11 +1,11 @@
 // The draft phase of a step: level by level, one pass of the drafter for all sessions.
 #include <algorithm>
 
-#include "gsd/engine.h"
+#include "engine_state.h"
 
 namespace gsd {
 
-void Engine::draft_all() {
+void Engine::State::draft_all() {
   for (Session* s : active_) s->wants_draft_ = s->depth_limit_ > 0;
   choose_drafting_sessions();
   if (!draft_roots()) return;
@@ -14,7 +14,7 @@ void Engine::draft_all() {
 }
 
 // What is set by hand drafts; where the planner decides, the first level must pay, or a probe must be due.
-void Engine::choose_drafting_sessions() {
+void Engine::State::choose_drafting_sessions() {
   step_wanted_ = !step_planned_;
   if (!step_planned_) return;
   items_.clear();
@@ -38,7 +38,7 @@ void Engine::choose_drafting_sessions() {
 }
 
 // What levels below `depth` promise, by the best of the drafting sessions.
-Planner::Ahead Engine::ahead(int depth) const {
+Planner::Ahead Engine::State::ahead(int depth) const {
   Planner::Ahead out{0, 0};
   for (const Session* s : active_) {
     if (!s->wants_draft_) continue;
@@ -49,7 +49,7 @@ Planner::Ahead Engine::ahead(int depth) const {
 }
 
 // Books a pass of the drafter over `width` tokens that began at `start`.
-void Engine::account_draft(double start, int width) {
+void Engine::State::account_draft(double start, int width) {
   const double ms = now() - start;
   ++step_draft_forwards_;
   step_draft_ms_ += ms;
@@ -57,12 +57,12 @@ void Engine::account_draft(double start, int width) {
   step_modelled_ms_ += draft_cost_.ms(width);
 }
 
-std::size_t Engine::n_lacking(const Session& s) const {
+std::size_t Engine::State::n_lacking(const Session& s) const {
   return s.tokens_.size() - static_cast<std::size_t>(drafter_->n_known(s.slot_));
 }
 
 // Lets the drafter take one chunk of what it lacks of the text up to `end`.
-void Engine::catch_up(Session& s, std::size_t end) {
+void Engine::State::catch_up(Session& s, std::size_t end) {
   const auto known = static_cast<std::size_t>(drafter_->n_known(s.slot_));
   if (known >= end) return;
   const auto chunk = static_cast<std::size_t>(std::min(options_.prefill_chunk, drafter_->info().max_batch));
@@ -72,14 +72,14 @@ void Engine::catch_up(Session& s, std::size_t end) {
 }
 
 // True if what the drafter has not seen of the text is too much for one pass beside the other sessions.
-bool Engine::lags(const Session& s) const {
+bool Engine::State::lags(const Session& s) const {
   const auto most = static_cast<std::size_t>(drafter_->info().max_batch);
   return n_lacking(s) > std::max<std::size_t>(1, most / active_.size());
 }
 
 // Shows the drafter what it has not seen of each session (at least the root) and expands the roots. A session that lags
 // goes without; in each step one of them catches up by one chunk, so that nobody waits for more than that.
-bool Engine::draft_roots() {
+bool Engine::State::draft_roots() {
   roots_.clear();
   int width = 0;
   bool caught_up = false;
@@ -111,7 +111,7 @@ bool Engine::draft_roots() {
 }
 
 // Evaluates the next frontier of all drafting sessions; false when there is nothing left that pays.
-bool Engine::draft_level() {
+bool Engine::State::draft_level() {
   items_.clear();
   int width = static_cast<int>(active_.size());
   int deepest = 0;

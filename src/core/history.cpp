@@ -1,4 +1,4 @@
-#include "gsd/history.h"
+#include "history.h"
 
 #include <algorithm>
 #include <bit>

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <string>
 
+#include "calibration.h"
 #include "gsd/error.h"
+#include "history.h"
 #include "topk.h"
 
 namespace gsd {
@@ -24,6 +26,41 @@ int merge_length_of(const SpeculationParams& p) {
 
 }  // namespace
 
+struct Hypotheses::Item {
+  Token token;
+  std::int32_t parent;      // index into order_, -1 for the root
+  std::int32_t graph_node;  // -1: no node of the graph
+  std::int32_t depth;
+  float probability;  // of the whole path
+  float base;         // of this candidate given its parent, without the merge discount
+  Origin origin;
+  Calibration::Cell cell;        // of the surest source that names it
+  Calibration::Cell draft_cell;  // of the draft, if it names it
+  Calibration::Cell merge_cell;
+  std::int32_t agreement;  // tokens shared with a merged node's creation path; 0 = not below a merge
+  std::int32_t hint;       // index of the next hint token, or -1
+  std::array<Source::Match, 2 + kMaxShared> match;  // in sources_
+};
+
+struct Hypotheses::Popped {
+  std::int32_t item;
+  std::int32_t first_child = -1;  // index into order_
+  std::int32_t begin = 0;         // its candidates in items_, [begin, end)
+  std::int32_t end = 0;
+  std::int32_t tree_index = -1;
+};
+
+struct Hypotheses::Ranked {
+  std::int32_t edge;
+  float score;
+};
+
+const Hypotheses::Item& Hypotheses::popped(int i) const {
+  return items_[static_cast<std::size_t>(order_[static_cast<std::size_t>(i)].item)];
+}
+
+float Hypotheses::unrolled_probability(int i) const { return popped(i + 1).probability; }
+
 Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, Calibration& calibration,
                        std::span<const bool> is_eog, int history_capacity,
                        std::span<const std::shared_ptr<const Source>> shared)
@@ -32,9 +69,9 @@ Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, 
       calibration_(calibration),
       is_eog_(is_eog),
       graph_(params.max_nodes, merge_length_of(params)),
-      main_(std::max(history_capacity, History::kGram)),
-      recycled_(kRecycledCapacity, Origin::kRecycled),
-      sources_{&main_, &recycled_} {
+      main_(std::make_unique<History>(std::max(history_capacity, History::kGram))),
+      recycled_(std::make_unique<History>(kRecycledCapacity, Origin::kRecycled)),
+      sources_{main_.get(), recycled_.get()} {
   validate(params);
   for (const auto& source : shared.first(std::min(shared.size(), kMaxShared))) sources_.push_back(source.get());
   frontier_.reserve(static_cast<std::size_t>(params.max_nodes));
@@ -48,6 +85,16 @@ Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, 
   path_tokens_.reserve(2 * Source::kMaxMatch + 64);
   tree_.reserve(128);
 }
+
+Hypotheses::~Hypotheses() = default;
+
+void Hypotheses::remember(Token token) { main_->push(token); }
+
+void Hypotheses::forget() { main_->clear(); }
+
+bool Hypotheses::take_surprise() { return calibration_.take_surprise(); }
+
+float Hypotheses::expansion_gain(int depth) const { return static_cast<float>(calibration_.expansion_gain(depth)); }
 
 void Hypotheses::set_params(const SpeculationParams& params) {
   validate(params);
@@ -385,11 +432,11 @@ void Hypotheses::recycle(std::span<const std::int32_t> path) {
     for (std::int32_t at = id; at > 0; at = graph_.node(at).parent) path_tokens_.push_back(graph_.node(at).token);
     const std::size_t before = std::min<std::size_t>(History::kGram, tokens_.size());
     for (std::size_t i = 0; i < before; ++i) path_tokens_.push_back(tokens_[tokens_.size() - 1 - i]);
-    recycled_.end_chain();
-    for (auto t = path_tokens_.rbegin(); t != path_tokens_.rend(); ++t) recycled_.push(*t);
+    recycled_->end_chain();
+    for (auto t = path_tokens_.rbegin(); t != path_tokens_.rend(); ++t) recycled_->push(*t);
     ++kept;
   }
-  recycled_.end_chain();
+  recycled_->end_chain();
 }
 
 }  // namespace gsd

@@ -1,4 +1,4 @@
-#include "gsd/planner.h"
+#include "planner.h"
 
 #include <algorithm>
 

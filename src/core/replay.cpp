@@ -143,12 +143,12 @@ Simulated simulate(const Replay& replay, const SpeculationParams& params, const 
   ReplayBackend target(replay, ReplayBackend::Side::kTarget);
   ReplayBackend draft(replay, ReplayBackend::Side::kDraft);
   Engine engine(target, &draft, {.exact = false, .prefill_chunk = target.info().max_batch, .max_total_width = 64});
-  for (const auto& [cost, points] : {std::pair{&engine.planner().target_cost(), &profile.target},
-                                     {&engine.planner().draft_cost(), &profile.draft}}) {
+  for (const auto& [cost, points] : {std::pair{&engine.state().planner_.target_cost(), &profile.target},
+                                     {&engine.state().planner_.draft_cost(), &profile.draft}}) {
     cost->load(*points);
     cost->freeze(true);
   }
-  engine.exchange(learned);
+  engine.state().exchange(learned);
   SessionOptions options;
   options.speculation = params;
   options.sampling = replay.sampling;
@@ -163,7 +163,7 @@ Simulated simulate(const Replay& replay, const SpeculationParams& params, const 
     if (!std::equal(session->tokens().begin(), session->tokens().end(), replay.text.begin(), replay.text.end()))
       throw Error(ErrorCode::kInternal, "A simulated run emitted another text than the recorded one.");
   }
-  engine.exchange(learned);
+  engine.state().exchange(learned);
   out.ms = out.stats.modelled_ms + profile.step_ms * static_cast<double>(out.stats.steps);
   out.unknown = draft.unknown();
   return out;

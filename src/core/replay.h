@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "engine_state.h"
 #include "gsd/backend.h"
-#include "gsd/cost_model.h"
 #include "gsd/engine.h"
 #include "gsd/sampling.h"
 

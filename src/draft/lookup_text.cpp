@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "../core/history.h"
 #include "gsd/error.h"
-#include "gsd/history.h"
 
 namespace gsd {
 namespace {

@@ -5,8 +5,8 @@
 #include <map>
 #include <string>
 
-#include "gsd/calibration.h"
-#include "gsd/cost_model.h"
+#include "../core/calibration.h"
+#include "../core/cost_model.h"
 
 namespace gsd {
 

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "../core/engine_state.h"
 #include "../core/stopwatch.h"
 #include "../core/utf8.h"
 #include "gsd/lookup_text.h"
@@ -83,19 +84,20 @@ std::string Runtime::Impl::profile_key() const {
 
 bool Runtime::Impl::load_profile() {
   Learned learned;
-  CostModel* draft_cost = draft_backend ? &engine->planner().draft_cost() : nullptr;
-  if (!store.load(profile_key(), engine->planner().target_cost(), draft_cost, learned.calibrations)) return false;
-  engine->exchange(learned);
+  CostModel* draft_cost = draft_backend ? &engine->state().planner_.draft_cost() : nullptr;
+  if (!store.load(profile_key(), engine->state().planner_.target_cost(), draft_cost, learned.calibrations))
+    return false;
+  engine->state().exchange(learned);
   constexpr double kBudgetMs = 100;  // a user waits for it in every run
-  check_cost(*target_backend, engine->planner().target_cost(), kBudgetMs);
+  check_cost(*target_backend, engine->state().planner_.target_cost(), kBudgetMs);
   if (draft_backend) check_cost(*draft_backend, *draft_cost, kBudgetMs / 5);
   return true;
 }
 
 void Runtime::Impl::make_profile(double load_ms) {
   const double budget = std::max(500.0, load_ms / 10);
-  measure_cost(*target_backend, engine->planner().target_cost(), draft_backend ? budget * 0.8 : budget);
-  if (draft_backend) measure_cost(*draft_backend, engine->planner().draft_cost(), budget * 0.2);
+  measure_cost(*target_backend, engine->state().planner_.target_cost(), draft_backend ? budget * 0.8 : budget);
+  if (draft_backend) measure_cost(*draft_backend, engine->state().planner_.draft_cost(), budget * 0.2);
 }
 
 Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(options)) {
@@ -197,9 +199,9 @@ const std::string& Runtime::profile_source() const { return impl_->profile_sourc
 
 void Runtime::save_profile() const {
   if (!impl_->options.profile) return;
-  Planner& planner = impl_->engine->planner();
+  Planner& planner = impl_->engine->state().planner_;
   impl_->store.save(impl_->profile_key(), planner.target_cost(), impl_->draft_backend ? &planner.draft_cost() : nullptr,
-                    impl_->engine->calibrations());
+                    impl_->engine->state().calibrations_);
 }
 
 std::string Runtime::generate(std::string_view prompt, SessionOptions options,

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "../../src/core/engine_state.h"
 #include "../../src/server/api.h"
 #include "gsd/error.h"
 #include "gsd/scripted_backend.h"
@@ -101,10 +102,10 @@ struct Rig {
         scheduler(engine, metrics, {.max_queue = o.max_queue}),
         api(model, scheduler, metrics, api_options(o)) {
     // Times of the scripted backend mean nothing; a machine on which speculation pays.
-    engine.planner().target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
-    engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});
-    engine.planner().target_cost().freeze(true);
-    engine.planner().draft_cost().freeze(true);
+    engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
+    engine.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
+    engine.state().planner_.target_cost().freeze(true);
+    engine.state().planner_.draft_cost().freeze(true);
   }
   ~Rig() { stop(); }
 

@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "../../src/core/engine_state.h"
 #include "../random.h"
 #include "../verifying.h"
 #include "server_rig.h"
@@ -28,7 +29,7 @@ void serve(std::vector<std::pair<std::string, SessionOptions>> wishes, std::vect
   std::mt19937_64 rng(seed);
   Engine* planned = nullptr;
   test::FaultyBackend faulty(moving, seed, [&](std::span<const NodeInput> nodes) {
-    test::confuse(planned->planner(), rng);
+    test::confuse(planned->state().planner_, rng);
     // Trees alone are refused: then the roots are scored without them.
     const bool tree = std::any_of(nodes.begin(), nodes.end(), [](const NodeInput& n) { return !n.certain; });
     return tree && rng() % 4 == 0 ? test::FaultyBackend::Fate::kNoRoom : test::FaultyBackend::Fate::kWorks;

@@ -9,6 +9,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "../../src/core/engine_state.h"
 #include "gsd/runtime.h"
 #include "judge.h"
 
@@ -50,10 +51,10 @@ Tokens first(const Tokens& t, std::size_t n) {
 
 // A dear, flat target and a cheap draft: mode auto then speculates, whatever such tiny models take on this machine.
 void set_costs(Engine& engine) {
-  engine.planner().target_cost().load({{1, 10}, {8, 12}, {32, 16}});
-  engine.planner().draft_cost().load({{1, 0.5}, {16, 1}});
-  engine.planner().target_cost().freeze(true);
-  engine.planner().draft_cost().freeze(true);
+  engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {32, 16}});
+  engine.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
+  engine.state().planner_.target_cost().freeze(true);
+  engine.state().planner_.draft_cost().freeze(true);
 }
 
 SessionOptions session_options(const std::string& mode, int n) {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "gsd/cost_model.h"
+#include "cost_model.h"
 #include "gsd/hypotheses.h"
 
 namespace gsd {

@@ -61,13 +61,18 @@ kind "part 2 of 3 .*-00001-of-00003.gguf" split.no u16 1 split.count u16 3
 "$edit_gguf" "$draft" "$dir/kind.gguf" general.architecture str eagle3 || fail "edit_gguf"
 expect 4 "^gsd: .*kind.gguf' .*EAGLE-3 head.*EAGLE-3 heads with --draft.*--spec-type draft-eagle3" generate -m "$dir/kind.gguf" -p x
 expect 3 "^gsd: .*kind.gguf' cannot be loaded" generate -m "$target" -d "$dir/kind.gguf" -p x
-expect 2 "of the type model, not eagle3" generate "${pair[@]}" -p x --draft-type eagle3
-expect 2 "has no MTP layers" generate -m "$target" -p x --draft-type mtp
+expect 2 "kind.gguf' is an EAGLE-3 head.*leave out --draft-type model" generate -m "$target" -d "$dir/kind.gguf" -p x --draft-type model
+expect 2 "is no EAGLE-3 head.*leave out --draft-type eagle3" generate "${pair[@]}" -p x --draft-type eagle3
+expect 2 "has no MTP layers.*--draft" generate -m "$target" -p x --draft-type mtp
 expect 2 "file of its own" generate -m "$target" -p x --draft-type eagle3
 kind "DFlash drafter.*--draft.*--spec-type draft-dflash" general.architecture str dflash
 kind "an MTP head of Gemma 4.*--draft.*--spec-type draft-mtp" general.architecture str gemma4-assistant
 kind "only the MTP layers.*--draft.*--spec-type draft-mtp" --drop blk.0. llama.nextn_predict_layers u32 1
 kind "vocabulary and no weights" --drop ""
+# A draft in the target's place can be known by its size only.
+"$gsd" generate -m "$draft" -d "$target" -p x -n 1 --no-profile >"$dir/out" 2>"$dir/err" || fail "swapped: $(cat "$dir/err")"
+grep -q "^gsd: note: the draft .* is larger than the target" "$dir/err" || fail "swapped files: $(cat "$dir/err")"
+"$gsd" generate "${pair[@]}" -p x -n 1 --no-profile 2>&1 | grep -q "is larger than" && fail "a note of no use"
 # Keys of other types than theirs are not read as what they are not.
 for key in general.type general.architecture split.no split.count llama.nextn_predict_layers llama.block_count; do
   for value in "str 1" "f32 1" "bool true" "u16 7"; do

@@ -17,6 +17,7 @@
 #include "gsd/lookup_text.h"
 #include "gsd/scripted_backend.h"
 #include "random.h"
+#include "verifying.h"
 
 namespace gsd {
 namespace {
@@ -466,6 +467,100 @@ TEST(Engine, ShapesFollowTheParameters) {
       }
     };
     Rig(world).run(o, {1, 2, 3});
+  }
+}
+
+// A machine with a clock of its own. `forgets`: its model cannot go back, so that after a rejection it is set back to
+// before the pass, which takes a while, and what was accepted is computed again with the next pass.
+class SimulatedMachine final : public test::PassingBackend {
+ public:
+  SimulatedMachine(Backend& inner, double& clock, double first_ms, double each_ms, bool forgets)
+      : PassingBackend(inner),
+        info_(inner.info()),
+        clock_(clock),
+        first_ms_(first_ms),
+        each_ms_(each_ms),
+        forgets_(forgets) {
+    info_.feeds_again = forgets;
+  }
+
+  const BackendInfo& info() const override { return info_; }
+  void forward(std::span<const NodeInput> nodes) override {
+    extra_ = std::exchange(owed_, 0);
+    clock_ += first_ms_ + each_ms_ * static_cast<double>(static_cast<std::int32_t>(nodes.size()) + extra_ - 1);
+    inner_.forward(nodes);
+  }
+  void commit(std::int32_t seq, std::span<const std::int32_t> path) override {
+    const bool all = static_cast<std::int32_t>(path.size()) == inner_.n_speculative(seq);
+    inner_.commit(seq, path);
+    if (!forgets_ || all) return;
+    owed_ = static_cast<std::int32_t>(path.size());
+    clock_ += kSetBackMs;
+    sequence_ms_ += kSetBackMs;
+  }
+  std::int32_t n_extra() const override { return extra_; }
+  double sequence_ms() const override { return sequence_ms_; }
+
+ private:
+  static constexpr double kSetBackMs = 1;
+  BackendInfo info_;
+  double& clock_;
+  double first_ms_;
+  double each_ms_;
+  bool forgets_;
+  std::int32_t owed_ = 0;
+  std::int32_t extra_ = 0;
+  double sequence_ms_ = 0;
+};
+
+// Tokens per millisecond.
+double speed_where_tokens_are_fed_again(float drift, double each_ms, const SpeculationParams& speculation) {
+  World s;
+  s.n_ctx = 4096;
+  s.max_leaves = 1;
+  s.max_rollback = 8;
+  s.drift = drift;
+  s.seed = 3;
+  Rig rig(s);
+  double clock = 0;
+  SimulatedMachine target(rig.target, clock, 10, each_ms, true);
+  SimulatedMachine draft(rig.draft, clock, 0.3, 0.02, false);
+  EngineOptions options;
+  options.clock = [&] { return clock; };
+  Engine engine(target, &draft, options);
+  // What measure_cost() finds, which never goes back.
+  engine.state().planner_.target_cost().load({{1, 10}, {8, 10 + 7 * each_ms}, {32, 10 + 31 * each_ms}});
+  engine.state().planner_.draft_cost().load({{1, 0.3}, {32, 1}});
+  SessionOptions o;
+  o.speculation = speculation;
+  o.speculation.history = false;
+  o.sampling.temperature = 1;  // a greedy text runs in a circle
+  o.sampling.seed = 5;
+  o.max_tokens = 2000;
+  auto session = engine.open(std::move(o));
+  engine.set_prompt(*session, std::vector<Token>{1, 2, 3});
+  while (engine.prefill(*session) > 0) {
+  }
+  const double start = clock;
+  run_to_end(engine, *session);
+  return static_cast<double>(session->generated().size()) / (clock - start);
+}
+
+TEST(Engine, AutoIsAsFastAsAnyChainWhereTokensAreFedAgain) {
+  for (const double each_ms : {0.5, 2.0, 4.0}) {
+    for (const float drift : {0.1F, 0.4F, 0.8F, 1.2F}) {
+      SpeculationParams p;
+      p.mode = Mode::kPlain;
+      const double plain = speed_where_tokens_are_fed_again(drift, each_ms, p);
+      double best = plain;
+      p.mode = Mode::kChain;
+      p.path_threshold = 0;
+      for (p.depth = 1; p.depth <= 8; ++p.depth)
+        best = std::max(best, speed_where_tokens_are_fed_again(drift, each_ms, p));
+      const double speed = speed_where_tokens_are_fed_again(drift, each_ms, {});
+      EXPECT_GT(speed, 0.97 * best) << "of " << best / plain << " of plain, with " << each_ms
+                                    << " ms a token and drift " << drift;
+    }
   }
 }
 

@@ -158,6 +158,22 @@ TEST(Planner, PricesWhatThePassTakesBesideTheItems) {
   EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 15, {0, 0}), 0U) << "a backlog";
 }
 
+TEST(Planner, PricesWhatMustBeComputedAgain) {
+  for (const bool feeds_again : {false, true}) {
+    Machine m;
+    m.target.load({{1, 10}, {2, 13}, {32, 103}});  // 3 ms a token
+    m.draft.load({{1, 0.1}, {8, 0.2}});
+    Planner p(m.target, m.draft, feeds_again);
+    // Half of the time one token is computed again.
+    EXPECT_EQ(p.choose_width(items({0.4F}), 1, 1), feeds_again ? 0U : 1U);
+    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 1, 0, {0, 0}), feeds_again ? 0U : 1U);
+    EXPECT_EQ(p.choose_width(items({0.6F}), 1, 1), 1U);
+    // The fourth token is worth 0.4 tokens and costs 0.3; where it is not accepted the three before it are lost, too.
+    EXPECT_EQ(p.choose_width(items({0.95F, 0.9F, 0.85F, 0.4F}), 1, 1), feeds_again ? 3U : 4U);
+    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 4, 0, {0.5F, 0}), feeds_again ? 0U : 1U);
+  }
+}
+
 TEST(Planner, ProbesTheDraftNowAndThenAndLessAndLess) {
   Machine m;
   m.target.load({{1, 10}, {8, 12}});

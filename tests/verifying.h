@@ -29,6 +29,7 @@ class PassingBackend : public Backend {
   std::int32_t truncate(std::int32_t seq, std::int32_t n) override { return inner_.truncate(seq, n); }
   std::int32_t n_committed(std::int32_t seq) const override { return inner_.n_committed(seq); }
   std::int32_t n_speculative(std::int32_t seq) const override { return inner_.n_speculative(seq); }
+  std::int32_t n_extra() const override { return inner_.n_extra(); }
   double sequence_ms() const override { return inner_.sequence_ms(); }
 
  protected:

@@ -28,6 +28,8 @@ struct BackendInfo {
   std::int32_t max_leaves = 0;   // leaves of one sequence's speculative tree; 1 = the model cannot branch
   // Nodes that are not certain, in one pass and sequence, that commit() can drop at little cost.
   std::int32_t max_rollback = INT32_MAX;
+  // Where not all nodes of a chain are committed, those that are must be computed again with the next pass.
+  bool feeds_again = false;
   // Nodes that are not certain are computed from guesses: only certain ones are worth committing, others are better fed
   // again.
   bool tentative = false;
@@ -70,6 +72,9 @@ class Backend {
   virtual std::int32_t n_committed(std::int32_t seq) const = 0;
   virtual std::int32_t n_speculative(std::int32_t seq) const = 0;
 
+  // Tokens that the last forward() computed beside its nodes: text that had to be fed again, or what makes sequences of
+  // one pass equally long.
+  virtual std::int32_t n_extra() const { return 0; }
   // Milliseconds spent so far in keeping sequences in step (not in forward passes).
   virtual double sequence_ms() const { return 0; }
 };

@@ -171,6 +171,9 @@ Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
   const std::string warning = context_warning(pair.target(), pair.draft(), pair.n_ctx());
   if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);
+  if (pair.draft_type() == DraftType::kModel && pair.draft()->n_params() > pair.target().n_params())
+    fmt::print(stderr, "gsd: note: the draft '{}' is larger than the target '{}': is the one in the other's place?\n",
+               flags.pair.draft, flags.pair.target);
   const std::string idle = pair.idle_layers();
   if (!pair.draft_type() && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
   const std::string obstacles =

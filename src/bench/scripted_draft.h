@@ -30,6 +30,7 @@ class ScriptedDraft final : public Backend {
   std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) override;
   std::int32_t n_committed(std::int32_t seq) const override { return real_.n_committed(seq); }
   std::int32_t n_speculative(std::int32_t seq) const override { return real_.n_speculative(seq); }
+  std::int32_t n_extra() const override { return real_.n_extra(); }
   double sequence_ms() const override { return real_.sequence_ms(); }
 
  private:

@@ -47,7 +47,7 @@ Engine::State::State(Backend& target, std::unique_ptr<Drafter> drafter, EngineOp
       options_(std::move(options)),
       target_cost_(std::max(1, options_.max_total_width)),
       draft_cost_(128),
-      planner_(target_cost_, draft_cost_) {
+      planner_(target_cost_, draft_cost_, target.info().feeds_again) {
   const BackendInfo& t = target.info();
   if (options_.prefill_chunk < 1 || options_.max_total_width < 1) {
     throw Error(ErrorCode::kUsage, "The prefill chunk and the total width must be at least 1.");
@@ -275,11 +275,13 @@ void Engine::State::step(std::span<Session* const> sessions) {
   if (drafter_) draft_all();
   choose_widths();
   verify();
+  const double sequence_verified = target_.sequence_ms();
   int emitted = 0;
   for (Session* s : active_) {
     take(*s);
     emitted += static_cast<int>(s->acceptance_.token.size());
   }
+  account_verification(target_.sequence_ms() - sequence_verified);
   planner_.end_step(emitted, step_modelled_ms_, roots, static_cast<int>(batch_.size()), step_draft_forwards_ > 0,
                     step_wanted_);
   for (Session* s : active_) {
@@ -372,8 +374,12 @@ void Engine::State::verify() {
     target_.forward(batch_);
   }
   step_verify_ms_ = now() - start;
-  const int width = static_cast<int>(batch_.size());
-  target_cost_.observe(width, step_verify_ms_);
+}
+
+// Books the pass of verify(), and the time in which the target's memory was brought in step after it.
+void Engine::State::account_verification(double commit_ms) {
+  const int width = static_cast<int>(batch_.size()) + target_.n_extra();
+  target_cost_.observe(width, step_verify_ms_ + commit_ms);
   step_modelled_ms_ += target_cost_.ms(width);
 }
 

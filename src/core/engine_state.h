@@ -58,6 +58,7 @@ struct Engine::State {
   void choose_widths();
   void gather_trees();
   void verify();
+  void account_verification(double commit_ms);
   void take(Session& s);
   void account(double total_ms, double sequence_ms);
 

@@ -10,25 +10,42 @@ constexpr double kUrgentSteps = 3;                      // plain steps that they
 constexpr int kUrgent = 3;                              // steps that a surprise is urgent for
 constexpr std::array<int, 3> kLastProbe{64, 512, 512};  // and at most, after probes without a result
 constexpr int kConfirmedProbe = 64;                     // where what it would cost was measured in this run
+
+// Tokens that are computed again, on average, because a chain has a `length`th token, which is accepted with
+// `probability` and the token before it with `before`: unless all of the chain is accepted, what is of it is lost.
+double lost(int length, double before, double probability) { return length * std::max(0.0, before - probability); }
 }  // namespace
 
-Planner::Planner(CostModel& target, CostModel& draft) : target_(target), draft_(draft) {}
+Planner::Planner(CostModel& target, CostModel& draft, bool feeds_again)
+    : target_(target), draft_(draft), feeds_again_(feeds_again) {}
 
 double Planner::rate(int roots) const {
   const double plain = roots / std::max(1e-9, target_.ms(roots));
   return recent_.ms > 0 ? std::max(plain, recent_.tokens / recent_.ms) : plain;
 }
 
+// What computing `tokens` again costs, with the next pass, which is taken to be as wide as this one.
+double Planner::again_ms(double tokens, int width) const {
+  return feeds_again_ ? tokens * (target_.ms(2 * width) - target_.ms(width)) / width : 0;
+}
+
 std::size_t Planner::choose_level(std::span<const Item> items, int roots, int width, int extra, Ahead ahead) const {
   const double price = rate(roots);
+  const int length = (width - roots) / roots + 1;  // of the chains with this level
   double gain = 0;
+  double again = 0;
   double best = 0;
   std::size_t count = 0;
   for (std::size_t n = 1; n <= items.size(); ++n) {
-    gain += items[n - 1].gain;
+    const double probability = items[n - 1].gain;
+    gain += probability;
+    // The level before was as likely to follow on its own as the next one is thought to be.
+    const double before = width == roots ? 1 : ahead.gain > 0 ? std::min(1.0, probability / ahead.gain) : probability;
+    again += lost(length, before, probability);
     const int more = static_cast<int>(n);
-    const double cost = draft_.ms(more + extra) + target_.ms(width + more) - target_.ms(width);
-    const double value = gain - price * cost + value_ahead(items[0].gain, width + more, ahead, price);
+    const double cost =
+        draft_.ms(more + extra) + target_.ms(width + more) - target_.ms(width) + again_ms(again, width + more);
+    const double value = gain - price * cost + value_ahead(items[0].gain, width + more, roots, ahead, price);
     if (value > best) {
       best = value;
       count = n;
@@ -38,12 +55,15 @@ std::size_t Planner::choose_level(std::span<const Item> items, int roots, int wi
 }
 
 // The best that a chain of one to `levels` further levels can add; 0 if none pays.
-double Planner::value_ahead(double probability, int width, Ahead ahead, double price) const {
+double Planner::value_ahead(double probability, int width, int roots, Ahead ahead, double price) const {
   double value = 0;
   double best = 0;
   for (int level = 1; level <= ahead.levels && width + level <= target_.max_width(); ++level) {
+    const double before = probability;
     probability *= ahead.gain;
-    value += probability - price * (draft_.ms(1) + target_.ms(width + level) - target_.ms(width + level - 1));
+    const double again = lost((width - roots) / roots + level, before, probability);
+    value += probability - price * (draft_.ms(1) + target_.ms(width + level) - target_.ms(width + level - 1) +
+                                    again_ms(again, width + level));
     best = std::max(best, value);
   }
   return best;
@@ -53,11 +73,19 @@ std::size_t Planner::choose_width(std::span<const Item> items, int roots, int wi
   const double price = rate(roots);
   const double base = target_.ms(width);
   double gain = 0;
+  double again = 0;
   double best = 0;
   std::size_t count = 0;
   for (std::size_t n = 1; n <= items.size(); ++n) {
-    gain += items[n - 1].gain;
-    const double value = gain - price * (target_.ms(width + static_cast<int>(n)) - base);
+    const Item& item = items[n - 1];
+    gain += item.gain;
+    if (feeds_again_) {  // chains: an item's id is its place in one
+      const auto is_before = [&](const Item& i) { return i.session == item.session && i.id == item.id - 1; };
+      const auto before = std::find_if(items.begin(), items.end(), is_before);
+      again += lost(item.id + 1, before == items.end() ? 1 : before->gain, item.gain);
+    }
+    const int wide = width + static_cast<int>(n);
+    const double value = gain - price * (target_.ms(wide) - base + again_ms(again, wide));
     if (value > best) {
       best = value;
       count = n;

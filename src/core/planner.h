@@ -51,7 +51,8 @@ class Planner {
     int urgent = 0;         // further steps in which probes may run ahead of it
   };
 
-  Planner(CostModel& target, CostModel& draft);
+  // `feeds_again`: see BackendInfo.
+  Planner(CostModel& target, CostModel& draft, bool feeds_again = false);
 
   const Recent& recent() const { return recent_; }
   void set_recent(const Recent& recent) { recent_ = recent; }
@@ -88,11 +89,13 @@ class Planner {
   double rate(int roots) const;  // tokens per millisecond
 
  private:
-  double value_ahead(double probability, int width, Ahead ahead, double price) const;
+  double again_ms(double tokens, int width) const;
+  double value_ahead(double probability, int width, int roots, Ahead ahead, double price) const;
   void notice_surprises();
 
   CostModel& target_;
   CostModel& draft_;
+  bool feeds_again_;
   Recent recent_;
   std::array<bool, kProbes> probing_{};  // in the step in progress
   std::int64_t surprises_ = 0;           // of both cost models, as far as noticed

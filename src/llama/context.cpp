@@ -121,6 +121,17 @@ void check_pass(std::span<const NodeInput> nodes, const BackendInfo& info) {
   }
 }
 
+const float* logits_of(llama_context* context, std::int32_t token) {
+  const float* row = llama_get_logits_ith(context, token);
+  if (row == nullptr) throw Error(ErrorCode::kBackend, "libllama gave no logits for a token that they were asked for.");
+  return row;
+}
+
+void remove_sequence(llama_memory_t memory, llama_seq_id id) {
+  if (!llama_memory_seq_rm(memory, id, -1, -1))
+    throw Error(ErrorCode::kBackend, "libllama does not remove a sequence from its memory.");
+}
+
 void Batch::clear() {
   token_.clear();
   pos_.clear();

@@ -31,6 +31,12 @@ BackendInfo backend_info(const Model& model, const ContextOptions& options, cons
 // Throws Error(kUsage) unless a pass may have these nodes.
 void check_pass(std::span<const NodeInput> nodes, const BackendInfo& info);
 
+// The logits of a token of the context's last pass. Throws Error(kBackend) if libllama has none.
+const float* logits_of(llama_context* context, std::int32_t token);
+
+// Removes a sequence from a memory. Throws Error(kBackend) if libllama will not.
+void remove_sequence(llama_memory_t memory, llama_seq_id id);
+
 // How a row of floats is fed to a pass: as the state that its token goes on from, as an embedding beside its token's,
 // or in place of a token.
 enum class StateInput : std::uint8_t { kState, kEmbedding, kAlone };

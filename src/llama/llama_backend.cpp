@@ -293,7 +293,7 @@ void LlamaBackend::run(std::size_t context, std::span<const NodeInput> nodes, st
     const bool mine = done < index.size() && index[done] == static_cast<std::int32_t>(i);
     const auto token = static_cast<std::int32_t>(done);
     if (mine && nodes[i].want_logits) {
-      rows_[row] = llama_get_logits_ith(ctx, token);
+      rows_[row] = logits_of(ctx, token);
       if (head_) head_->take(head_nodes_[i], ctx, token);
     }
     if (mine && states_) states_->take(nodes[i].seq, node_index_[i], ctx, token);
@@ -332,12 +332,10 @@ void LlamaBackend::cut(Sequence& s, std::int32_t leaf, std::int32_t from) {
 
 // Gives up what a sequence's memory holds: it cannot be trusted.
 void LlamaBackend::lose(Sequence& s) {
-  for (std::int32_t leaf = 0; leaf < n_ids_; ++leaf) {
-    llama_memory_seq_rm(memory(s), id(s, leaf), -1, -1);  // a whole sequence can always be removed
-    s.leaves[static_cast<std::size_t>(leaf)] = {};
-  }
   s.nodes.clear();
   s.committed = s.base = 0;
+  std::fill(s.leaves.begin(), s.leaves.end(), Leaf());
+  for (std::int32_t leaf = 0; leaf < n_ids_; ++leaf) remove_sequence(memory(s), id(s, leaf));
 }
 
 // See "Sliding windows" above. Brings the id that lacks least of the prefix up to date.

@@ -41,6 +41,7 @@ class RecurrentBackend final : public Backend {
   std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) override;
   std::int32_t n_committed(std::int32_t seq) const override { return at(seq).committed; }
   std::int32_t n_speculative(std::int32_t seq) const override { return n_tokens(at(seq)) - at(seq).committed; }
+  std::int32_t n_extra() const override { return n_extra_; }
   double sequence_ms() const override { return sequence_ms_; }
 
  private:
@@ -107,6 +108,7 @@ class RecurrentBackend final : public Backend {
   std::vector<const float*> rows_;
   std::vector<std::uint8_t> settled_;
   std::vector<float> kept_rows_;  // where a pass has several groups, which overwrite each other's
+  std::int32_t n_extra_ = 0;
   double sequence_ms_ = 0;
 };
 
@@ -130,6 +132,7 @@ RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o, 
   info_.max_outputs = std::min(o.max_outputs, info_.max_batch);
   info_.max_leaves = 1;
   if (n_snapshots_ > 0) info_.max_rollback = n_snapshots_;
+  info_.feeds_again = n_snapshots_ == 0;
   cancel_by(contexts_, cancelled_);
   for (const ContextHandle& c : contexts_)
     if (states_) states_->attach(c.get());
@@ -143,6 +146,7 @@ RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o, 
 
 void RecurrentBackend::forward(std::span<const NodeInput> nodes) {
   check_pass(nodes, info_);
+  n_extra_ = 0;
   sort_by_sequence(nodes);
   std::size_t done = 0;
   try {
@@ -268,6 +272,7 @@ void RecurrentBackend::feed_again(std::int32_t seq) {
       batch_.add_id(s.id);
     }
     batch_.decode(context(s));
+    n_extra_ += n;
     s.held += n;
     s.last_pass = n;
     s.unsettled = false;
@@ -299,13 +304,14 @@ void RecurrentBackend::pass(std::span<const NodeInput> nodes, const Group& group
   for (const std::int32_t seq : group) {
     Sequence& s = at(seq);
     index += n_tokens(s) - s.held;
+    n_extra_ += n_tokens(s) - s.held + s.padding;
     s.last_pass = in_pass(s) + s.padding;
     s.unsettled = false;
     for (const std::int32_t i : s.inputs) {
       if (states_) states_->take(seq, n_tokens(s) - s.committed, ctx, index);
       s.tokens.push_back(nodes[static_cast<std::size_t>(i)].token);
       if (const std::int32_t row = row_of_[static_cast<std::size_t>(i)]; row >= 0) {
-        const float* logits = llama_get_logits_ith(ctx, index);
+        const float* logits = logits_of(ctx, index);
         if (groups_.size() > 1) {
           kept_rows_.insert(kept_rows_.end(), logits, logits + info_.n_vocab);
           logits = kept_rows_.data() + kept_rows_.size() - static_cast<std::size_t>(info_.n_vocab);
@@ -374,11 +380,11 @@ bool RecurrentBackend::put_state(const Sequence& s, const std::vector<std::uint8
 }
 
 void RecurrentBackend::forget(Sequence& s) {
-  llama_memory_seq_rm(memory(s), s.id, -1, -1);  // a whole sequence can always be removed
   s.copies.clear();
   s.held = 0;
   s.last_pass = 0;
   s.unsettled = false;
+  remove_sequence(memory(s), s.id);
 }
 
 void RecurrentBackend::commit(std::int32_t seq, std::span<const std::int32_t> path) {

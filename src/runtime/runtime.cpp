@@ -32,14 +32,16 @@ std::optional<DraftType> choose_draft_type(const RuntimeOptions& o, const MtpLay
     const DraftType type = draft_type(o.draft);
     if (o.draft_type == DraftType::kMtp)
       refuse("MTP layers stand in the target's own file: leave out the draft '" + o.draft + "', or its type.");
-    if (o.draft_type && *o.draft_type != type)
-      refuse("The draft '" + o.draft + "' is of the type " + draft_type_name(type) + ", not " +
-             draft_type_name(*o.draft_type) + ".");
+    if (o.draft_type == DraftType::kModel && type == DraftType::kEagle3)
+      refuse("The draft '" + o.draft + "' is an EAGLE-3 head and no model of its own; leave out --draft-type model.");
+    if (o.draft_type == DraftType::kEagle3 && type != DraftType::kEagle3)
+      refuse("The draft '" + o.draft + "' is no EAGLE-3 head; leave out --draft-type eagle3.");
     return type;
   }
   if (o.draft_type == DraftType::kEagle3) refuse("A head of EAGLE-3 is a file of its own; give it as the draft.");
   if (o.draft_type == DraftType::kModel) return std::nullopt;
-  if (o.draft_type == DraftType::kMtp && mtp.count == 0) refuse("The target '" + o.target + "' has no MTP layers.");
+  if (o.draft_type == DraftType::kMtp && mtp.count == 0)
+    refuse("The target '" + o.target + "' has no MTP layers; a draft model is given with --draft.");
   if (o.draft_type == DraftType::kMtp && !mtp.obstacle.empty())
     refuse("The MTP layers of '" + o.target + "' cannot be used: " + mtp.obstacle + ".");
   return mtp.count > 0 && mtp.obstacle.empty() ? std::optional(DraftType::kMtp) : std::nullopt;

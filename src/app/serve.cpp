@@ -63,7 +63,7 @@ int serve(ServeFlags flags) {
   const auto opened = [&] {
     std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", host.model.id.c_str(),
                  server::url_host(flags.http.host).c_str(), service.http().port(), flags.api.n_slots, host.pair.n_ctx(),
-                 host.pair.draft_type() ? "" : ", no draft model");
+                 !host.pair.draft_types().empty() ? "" : ", no draft model");
   };
   service.run(host.scheduler, host.api, interrupted, opened);  // a second signal ends the program at once
   host.pair.save_profile();

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 
+#include "../record/step_json.h"
 #include "gsd/error.h"
 #include "messages.h"
 
@@ -371,6 +372,9 @@ std::string Api::slots() const {
       slot["n_prompt_left"] = s.n_prompt_left;
       slot["n_decoded"] = s.n_decoded;
       slot["tokens_per_step"] = s.tokens_per_step;
+      Stats sums;
+      sums.drafter = s.drafter;
+      slot["drafters"] = drafters_json(sums);
     }
     out.push_back(std::move(slot));
   }

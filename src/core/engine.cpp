@@ -138,6 +138,7 @@ std::unique_ptr<Session> Engine::State::open(Engine& engine, SessionOptions opti
                                        " sequences are in use; close a session or create the engine with more.");
   }
   Calibration& c = calibration(options.sampling);
+  draft_probes_.try_emplace(&c, 0);  // here, since a step allocates nothing
   std::unique_ptr<Session> session(new Session(engine, slot, std::move(options), c));
   slots_[static_cast<std::size_t>(slot)].taken = true;
   return session;

@@ -21,20 +21,41 @@ void Engine::State::choose_drafting_sessions() {
   int backlog = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Session& s = *active_[i];
-    if (!s.wants_draft_ || lags(s)) continue;
+    if (!s.wants_draft_) continue;
     // What the history names anyway is no gain of the draft.
     items_.push_back(
         {static_cast<std::int32_t>(i), 0, s.hypotheses_.expansion_gain(0) * (1 - s.hypotheses_.source_probability())});
-    backlog += static_cast<int>(n_lacking(s)) - 1;
+    // A session that lags catches up beside steps, and only where the draft is wanted.
+    if (!lags(s)) backlog += static_cast<int>(n_lacking(s)) - 1;
   }
   if (items_.empty()) return;
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
   const int roots = static_cast<int>(active_.size());
   std::size_t count = step_probes_plain_ ? 0 : planner_.choose_level(items_, roots, roots, backlog, ahead(1));
   step_wanted_ = count > 0;
-  if (count == 0 && !step_probes_plain_ && planner_.probe(Planner::Probe::kDraft, roots)) count = items_.size();
+  if (count == 0 && !step_probes_plain_ && planner_.probe(Planner::Probe::kDraft, roots)) {
+    choose_probed_session();
+    count = 1;
+  }
   for (std::size_t n = count; n < items_.size(); ++n)
     active_[static_cast<std::size_t>(items_[n].session)]->wants_draft_ = false;
+}
+
+// Puts the session first that a probe of the draft takes: one tells what there is to learn, and the others' text need
+// not go through the draft for it. Each calibration has its turn; of its sessions the one that lacks least.
+void Engine::State::choose_probed_session() {
+  const auto session = [this](const Planner::Item& item) -> Session& {
+    return *active_[static_cast<std::size_t>(item.session)];
+  };
+  const auto turn = [&](const Planner::Item& item) {
+    const Session& s = session(item);
+    return std::pair(draft_probes_[&calibration(s.options_.sampling)], n_lacking(s));
+  };
+  const auto first =
+      std::min_element(items_.begin(), items_.end(), [&](const auto& a, const auto& b) { return turn(a) < turn(b); });
+  std::iter_swap(items_.begin(), first);
+  const Session& chosen = session(items_.front());
+  if (!lags(chosen)) ++draft_probes_[&calibration(chosen.options_.sampling)];
 }
 
 // What levels below `depth` promise, by the best of the drafting sessions.
@@ -87,7 +108,11 @@ bool Engine::State::draft_roots() {
     if (!s->wants_draft_) continue;
     if (lags(*s)) {
       const double start = now();
-      if (!caught_up) catch_up(*s, s->tokens_.size() - 1);
+      if (!caught_up) {
+        const std::size_t before = n_lacking(*s);
+        catch_up(*s, s->tokens_.size() - 1);
+        step_modelled_ms_ += draft_cost_.ms(static_cast<int>(before - n_lacking(*s)));
+      }
       caught_up = true;
       step_draft_ms_ += now() - start;
     } else if (roots_.size() < static_cast<std::size_t>(drafter_->info().max_nodes)) {

@@ -48,6 +48,7 @@ struct Engine::State {
   double now() const { return now_ms(options_.clock); }
   void draft_all();
   void choose_drafting_sessions();
+  void choose_probed_session();
   Planner::Ahead ahead(int depth) const;
   void account_draft(double start, int width);
   std::size_t n_lacking(const Session& s) const;
@@ -69,7 +70,8 @@ struct Engine::State {
   CostModel target_cost_;
   CostModel draft_cost_;
   Planner planner_;
-  std::map<int, Calibration> calibrations_;  // see Learned
+  std::map<int, Calibration> calibrations_;         // see Learned
+  std::map<const Calibration*, int> draft_probes_;  // that each had
   std::unique_ptr<bool[]> is_eog_;
   std::vector<Slot> slots_;
   std::int64_t n_closed_ = 0;

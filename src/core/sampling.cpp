@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "gsd/error.h"
 #include "topk.h"
@@ -43,7 +44,56 @@ double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t posi
   return to_gumbel(noise_bits(seed, choice, position, token)[static_cast<std::uint32_t>(token) % 4]);
 }
 
-Sampler::Sampler(SamplingParams params) : params_(std::move(params)) { validate(params_); }
+double position_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position) {
+  const auto bits = philox({0, position, choice, 0x67736422}, static_cast<std::uint32_t>(seed),
+                           static_cast<std::uint32_t>(seed >> 32));
+  return (bits[0] + 0.5) * 0x1p-32;
+}
+
+namespace {
+
+bool has_effect(const SamplingParams& p, Stage stage) {
+  switch (stage) {
+    case Stage::kPenalties:
+      return p.penalised();
+    case Stage::kDry:
+      return p.dry();
+    case Stage::kTopNSigma:
+      return p.top_n_sigma > 0;
+    case Stage::kTopK:
+      return p.top_k > 0;
+    case Stage::kTypicalP:
+      return p.typical_p < 1;
+    case Stage::kTopP:
+      return p.top_p < 1;
+    case Stage::kMinP:
+      return p.min_p > 0;
+    case Stage::kXtc:
+      return p.xtc_probability > 0 && p.xtc_threshold <= 0.5F;
+    case Stage::kTemperature:
+      return p.temperature != 1 || p.dynatemp_range > 0;
+    case Stage::kInfill:
+      return p.infill != nullptr;
+  }
+  return false;
+}
+
+// Those that the short way knows.
+bool is_usual(Stage s) {
+  return s == Stage::kPenalties || s == Stage::kDry || s == Stage::kTopK || s == Stage::kTopP || s == Stage::kMinP ||
+         s == Stage::kTemperature;
+}
+
+}  // namespace
+
+Sampler::Sampler(SamplingParams params) : params_(std::move(params)) {
+  validate(params_);
+  for (const Stage s : params_.stages) {
+    if (has_effect(params_, s)) stages_.push_back(s);
+  }
+  usual_ = params_.min_keep <= 1 && params_.dynatemp_range == 0 &&
+           std::all_of(stages_.begin(), stages_.end(), is_usual) && std::is_sorted(stages_.begin(), stages_.end());
+}
 
 void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position,
                       std::span<float> score) const {
@@ -56,6 +106,13 @@ void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_
 
 Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent,
                        const Constraint* constraint) {
+  if (!usual_) {
+    run_stages(raw, position, recent);
+    Choice c = draw(position, 1);
+    c.margin = params_.temperature > 0 ? c.margin * params_.temperature : margin_;
+    if (!constraint || (c.token >= 0 && constraint->allows(c.token))) return c;
+    return draw_allowed(adjust(raw, recent), *constraint);
+  }
   const std::span<const float> logits = adjust(raw, recent);
   if (params_.greedy()) {
     Choice c;
@@ -69,33 +126,70 @@ Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::
   }
   if (!constraint && params_.top_k == 0 && params_.top_p >= 1 && params_.min_p == 0) return draw_all(logits, position);
   survivors(logits);
-  const Choice c = draw(position);
+  const Choice c = draw(position, params_.temperature);
   if (!constraint || (c.token >= 0 && constraint->allows(c.token))) return c;
   return draw_allowed(logits, *constraint);
 }
 
-std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<const Token> recent) {
-  if (!params_.penalised() && params_.logit_bias.empty()) return logits;
-  adjusted_.assign(logits.begin(), logits.end());
-  const auto in_range = [&](Token t) { return t >= 0 && static_cast<std::size_t>(t) < adjusted_.size(); };
-  for (const auto& [token, bias] : params_.logit_bias) {
-    if (in_range(token)) adjusted_[static_cast<std::size_t>(token)] += bias;
+void Sampler::distribution(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent,
+                           std::vector<TokenProbability>& out) {
+  if (usual_) {
+    survivors(adjust(raw, recent));
+    heat();
+  } else {
+    run_stages(raw, position, recent);
   }
-  if (!params_.penalised()) return adjusted_;
-  count_.resize(adjusted_.size());
+  sort_candidates();
+  find_probabilities();
+  out.clear();
+  for (std::size_t i = 0; i < candidates_.size(); ++i) out.push_back({candidates_[i].token, static_cast<float>(p_[i])});
+}
+
+std::span<const float> Sampler::biased(std::span<const float> logits) {
+  if (params_.logit_bias.empty()) return logits;
+  adjusted_.assign(logits.begin(), logits.end());
+  for (const auto& [token, bias] : params_.logit_bias) {
+    if (token >= 0 && static_cast<std::size_t>(token) < adjusted_.size())
+      adjusted_[static_cast<std::size_t>(token)] += bias;
+  }
+  return adjusted_;
+}
+
+// The tokens that count as recent, counted in count_.
+std::span<const Token> Sampler::count_recent(std::span<const Token> recent) {
   const auto window = params_.penalty_last_n < 0
                           ? recent.size()
                           : std::min(recent.size(), static_cast<std::size_t>(params_.penalty_last_n));
   const auto last = recent.last(window);
   for (const Token t : last) {
-    if (in_range(t)) ++count_[static_cast<std::size_t>(t)];
+    if (t >= 0 && static_cast<std::size_t>(t) < count_.size()) ++count_[static_cast<std::size_t>(t)];
   }
-  for (const Token t : last) {
-    if (!in_range(t) || count_[static_cast<std::size_t>(t)] == 0) continue;  // already done
-    float& x = adjusted_[static_cast<std::size_t>(t)];
-    x = x > 0 ? x / params_.repeat_penalty : x * params_.repeat_penalty;
-    x -= static_cast<float>(count_[static_cast<std::size_t>(t)]) * params_.frequency_penalty + params_.presence_penalty;
-    count_[static_cast<std::size_t>(t)] = 0;
+  return last;
+}
+
+float Sampler::penalised(float x, std::int32_t count) const {
+  x = x > 0 ? x / params_.repeat_penalty : x * params_.repeat_penalty;
+  return x - (static_cast<float>(count) * params_.frequency_penalty + params_.presence_penalty);
+}
+
+std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<const Token> recent) {
+  const std::span<const float> row = biased(logits);
+  if (!params_.penalised() && !params_.dry()) return row;
+  if (row.data() != adjusted_.data()) adjusted_.assign(row.begin(), row.end());
+  const auto in_range = [&](Token t) { return t >= 0 && static_cast<std::size_t>(t) < adjusted_.size(); };
+  if (params_.penalised()) {
+    count_.resize(adjusted_.size());
+    for (const Token t : count_recent(recent)) {
+      if (!in_range(t) || count_[static_cast<std::size_t>(t)] == 0) continue;  // already done
+      float& x = adjusted_[static_cast<std::size_t>(t)];
+      x = penalised(x, std::exchange(count_[static_cast<std::size_t>(t)], 0));
+    }
+  }
+  if (params_.dry()) {
+    dry_.penalties(params_, recent, repeating_);
+    for (const auto& [token, penalty] : repeating_) {
+      if (in_range(token)) adjusted_[static_cast<std::size_t>(token)] -= penalty;
+    }
   }
   return adjusted_;
 }
@@ -170,7 +264,7 @@ void Sampler::cut_top_p() {
                       Candidate::better_logit);
     for (; sorted < stop; ++sorted) {
       sum += std::exp(static_cast<double>(candidates_[sorted].logit - top));
-      if (sum >= static_cast<double>(params_.top_p) * total) {
+      if (sum >= static_cast<double>(params_.top_p) * total && static_cast<int>(sorted) + 1 >= params_.min_keep) {
         candidates_.resize(sorted + 1);
         return;
       }
@@ -205,8 +299,8 @@ struct Race {
 }  // namespace
 
 // The race among candidates_; all scores are filled in.
-Choice Sampler::draw(std::uint32_t position) {
-  Race race(params_.temperature);
+Choice Sampler::draw(std::uint32_t position, float temperature) {
+  Race race(temperature);
   for (Candidate& c : candidates_)
     c.score = race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
   return race.result();

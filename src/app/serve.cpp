@@ -53,6 +53,7 @@ server::TextModel text_model(const Runtime& pair, const ServeFlags& flags) {
   out.id = names.empty() ? stem : names.front();
   out.aliases = {names.empty() ? m.path() : stem};
   if (names.size() > 1) out.aliases.insert(out.aliases.end(), names.begin() + 1, names.end());
+  out.path = m.path();
   out.description = m.description();
   out.draft_description = pair.draft_description();
   const LoadedFormat chat = load_format(m, flags.chat_template);

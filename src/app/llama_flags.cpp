@@ -281,7 +281,6 @@ std::vector<Group> groups() {
         {"--no-jinja"},
         {"-rea --reasoning", 1, "auto", "LLAMA_ARG_REASONING"},
         {"--reasoning-effort", 1, "default", "LLAMA_ARG_REASONING_EFFORT"},
-        {"--reasoning-budget", 1, "-1", "LLAMA_ARG_THINK_BUDGET"},
         {"--reasoning-budget-message", 1, "", "LLAMA_ARG_THINK_BUDGET_MESSAGE"},
         {"--reasoning-preserve --no-reasoning-preserve", 0, "", "LLAMA_ARG_REASONING_PRESERVE"},
         {"--skip-chat-parsing", 0, "", "LLAMA_ARG_SKIP_CHAT_PARSING"},

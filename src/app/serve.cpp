@@ -28,6 +28,7 @@ struct ServeFlags {
   TemplateFlags chat_template;
   std::string tool_format;
   std::string reasoning_format = "auto";
+  int reasoning_budget = -1;
   std::string api_key_file;
   bool random_seed = true;
   bool strict_model = false;
@@ -120,6 +121,7 @@ int serve(ServeFlags flags) {
   conversation.chat.variables = template_variables(flags.chat_template);
   if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
   conversation.reasoning = server::parse_reasoning_format(flags.reasoning_format);
+  conversation.reasoning_budget = flags.reasoning_budget;
   flags.http.api_keys = all_keys(flags);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
   check_address(flags.http);
@@ -137,6 +139,11 @@ int serve(ServeFlags flags) {
   server::Service service(flags.http);
   Runtime pair = load_pair(flags.model, false);
   const server::TextModel model = text_model(pair, flags);
+  const std::optional<chat::ToolFormat> tools = tool_format(flags, *model.chat);
+  if (flags.reasoning_budget >= 0 &&
+      (tools ? *tools : chat::find_tool_format(*model.chat)).style == chat::CallStyle::kHarmony)
+    throw Error(ErrorCode::kUsage,
+                "--reasoning-budget is not for this model, whose reasoning is a channel; leave it out.");
   server::Metrics metrics;
   server::Scheduler scheduler(pair.engine(), metrics, {.max_queue = static_cast<std::size_t>(flags.max_queue)});
   const SessionOptions defaults = flags.model.session();
@@ -148,7 +155,7 @@ int serve(ServeFlags flags) {
                                 .conversation = conversation},
                    .exact = pair_options.engine.exact,
                    .strict_model = flags.strict_model,
-                   .tool_format = tool_format(flags, *model.chat),
+                   .tool_format = tools,
                    .version = GSD_VERSION});
   const auto opened = [&] {
     std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", model.id.c_str(),
@@ -182,6 +189,10 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
                        "Reasoning in chats: apart as reasoning_content (auto, deepseek), or left in the text (none)"))
       ->capture_default_str()
       ->check(CLI::IsMember(std::vector<std::string>{"auto", "deepseek", "none"}));
+  group(app.add_option("--reasoning-budget", f.reasoning_budget,
+                       "Tokens of reasoning in chats, then it is ended; -1 = no bound"))
+      ->capture_default_str()
+      ->check(CLI::Range(-1, 1 << 30));
   group(app.add_option("--api-key", f.http.api_keys, "A key that clients must give; may be repeated"))
       ->expected(1)
       ->take_all();

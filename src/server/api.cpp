@@ -74,8 +74,9 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
     if (plan_.format != nullptr) {
       parsers_[i] = chat::make_reply_parser(*plan_.format, plan_.options);
       g.shown = support->shared_shown();
-      if (plan_.grammar) o.constraint = support->constraint(plan_);
     }
+    // Under a grammar of the request there is no reasoning to bound.
+    if (support != nullptr && !grammar) o.constraint = support->constraint(plan_);
     jobs.push_back(make_job(model, prompts[i / n], std::move(o), std::move(g), static_cast<std::uint32_t>(i), channel_,
                             cancelled_));
     jobs.back().id = next_job_id();
@@ -323,8 +324,10 @@ std::unique_ptr<Call> Api::response(std::string_view body) {
 
 std::unique_ptr<Call> Api::message(std::string_view body) {
   return as_api_errors([&] {
-    return chat(one_answer(read_chat(messages_to_chat(parse_object(body)), options_.defaults)),
-                std::make_unique<MessageWriter>(model_));
+    CompletionRequest r = one_answer(read_chat(messages_to_chat(parse_object(body)), options_.defaults));
+    // Agents send a budget with every request: where reasoning has no tags it says nothing.
+    if (calls_.format().style == chat::CallStyle::kHarmony) r.conversation.reasoning_budget = -1;
+    return chat(std::move(r), std::make_unique<MessageWriter>(model_));
   });
 }
 

@@ -206,6 +206,7 @@ void Sampler::survivors(std::span<const float> logits) {
 // The common case in one pass over the row: the cuts leave at most kFew. False if that cannot be told.
 bool Sampler::few_survivors(std::span<const float> logits) {
   constexpr std::size_t kFew = 256;
+  if (params_.top_k > static_cast<int>(kFew) && params_.top_p < 1) return false;  // top-p asks what top-k leaves
   const bool by_k = params_.top_k > 0 && params_.top_k <= static_cast<int>(kFew);
   std::array<Token, kFew> token;
   std::array<float, kFew> log_p;

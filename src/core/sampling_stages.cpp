@@ -209,11 +209,13 @@ void Sampler::fill_in() {
     for (double& p : p_) p /= sum;
     return n_text;
   };
+  const Candidate best = candidates_.front();
   const std::size_t n_text = drop_below(kProbable);
   if (n_text > 0) {
     drop_below(1 / static_cast<double>(n_text + 1));
   } else {
-    candidates_.assign(1, {v.end_of_turn >= 0 ? v.end_of_turn : v.end, 1, 0});
+    const Token end = v.end_of_turn >= 0 ? v.end_of_turn : v.end;
+    candidates_.assign(1, end >= 0 ? Candidate{end, 1, 0} : best);
   }
 }
 

@@ -266,14 +266,15 @@ TEST(Native, TheTimeOfAnAnswerIsBoundedAfterItsFirstLine) {
 TEST(Native, SamplersKeepTheTextTheSameInEveryMode) {
   Rig rig;
   rig.start();
-  const Json variants = Json::array({{{"typical_p", 0.6}},
-                                     {{"top_n_sigma", 0.05}},
-                                     {{"dynatemp_range", 0.6}, {"dynatemp_exponent", 0.8}},
-                                     {{"xtc_probability", 0.5}, {"xtc_threshold", 0.1}},
-                                     {{"dry_multiplier", 2.0}, {"dry_allowed_length", 1}, {"dry_penalty_last_n", -1}},
-                                     {{"samplers", {"temperature", "min_p", "xtc"}}, {"xtc_probability", 0.3}},
-                                     {{"min_keep", 3}, {"top_p", 0.1}},
-                                     {{"temperature", 0}, {"typical_p", 0.3}}});
+  const Json variants =
+      Json::array({{{"typical_p", 0.6}},
+                   {{"top_n_sigma", 0.05}},
+                   {{"dynatemp_range", 0.6}, {"dynatemp_exponent", 0.8}},
+                   {{"xtc_probability", 0.5}, {"xtc_threshold", 0.005}},
+                   {{"dry_multiplier", 5.0}, {"dry_allowed_length", 0}, {"dry_penalty_last_n", -1}},
+                   {{"samplers", {"temperature", "min_p", "xtc"}}, {"xtc_probability", 0.6}, {"xtc_threshold", 0.005}},
+                   {{"min_keep", 3}, {"top_p", 0.1}},
+                   {{"temperature", 0}, {"typical_p", 0.3}}});
   Json body{{"prompt", "once upon"}, {"n_predict", 60}, {"temperature", 0.9}, {"seed", 8}, {"ignore_eos", true}};
   const std::string usual = ask(rig.api, body)["content"];
   for (const Json& v : variants) {
@@ -402,6 +403,7 @@ TEST(Infill, AnswersInTheNativeFormAndSaysWhatItLacks) {
   EXPECT_EQ(lacking.status(), 501);
   EXPECT_THAT(lacking.what(), HasSubstr("no token for prefix, suffix, middle"));
   rig.model.vocabulary = filling(false);
+  rig.model.vocabulary.end = 0;
   rig.start();
   const Json a = finish(rig.api.infill(body.dump()));
   EXPECT_EQ(a["prompt"], "[1]int a[2];[3]");

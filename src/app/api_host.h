@@ -17,6 +17,7 @@ struct ApiFlags {
   TemplateFlags chat_template;
   std::string tool_format;
   std::string reasoning_format = "auto";
+  int reasoning_budget = -1;
   bool random_seed = true;
   bool strict_model = false;
 };

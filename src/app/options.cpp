@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <random>
+#include <sstream>
+#include <vector>
 
 #include "console.h"
 
@@ -108,10 +111,20 @@ void add_draw_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Sampling")->capture_default_str(); };
   group(app.add_option("-n,--n-predict", f.n_predict, "Tokens to generate; -1 = until the context is full"))
       ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 40));
+  const std::map<std::string, std::string> other{{"temperature", "--temp,"},
+                                                 {"typical-p", "--typical,"},
+                                                 {"top-n-sigma", "--top-nsigma,"},
+                                                 {"dynatemp-exponent", "--dynatemp-exp,"}};
   visit_params(p, [&](const Param& param, auto& field) {
-    const std::string flag = "--" + std::string(param.flag);
-    group(app.add_option(flag == "--temperature" ? "--temp," + flag : flag, field, param.help));
+    const auto also = other.find(param.flag);
+    group(app.add_option((also == other.end() ? "" : also->second) + "--" + param.flag, field, param.help));
   });
+  app.add_option("--samplers", f.samplers,
+                 "What changes the distribution, in this order, the names separated by semicolons; what is left out is "
+                 "off (penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature)")
+      ->group("Sampling");
+  app.add_option("--sampler-seq,--sampling-seq", f.sampler_letters, "The same by letters (edskypmxt)")
+      ->group("Sampling");
   group(app.add_option("-s,--seed", p.seed, "Seed: same seed, same text, whatever is drafted; -1 = draw one"))
       ->transform([&f](const std::string& text) {
         f.random_seed = text == "-1";
@@ -126,6 +139,20 @@ void add_sampling_flags(CLI::App& app, ModelFlags& f) {
   app.add_flag("--ignore-eos", f.ignore_eos, "Go on behind an end-of-text token")->group("Sampling");
 }
 
+namespace {
+
+std::vector<Stage> stages(const std::string& names, const std::string& letters) {
+  std::vector<Stage> out;
+  std::istringstream list(names);
+  for (std::string name; std::getline(list, name, ';');) out.push_back(parse_stage(name));
+  for (const char& c : letters) out.push_back(parse_stage({&c, 1}));
+  if (std::find(out.begin(), out.end(), Stage::kInfill) != out.end())
+    throw Error(ErrorCode::kUsage, "The sampler 'infill' is for requests to /infill; name it there.");
+  return out;
+}
+
+}  // namespace
+
 SessionOptions ModelFlags::session() const {
   SessionOptions o;
   o.speculation = speculation;
@@ -139,6 +166,7 @@ SessionOptions ModelFlags::session() const {
     o.speculation.max_width = static_cast<int>(std::clamp(w, -1L, 1000L));
   }
   o.sampling = sampling;
+  if (!samplers.empty() || !sampler_letters.empty()) set_stages(o.sampling, stages(samplers, sampler_letters));
   o.max_tokens = n_predict;
   o.ignore_eog = ignore_eos;
   validate(o.speculation);
@@ -148,6 +176,8 @@ SessionOptions ModelFlags::session() const {
 
 SessionOptions ModelFlags::session(const Runtime& loaded) const {
   SessionOptions o = session();
+  if (o.sampling.dry())
+    o.sampling.dry_breakers = make_dry_breakers(vocabulary(loaded.target()), default_dry_breakers());
   if (grammar_file.empty() && grammar.empty()) return o;
   const std::string text = grammar_file.empty() ? grammar : read_file(grammar_file);
   o.constraint = make_grammar(loaded.target(), text).constraint();

@@ -15,6 +15,8 @@ struct ModelFlags {
   std::string width = "auto";
   SpeculationParams speculation;
   SamplingParams sampling;
+  std::string samplers;         // names, separated by semicolons
+  std::string sampler_letters;  // a letter each
   std::int64_t n_predict = 256;
   std::string grammar_file;
   std::string grammar;

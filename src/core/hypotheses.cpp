@@ -141,7 +141,7 @@ void Hypotheses::expand(std::int32_t node, std::span<const float> logits) {
   const auto wanted = s.greedy()
                           ? static_cast<std::size_t>(params_.mode == Mode::kChain ? 2 : std::max(2, params_.top_k))
                           : kSampledCandidates;
-  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, s.greedy() ? 1.0F : 1.0F / s.temperature,
+  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, 1.0F / s.draft_temperature(),
                                                             std::span(scratch_tokens_).first(wanted),
                                                             std::span(scratch_log_q_).first(wanted)));
   graph_.expand(node, std::span(scratch_tokens_).first(n), std::span(scratch_log_q_).first(n));

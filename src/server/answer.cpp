@@ -74,6 +74,10 @@ Json timings_json(const Outcome& o) {
   return out;
 }
 
+Json progress_json(const PromptProgress& p) {
+  return {{"total", p.total}, {"cache", p.reused}, {"processed", p.processed}, {"time_ms", p.ms}};
+}
+
 ApiError failure(const Outcome& o) {
   return o.error ? api_error(*o.error) : ApiError(503, "The server was stopped before the answer was complete.");
 }

@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "api_error.h"
 #include "conversation.h"
@@ -43,6 +44,8 @@ class Fields {
   void read(const Param& param, Mode& out) const;
   // The text of a field that must be one, `absent` without it.
   std::string text(const char* name, std::string absent = {}) const;
+  // The texts of a field that must be a list of them; empty without it.
+  std::vector<std::string> texts(const char* name) const;
   // The object, or list, of a field that must be one; null = absent.
   const Json* object(const char* name) const;
   const Json* list(const char* name) const;

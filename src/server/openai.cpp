@@ -60,6 +60,7 @@ std::string error_json(const ApiError& e) {
   const auto text_or_null = [](const std::string& s) { return s.empty() ? Json() : Json(s); };
   const char* type = e.status() == 401   ? "authentication_error"
                      : e.status() == 403 ? "permission_error"
+                     : e.status() == 501 ? "not_supported_error"
                      : e.status() == 503 ? "unavailable_error"
                      : e.status() >= 500 ? "server_error"
                                          : "invalid_request_error";
@@ -124,7 +125,7 @@ void OpenAiWriter::add(const Answers& answers, Addition& x, std::string& out) {
   Streamed& s = streamed_[x.choice];
   if (a.finished && a.outcome.error) return fail(api_error(*a.outcome.error), out);
   // Markers that are taken out, and text that may become one, are nothing to tell of.
-  if (s.greeted && x.pieces.empty() && x.tokens.empty() && !a.finished && !x.trace) return;
+  if (s.greeted && x.pieces.empty() && x.tokens.empty() && !a.finished && !x.trace && !x.progress) return;
   Json choice{{"index", x.choice}};
   if (chat_) {
     choice["delta"] = chat_delta(a, x, s.greeted);
@@ -138,6 +139,7 @@ void OpenAiWriter::add(const Answers& answers, Addition& x, std::string& out) {
   chunk["choices"] = Json::array({std::move(choice)});
   if (request.include_usage) chunk["usage"] = nullptr;
   if (a.finished || request.timings_per_token) chunk["timings"] = timings_json(a.outcome);
+  if (x.progress) chunk["prompt_progress"] = progress_json(*x.progress);
   if (x.trace) {
     const StepTrace& t = *x.trace;
     chunk["gsd"] = step_json(t.graph, t.tree, t.acceptance, t.stats,

@@ -24,13 +24,11 @@ double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t posi
 }
 
 double position_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position) {
-  // Counters of another word than the tokens': the noise of token -1 is nobody's.
+  // Token -1 is in no vocabulary: its bits are nobody's noise.
   return (Noise(seed, choice, position).bits(-1) + 0.5) * 0x1p-32;
 }
 
-namespace {
-
-// A token in the race for the draw.
+// A token in the race for the draw. Named outside, since Sampler::Work holds some.
 struct Runner {
   Token token;
   double score;
@@ -39,6 +37,8 @@ struct Runner {
     return a.score > b.score || (a.score == b.score && a.token < b.token);
   }
 };
+
+namespace {
 
 // The winner of logit / T + G and the runner-up.
 struct Race {

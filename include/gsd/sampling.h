@@ -77,13 +77,9 @@ class Sampler {
   struct Candidate {
     Token token;
     float logit;
-    double score;
     // Best first, equal ones by id.
     static bool better_logit(const Candidate& a, const Candidate& b) {
       return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-    }
-    static bool better_score(const Candidate& a, const Candidate& b) {
-      return a.score > b.score || (a.score == b.score && a.token < b.token);
     }
   };
   struct Work;

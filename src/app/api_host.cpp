@@ -66,7 +66,7 @@ server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& fo
                 "--reasoning-budget is not for this model, whose reasoning is a channel; leave it out.");
   return {.defaults = {.sampling = defaults.sampling,
                        .speculation = defaults.speculation,
-                       .random_seed = flags.random_seed,
+                       .random_seed = flags.model.random_seed,
                        .max_tokens = defaults.max_tokens,
                        .conversation = conversation(flags)},
           .exact = flags.model.pair.engine.exact,
@@ -103,6 +103,7 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
   f.model.sampling.top_p = 0.95F;
   f.model.sampling.min_p = 0.05F;
   f.model.n_predict = -1;
+  f.model.random_seed = true;
   add_model_flags(app, f.model);
   add_mode_flag(app, f.model);
   add_speculation_flags(app, f.model);

@@ -18,7 +18,6 @@ struct ApiFlags {
   std::string tool_format;
   std::string reasoning_format = "auto";
   int reasoning_budget = -1;
-  bool random_seed = true;
   bool strict_model = false;
 };
 // Those that count for every way in, with the model's and with llama-server's defaults for what requests leave out.

@@ -65,10 +65,8 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
                        "Draft model or EAGLE-3 head (GGUF); without it the target's own MTP layers draft where it has "
                        "them, or only the history is drawn on"))
       ->type_name("FILE");
-  const std::map<std::string, std::optional<DraftType>> types{
-      {"auto", std::nullopt}, {"model", DraftType::kModel}, {"mtp", DraftType::kMtp}, {"eagle3", DraftType::kEagle3}};
   group(app.add_option_function<std::string>(
-            "--draft-type", [&f, types](const std::string& v) { f.pair.draft_type = types.at(v); },
+            "--draft-type", [&f](const std::string& v) { f.pair.draft_type = draft_types_by_name().at(v); },
             "What drafts: auto (what the files hold), model, mtp (layers of the target's file; model without --draft "
             "leaves them alone), eagle3"))
       ->default_str("auto")

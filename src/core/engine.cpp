@@ -91,9 +91,12 @@ const EngineOptions& Engine::options() const { return state_->options_; }
 const Stats& Engine::stats() const { return state_->stats_; }
 void Engine::reset_stats() { state_->stats_ = {}; }
 
+int Engine::State::temperature_key(const SamplingParams& sampling) {
+  return sampling.greedy() ? -1 : static_cast<int>(std::lround(sampling.temperature * 10));
+}
+
 Calibration& Engine::State::calibration(const SamplingParams& sampling) {
-  const int key = static_cast<int>(std::lround(sampling.temperature * 10));
-  return calibrations_.try_emplace(sampling.greedy() ? -1 : key, sampling.greedy()).first->second;
+  return calibrations_.try_emplace(temperature_key(sampling), sampling.greedy()).first->second;
 }
 
 void Engine::State::exchange(Learned& other) {
@@ -138,7 +141,7 @@ std::unique_ptr<Session> Engine::State::open(Engine& engine, SessionOptions opti
                                        " sequences are in use; close a session or create the engine with more.");
   }
   Calibration& c = calibration(options.sampling);
-  draft_probes_.try_emplace(&c, 0);  // here, since a step allocates nothing
+  draft_probes_.try_emplace(temperature_key(options.sampling), 0);  // here, since a step allocates nothing
   std::unique_ptr<Session> session(new Session(engine, slot, std::move(options), c));
   slots_[static_cast<std::size_t>(slot)].taken = true;
   return session;

@@ -49,13 +49,13 @@ void Engine::State::choose_probed_session() {
   };
   const auto turn = [&](const Planner::Item& item) {
     const Session& s = session(item);
-    return std::pair(draft_probes_[&calibration(s.options_.sampling)], n_lacking(s));
+    return std::pair(draft_probes_[temperature_key(s.options_.sampling)], n_lacking(s));
   };
   const auto first =
       std::min_element(items_.begin(), items_.end(), [&](const auto& a, const auto& b) { return turn(a) < turn(b); });
   std::iter_swap(items_.begin(), first);
   const Session& chosen = session(items_.front());
-  if (!lags(chosen)) ++draft_probes_[&calibration(chosen.options_.sampling)];
+  if (!lags(chosen)) ++draft_probes_[temperature_key(chosen.options_.sampling)];
 }
 
 // What levels below `depth` promise, by the best of the drafting sessions.

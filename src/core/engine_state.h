@@ -41,6 +41,7 @@ struct Engine::State {
   };
   std::int32_t choose_slot(std::span<const Token> prompt) const;
   void release(Session& s) noexcept;
+  static int temperature_key(const SamplingParams& sampling);
   Calibration& calibration(const SamplingParams& sampling);
   void drop_leftovers(Session& s);
   bool prepare(Session& s);
@@ -70,8 +71,8 @@ struct Engine::State {
   CostModel target_cost_;
   CostModel draft_cost_;
   Planner planner_;
-  std::map<int, Calibration> calibrations_;         // see Learned
-  std::map<const Calibration*, int> draft_probes_;  // that each had
+  std::map<int, Calibration> calibrations_;  // see Learned
+  std::map<int, int> draft_probes_;          // that each of them had
   std::unique_ptr<bool[]> is_eog_;
   std::vector<Slot> slots_;
   std::int64_t n_closed_ = 0;

@@ -58,19 +58,19 @@ struct Race {
   double second = best.score;
 };
 
-// A heap gives the first candidates in order without sorting; where those do not help, all others are looked at once.
-Token first_allowed(std::span<Runner> candidates, const Constraint& constraint) {
+// A heap gives the first runners in order without sorting; where those do not help, all others are looked at once.
+Token first_allowed(std::span<Runner> runners, const Constraint& constraint) {
   constexpr int kFew = 32;
   const auto worse = [](const Runner& a, const Runner& b) { return Runner::better(b, a); };
-  std::make_heap(candidates.begin(), candidates.end(), worse);
-  auto end = candidates.end();
-  for (int n = 0; n < kFew && end != candidates.begin(); ++n) {
-    std::pop_heap(candidates.begin(), end, worse);
+  std::make_heap(runners.begin(), runners.end(), worse);
+  auto end = runners.end();
+  for (int n = 0; n < kFew && end != runners.begin(); ++n) {
+    std::pop_heap(runners.begin(), end, worse);
     --end;
     if (constraint.allows(end->token)) return end->token;
   }
   Runner best{-1, -std::numeric_limits<double>::infinity()};
-  for (auto c = candidates.begin(); c != end; ++c) {
+  for (auto c = runners.begin(); c != end; ++c) {
     if (Runner::better(*c, best) && constraint.allows(c->token)) best = *c;
   }
   return best.token;
@@ -134,7 +134,7 @@ struct Sampler::Work {
   std::vector<float> maxima;  // of the row's groups
   Cutter cutter;
   Cut cut;
-  std::vector<Runner> candidates;
+  std::vector<Runner> runners;
 
   void look_at(std::span<const float> logits, const SamplingParams& params) {
     row = logits;
@@ -203,12 +203,10 @@ void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_
 Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent,
                        const Constraint* constraint) {
   Choice c;
-  std::span<const float> logits;
+  std::span<const float> logits = raw;
   if (!usual_) {
     run_stages(raw, position, recent);
     c = draw_candidates(position);
-    if (!constraint || (c.token >= 0 && constraint->allows(c.token))) return c;
-    logits = adjust(raw, recent);
   } else if (logits = adjust(raw, recent); params_.greedy()) {
     float second = kLowest;
     c.token = arg_max(logits, &second);
@@ -221,10 +219,8 @@ Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::
   if (!constraint || (c.token >= 0 && constraint->allows(c.token))) return c;
   c = {};
   if (!usual_) {
-    std::sort(candidates_.begin(), candidates_.end(), Candidate::better_score);
-    const auto first = std::find_if(candidates_.begin(), candidates_.end(),
-                                    [&](const Candidate& x) { return constraint->allows(x.token); });
-    if (first != candidates_.end()) c.token = first->token;
+    c.token = first_allowed(work_->runners, *constraint);
+    if (c.token < 0) logits = adjust(raw, recent);
   } else if (!params_.greedy()) {
     c.token = next_allowed(position, *constraint);
   }
@@ -290,13 +286,14 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
   return adjusted_;
 }
 
-// The race among candidates_, whose scores are filled in; the temperature is in their logits.
+// The race among candidates_, who are the runners; the temperature is in their logits.
 Choice Sampler::draw_candidates(std::uint32_t position) {
+  const Noise noise(params_.seed, params_.choice, position);
   Race race;
-  for (Candidate& c : candidates_) {
-    c.score = static_cast<double>(c.logit) + gumbel_noise(params_.seed, params_.choice, position, c.token);
-    race.enter({c.token, c.score});
-  }
+  work_->runners.clear();
+  for (const Candidate& c : candidates_)
+    race.enter(
+        work_->runners.emplace_back(Runner{c.token, static_cast<double>(c.logit) + to_gumbel(noise.bits(c.token))}));
   const float ahead = params_.temperature > 0 ? race.margin(static_cast<double>(params_.temperature)) : margin_;
   return {race.best.token, ahead};
 }
@@ -337,13 +334,13 @@ Token Sampler::next_allowed(std::uint32_t position, const Constraint& constraint
   const double top = static_cast<double>(*std::max_element(w.maxima.begin(), w.maxima.end())) / temperature;
   double above = std::numeric_limits<double>::quiet_NaN();  // nothing was asked yet
   for (const double bound : {top - 2, top - 8, -kInfinity}) {
-    w.candidates.clear();
+    w.runners.clear();
     w.contenders(
         noise, temperature, [bound] { return bound; },
         [&](const Runner& c) {
-          if (c.score >= bound && !(c.score >= above)) w.candidates.push_back(c);
+          if (c.score >= bound && !(c.score >= above)) w.runners.push_back(c);
         });
-    const Token found = first_allowed(w.candidates, constraint);
+    const Token found = first_allowed(w.runners, constraint);
     if (found >= 0) return found;
     above = bound;
   }

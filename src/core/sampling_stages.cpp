@@ -16,7 +16,7 @@ void Sampler::run_stages(std::span<const float> logits, std::uint32_t position, 
   count_.resize(row.size());
   candidates_.clear();
   for (std::size_t i = 0; i < row.size(); ++i) {
-    if (row[i] > -std::numeric_limits<float>::infinity()) candidates_.push_back({static_cast<Token>(i), row[i], 0});
+    if (row[i] > -std::numeric_limits<float>::infinity()) candidates_.push_back({static_cast<Token>(i), row[i]});
   }
   margin_ = 0;
   for (const Stage s : stages_) {
@@ -240,7 +240,7 @@ void Sampler::fill_in() {
     drop_below(1 / static_cast<double>(n_text + 1));
   } else {
     const Token end = v.end_of_turn >= 0 ? v.end_of_turn : v.end;
-    candidates_.assign(1, end >= 0 ? Candidate{end, 1, 0} : best);
+    candidates_.assign(1, end >= 0 ? Candidate{end, 1} : best);
   }
 }
 

@@ -37,9 +37,9 @@ void ItemWriter::end(const Answers& answers, std::string& out) {
 
 std::string print(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-std::string event(const char* name, const Json& data) {
-  return fmt::format("event: {}\ndata: {}\n\n", name, print(data));
-}
+std::string event(const std::string& json) { return "data: " + json + "\n\n"; }
+
+std::string event(const char* name, const Json& data) { return fmt::format("event: {}\n{}", name, event(print(data))); }
 
 std::string random_id(const std::string& prefix) {
   std::random_device random;

@@ -92,7 +92,8 @@ class ItemWriter : public AnswerWriter {
 
 // Token pieces may be no UTF-8: what is none becomes U+FFFD. Everything else was checked before.
 std::string print(const Json& j);
-std::string event(const char* name, const Json& data);  // a server-sent event with a name
+std::string event(const std::string& json);             // a server-sent event
+std::string event(const char* name, const Json& data);  // one with a name
 std::string random_id(const std::string& prefix);       // prefix and 24 digits
 Json bytes_json(const std::string& bytes);              // a list of numbers
 Json timings_json(const Outcome& outcome);

@@ -120,6 +120,17 @@ const Json* Fields::list(const char* name) const {
   return v;
 }
 
+std::vector<Fields> Fields::objects(const char* name) const {
+  std::vector<Fields> out;
+  const Json* v = list(name);
+  if (v == nullptr) return out;
+  for (const Json& object : *v) {
+    if (!object.is_object()) refuse(path(name), "must hold objects");
+    out.emplace_back(object, path(name));
+  }
+  return out;
+}
+
 void Fields::refuse_unsupported(std::initializer_list<const char*> names) const {
   for (const char* name : names) {
     const Json* v = find(name);

@@ -49,6 +49,9 @@ class Fields {
   // The object, or list, of a field that must be one; null = absent.
   const Json* object(const char* name) const;
   const Json* list(const char* name) const;
+  // The objects of a field that must be a list of them; empty without it.
+  std::vector<Fields> objects(const char* name) const;
+  const Json& json() const { return object_; }
   // Refuses fields that would change the answer if they were ignored. Those that ask for nothing are taken: false, 0
   // and what is empty.
   void refuse_unsupported(std::initializer_list<const char*> names) const;

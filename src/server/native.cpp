@@ -108,7 +108,7 @@ void NativeWriter::add(const Answers& answers, Addition& x, std::string& out) {
   const Answer& a = answers.choices[x.choice];
   n_sent_.resize(answers.choices.size());
   if (a.finished && a.outcome.error) return fail(api_error(*a.outcome.error), out);
-  const auto send = [&](const Json& j) { out += "data: " + print(j) + "\n\n"; };
+  const auto send = [&](const Json& j) { out += event(print(j)); };
   std::string text = x.pieces.empty() ? "" : std::move(x.pieces[0].text);
   if (x.progress) {
     Json j = chunk(answers, x.choice, "");
@@ -130,7 +130,7 @@ void NativeWriter::add(const Answers& answers, Addition& x, std::string& out) {
   if (a.finished) send(only_fields(result(answers, x.choice), r.response_fields));
 }
 
-void NativeWriter::fail(const ApiError& error, std::string& out) { out += "data: " + error_json(error) + "\n\n"; }
+void NativeWriter::fail(const ApiError& error, std::string& out) { out += event(error_json(error)); }
 
 // The last chunk of a stream, which has been told the text, or the whole answer.
 Json NativeWriter::result(const Answers& answers, std::size_t choice) const {

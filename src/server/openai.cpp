@@ -12,8 +12,6 @@ namespace {
 
 using Kind = AnswerItem::Kind;
 
-std::string data(const Json& chunk) { return "data: " + print(chunk) + "\n\n"; }
-
 Json finish_reason(const Answer& a) {
   switch (a.outcome.finish) {
     case FinishReason::kLength:
@@ -145,7 +143,7 @@ void OpenAiWriter::add(const Answers& answers, Addition& x, std::string& out) {
     chunk["gsd"] = step_json(t.graph, t.tree, t.acceptance, t.stats,
                              [this](Token token) { return model_.vocabulary.piece(token, ShowControl::kYes); });
   }
-  out += data(chunk);
+  out += event(print(chunk));
 }
 
 void OpenAiWriter::end(const Answers& answers, std::string& out) {
@@ -154,12 +152,12 @@ void OpenAiWriter::end(const Answers& answers, std::string& out) {
     chunk["choices"] = Json::array();
     chunk["usage"] = usage(answers);
     chunk["timings"] = timings(answers);
-    out += data(chunk);
+    out += event(print(chunk));
   }
-  out += "data: [DONE]\n\n";
+  out += event("[DONE]");
 }
 
-void OpenAiWriter::fail(const ApiError& error, std::string& out) { out += "data: " + error_json(error) + "\n\n"; }
+void OpenAiWriter::fail(const ApiError& error, std::string& out) { out += event(error_json(error)); }
 
 std::size_t OpenAiWriter::TextOffset::next(std::string_view bytes) {
   const auto add = [this](std::string_view part) {

@@ -56,10 +56,11 @@ class Generation {
         has_grammar_(session.constraint.has_value()),
         has_bias_(!session.sampling.logit_bias.empty()),
         options_(std::move(options)),
-        sampler_(session.sampling),
         choice_(choice),
         channel_(std::move(channel)),
-        text_(options_.stop) {}
+        text_(options_.stop) {
+    if (options_.post_sampling) sampler_.emplace(session.sampling);
+  }
 
   bool on_token(Token t) {
     const bool shown = options_.shown != nullptr && options_.shown->contains(t);
@@ -177,8 +178,8 @@ class Generation {
     const std::span<const Token> all = v.session.tokens();
     const std::size_t n_before = v.session.generated().size() - n;
     for (std::size_t i = 0; i < n; ++i) {
-      sampler_.distribution(v.logits(i), static_cast<std::uint32_t>(n_before + i), all.first(all.size() - n + i),
-                            distribution_);
+      sampler_->distribution(v.logits(i), static_cast<std::uint32_t>(n_before + i), all.first(all.size() - n + i),
+                             distribution_);
       TokenReport& r = pending_[pending_.size() - n + i].report;
       for (std::size_t k = 0; k < distribution_.size(); ++k) {
         if (k < static_cast<std::size_t>(options_.logprobs))
@@ -193,7 +194,7 @@ class Generation {
   bool has_grammar_;
   bool has_bias_;
   GenerationOptions options_;
-  Sampler sampler_;  // for reports
+  std::optional<Sampler> sampler_;  // for reports of what tokens were drawn from
   std::vector<TokenProbability> distribution_;
   std::optional<Stopwatch> since_;
   bool has_line_ = false;

@@ -197,14 +197,7 @@ void set(Options& options, const char* flag, std::string_view value) {
   static constexpr Flag kFlags[] = {
       {"model", [](auto& o, auto, auto v) { o.pair.target = v; }},
       {"draft", [](auto& o, auto, auto v) { o.pair.draft = v; }},
-      {"draft-type",
-       [](auto& o, auto f, auto v) {
-         o.pair.draft_type = one_of<std::optional<DraftType>>(f, v,
-                                                              {{"auto", std::nullopt},
-                                                               {"model", DraftType::kModel},
-                                                               {"mtp", DraftType::kMtp},
-                                                               {"eagle3", DraftType::kEagle3}});
-       }},
+      {"draft-type", [](auto& o, auto f, auto v) { o.pair.draft_type = one_of(f, v, draft_types_by_name()); }},
       {"lookup", [](auto& o, auto, auto v) { o.pair.lookup.emplace_back(v); }},
       {"ctx-size", [](auto& o, auto f, auto v) { read(f, v, 0, 1 << 24, "from 0 to 16777216", o.pair.context.n_ctx); }},
       {"threads", [](auto& o, auto f, auto v) { read(f, v, 0, 1024, "from 0 to 1024", o.pair.context.n_threads); }},

@@ -134,7 +134,7 @@ TEST(Arguments, FlagsOfLlamaServerWithoutMeaningHereArePassedOverWithANote) {
   EXPECT_EQ(p.n, 3);
   ASSERT_EQ(p.notes.size(), 4U);
   EXPECT_THAT(p.notes[0], HasSubstr("-fa has no effect here"));
-  EXPECT_EQ(p.run({"generate", "--mirostat", "0", "--typical=1.0", "-p", "y"}), "");
+  EXPECT_EQ(p.run({"generate", "--mirostat", "0", "--adaptive-target=-1", "-p", "y"}), "");
   EXPECT_TRUE(p.notes.empty());
   EXPECT_EQ(p.prompt, "y");
 }

@@ -524,7 +524,7 @@ double speed_where_tokens_are_fed_again(float drift, double each_ms, const Specu
   Rig rig(s);
   double clock = 0;
   SimulatedMachine target(rig.target, clock, 10, each_ms, true);
-  SimulatedMachine draft(rig.draft, clock, 0.3, 0.02, false);
+  SimulatedMachine draft(rig.draft(), clock, 0.3, 0.02, false);
   EngineOptions options;
   options.clock = [&] { return clock; };
   Engine engine(target, &draft, options);

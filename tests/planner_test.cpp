@@ -165,14 +165,14 @@ TEST(Planner, PricesWhatMustBeComputedAgain) {
     Machine m;
     m.target.load({{1, 10}, {2, 13}, {32, 103}});  // 3 ms a token
     m.draft.load({{1, 0.1}, {8, 0.2}});
-    Planner p(m.target, m.draft, feeds_again);
+    Planner p(m.target, {&m.draft, 1}, feeds_again);
     // Half of the time one token is computed again.
     EXPECT_EQ(p.choose_width(items({0.4F}), 1, 1), feeds_again ? 0U : 1U);
-    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 1, 0, {0, 0}), feeds_again ? 0U : 1U);
+    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 1, 0, {0, 0}).count, feeds_again ? 0U : 1U);
     EXPECT_EQ(p.choose_width(items({0.6F}), 1, 1), 1U);
     // The fourth token is worth 0.4 tokens and costs 0.3; where it is not accepted the three before it are lost, too.
     EXPECT_EQ(p.choose_width(items({0.95F, 0.9F, 0.85F, 0.4F}), 1, 1), feeds_again ? 3U : 4U);
-    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 4, 0, {0.5F, 0}), feeds_again ? 0U : 1U);
+    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 4, 0, {0.5F, 0}).count, feeds_again ? 0U : 1U);
   }
 }
 

@@ -2,6 +2,7 @@
 // clock is simulated.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
@@ -68,6 +69,9 @@ struct World {
   float drift;
   float temperature;
   double noise = 0;  // share by which passes are longer, evenly drawn; one in forty is an outlier
+  int sessions = 1;
+  Mode mode = Mode::kAuto;
+  bool changes = false;  // its speed, every now and then
 };
 
 struct Kept {
@@ -85,24 +89,29 @@ struct Outcome {
   Kept kept;            // what the run leaves for the next one
 };
 
-std::function<double(int)> cost_of(const Points& points, double noise, std::mt19937_64& rng) {
+// `clock`: where it is given, the machine is slower by a third for every other while.
+std::function<double(int)> cost_of(const Points& points, double noise, std::mt19937_64& rng,
+                                   const double* clock = nullptr) {
   CostModel curve(128);
   curve.load(points);
-  return [curve, noise, &rng](int width) {
+  return [curve, noise, &rng, clock](int width) {
+    constexpr double kWhile = 400;  // ms
     const double by = noise * static_cast<double>(rng() % 1000) / 1000;
-    return curve.ms(width) * (noise > 0 && rng() % 40 == 0 ? 8 : 1 + by);
+    const double slow = clock != nullptr && std::fmod(*clock, 2 * kWhile) > kWhile ? 4.0 / 3 : 1;
+    return slow * curve.ms(width) * (noise > 0 && rng() % 40 == 0 ? 8 : 1 + by);
   };
 }
 
 Outcome decode(const World& world, std::uint64_t seed, const Kept& kept) {
   std::mt19937_64 rng(seed);
   const BackendInfo info{
-      .n_vocab = 100, .n_ctx = 1024, .n_seq = 1, .max_batch = 128, .max_outputs = 64, .max_leaves = 16};
+      .n_vocab = 100, .n_ctx = 1024, .n_seq = world.sessions, .max_batch = 128, .max_outputs = 64, .max_leaves = 16};
   double clock = 0;
   TimedBackend target(info, random_script(seed, kOrder, 9), kOrder, clock);
   TimedBackend draft(info, random_script(seed, kOrder, 9, world.drift), kOrder, clock);
-  target.set_cost(cost_of(world.machine.target, world.noise, rng));
-  draft.set_cost(cost_of(world.machine.draft, world.noise, rng));
+  const double* changes = world.changes ? &clock : nullptr;
+  target.set_cost(cost_of(world.machine.target, world.noise, rng, changes));
+  draft.set_cost(cost_of(world.machine.draft, world.noise, rng, changes));
   double quiet_ms = 0;
   target.add_up(quiet_ms, cost_of(world.machine.target, 0, rng));
   draft.add_up(quiet_ms, cost_of(world.machine.draft, 0, rng));
@@ -116,27 +125,33 @@ Outcome decode(const World& world, std::uint64_t seed, const Kept& kept) {
       learned.calibrations.insert({world.temperature > 0 ? std::lround(world.temperature * 10) : -1, c});
     engine.state().exchange(learned);
   }
-  SessionOptions o;
-  o.speculation.max_width = 32;
-  o.sampling.temperature = world.temperature;
-  o.sampling.seed = 3;
-  o.max_tokens = kTokens;
-  auto session = engine.open(std::move(o));
-  engine.set_prompt(*session, std::vector<Token>{1, 2, 3});
-  while (engine.prefill(*session) > 0) {
+  std::vector<std::unique_ptr<Session>> sessions;
+  std::vector<Session*> list;
+  for (Token i = 0; i < world.sessions; ++i) {
+    SessionOptions o;
+    o.speculation.max_width = 32;
+    o.speculation.mode = world.mode;
+    o.sampling.temperature = world.temperature;
+    o.sampling.seed = 3;
+    o.max_tokens = kTokens;
+    sessions.push_back(engine.open(std::move(o)));
+    list.push_back(sessions.back().get());
+    engine.set_prompt(*list.back(), std::vector<Token>{1, 2, 3 + i});
+    while (engine.prefill(*list.back()) > 0) {
+    }
   }
   Outcome out;
   double settled_ms = 0;
-  std::size_t settled = 0;
-  Session* list[] = {session.get()};
-  while (!session->finished()) {
+  std::int64_t settled = 0;
+  const auto finished = [](const Session* s) { return s->finished(); };
+  while (std::none_of(list.begin(), list.end(), finished)) {
     engine.step(list);
-    if (settled == 0 && session->generated().size() >= kSettled) {
+    if (settled == 0 && engine.stats().emitted >= kSettled * world.sessions) {
       settled_ms = quiet_ms;
-      settled = session->generated().size();
+      settled = engine.stats().emitted;
     }
   }
-  out.ms_after = (quiet_ms - settled_ms) / static_cast<double>(session->generated().size() - settled);
+  out.ms_after = (quiet_ms - settled_ms) / static_cast<double>(engine.stats().emitted - settled);
   out.kept = {engine.state().planner_.target_cost().points(), engine.state().planner_.draft_cost().points(),
               engine.state().calibrations_.begin()->second.counts()};
   return out;
@@ -206,6 +221,29 @@ TEST(Poison, APassOverMoreTokensIsTriedThoughItSeemsToCostWhatTheyCostAlone) {
   for (const std::uint64_t seed : {2U, 3U, 4U, 5U})
     ratio += decode(world, seed, wrong).ms_after / decode(world, seed, right).ms_after / 4;
   EXPECT_LT(ratio, 1.05);
+}
+
+// Where drafting is worth nothing, finding that out again and again must cost next to nothing, whatever the draft would
+// take to see all of the text.
+TEST(Auto, IsNotSlowerThanPlainDecodingWhereNothingPays) {
+  const Machine full{{{1, 10}, {4, 14}, {8, 20}, {16, 36}, {32, 68}}, {{1, 0.5}, {8, 1}, {16, 2}}};
+  for (const Machine& machine : {kFlat, kSteep, full}) {
+    for (const double noise : {0.0, 0.3}) {
+      for (const float drift : {0.3F, 0.9F}) {
+        for (const int sessions : {1, 4, 8}) {
+          World world{machine, drift, 0.8F, noise, sessions, Mode::kAuto, noise > 0};
+          const Kept kept = decode(world, 1, {machine.target, machine.draft, {}}).kept;
+          const auto ms = [&](Mode mode) {
+            world.mode = mode;
+            return decode(world, 2, kept).ms_after + decode(world, 3, kept).ms_after;
+          };
+          EXPECT_LT(ms(Mode::kAuto) / ms(Mode::kPlain), 1.025)
+              << "noise " << noise << ", drift " << drift << ", sessions " << sessions << ", a pass over 32 tokens "
+              << machine.target.back().ms << " ms";
+        }
+      }
+    }
+  }
 }
 
 TEST(CheckCost, CorrectsWhateverIsWrongWithinItsBudget) {

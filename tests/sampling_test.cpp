@@ -88,6 +88,78 @@ TEST(Sampler, DrawsTheStatedDistribution) {
   }
 }
 
+// A stage that never acts makes the sampler go the way of any stages in any order.
+TEST(Sampler, TheShortWayIsTheLongOne) {
+  for (int round = 0; round < 300; ++round) {
+    GSD_SEEDED(rng, round);
+    const auto row = random_row(rng, 50 + rng() % 800, static_cast<float>(1 + rng() % 4));
+    std::vector<Token> recent(30);
+    for (Token& t : recent) t = static_cast<Token>(rng() % 40);
+    SamplingParams p{.temperature = rng() % 4 == 0 ? 0 : 0.3F + static_cast<float>(rng() % 15) / 10};
+    if (rng() % 2) p.top_k = 1 + static_cast<int>(rng() % 400);
+    if (rng() % 2) p.top_p = 0.3F + static_cast<float>(rng() % 70) / 100;
+    if (rng() % 2) p.min_p = static_cast<float>(rng() % 30) / 100;
+    if (rng() % 2) p.repeat_penalty = 1.2F, p.presence_penalty = 0.3F;
+    if (rng() % 2) p.dry_multiplier = 0.7F;
+    if (rng() % 2) p.logit_bias = {{3, 2.0F}, {5, -1.0F}};
+    p.seed = rng();
+    SamplingParams longer = p;
+    longer.xtc_probability = 1e-30F;
+    Sampler a(p);
+    Sampler b(longer);
+    std::vector<TokenProbability> left;
+    std::vector<TokenProbability> expected;
+    a.distribution(row, 7, recent, left);
+    b.distribution(row, 7, recent, expected);
+    ASSERT_EQ(left.size(), expected.size());
+    for (std::size_t i = 0; i < left.size(); ++i) {
+      ASSERT_EQ(left[i].token, expected[i].token);
+      ASSERT_NEAR(left[i].p, expected[i].p, 1e-5);
+    }
+    for (const bool even : {false, true}) {
+      const Constraint c{[](Token t) { return t % 2 == 0; }, [](Token) {}};
+      const Choice x = a.choose(row, 7, recent, even ? &c : nullptr);
+      const Choice y = b.choose(row, 7, recent, even ? &c : nullptr);
+      ASSERT_EQ(x.token, y.token);
+      if (std::isfinite(x.margin) && std::isfinite(y.margin)) {
+        ASSERT_NEAR(x.margin, y.margin, 1e-3);
+      }
+    }
+  }
+}
+
+TEST(Sampler, XtcDropsTheBestAsOftenAsAsked) {
+  const std::vector<float> row{2, 2, 2, 0};
+  SamplingParams p{.temperature = 1, .seed = 4};
+  p.xtc_probability = 0.3F;
+  Sampler sampler(p);
+  std::vector<TokenProbability> left;
+  int dropped = 0;
+  for (std::uint32_t position = 0; position < 10000; ++position) {
+    sampler.distribution(row, position, {}, left);
+    ASSERT_TRUE(left.size() == 4 || left.size() == 2);
+    dropped += left.size() == 2 ? 1 : 0;
+  }
+  EXPECT_NEAR(dropped, 3000, 200);
+}
+
+TEST(Sampler, StagesAreNamedOrderedAndLeftOut) {
+  SamplingParams p{.temperature = 0.5F, .top_k = 3, .top_p = 0.5F};
+  set_stages(p, {Stage::kTemperature, Stage::kTopK});
+  EXPECT_EQ(p.stages, (std::vector<Stage>{Stage::kTemperature, Stage::kTopK}));
+  EXPECT_EQ(p.top_k, 3);
+  EXPECT_EQ(p.top_p, 1);
+  EXPECT_EQ(p.penalty_last_n, 0);
+  set_stages(p, {});
+  EXPECT_EQ(p.temperature, 1) << "without a temperature the model's own distribution";
+  for (const Stage s : kUsualStages) EXPECT_EQ(parse_stage(stage_name(s)), s);
+  EXPECT_EQ(parse_stage("typical_p"), Stage::kTypicalP);
+  EXPECT_EQ(parse_stage("x"), Stage::kXtc);
+  EXPECT_THROW(parse_stage("nope"), Error);
+  EXPECT_THROW(parse_stage(""), Error);
+  EXPECT_THROW(set_stages(p, {Stage::kTopK, Stage::kTopK}), Error);
+}
+
 TEST(Sampler, GreedyTakesTheBestAndReportsTheMargin) {
   Sampler sampler({});
   const std::vector<float> row{1, 5, 4.5F, 5};

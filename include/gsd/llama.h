@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -137,6 +138,8 @@ std::string context_warning(const Model& target, const Model* draft, int n_ctx);
 // All but the first draft from the target's inner states.
 enum class DraftType : std::uint8_t { kModel, kMtp, kEagle3, kDFlash };
 const char* draft_type_name(DraftType type);
+// By those names, and "auto" for what the files hold.
+const std::map<std::string_view, std::optional<DraftType>>& draft_types_by_name();
 // What the file is by its own account; kModel where that is not known.
 DraftType draft_type(const std::string& path);
 

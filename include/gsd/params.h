@@ -2,8 +2,10 @@
 // requests, /props and configurations of `gsd bench` visit the same tables.
 #pragma once
 
+#include <array>
 #include <concepts>
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -43,7 +45,28 @@ struct SpeculationParams {
   bool operator==(const SpeculationParams&) const = default;
 };
 
-// Parameters of the draw. Order of effect, fixed: logit bias, penalties, top-k, top-p, min-p, temperature, grammar.
+// What changes the distribution before the draw, under llama-server's names (`samplers`).
+enum class Stage : std::uint8_t {
+  kPenalties,
+  kDry,
+  kTopNSigma,
+  kTopK,
+  kTypicalP,
+  kTopP,
+  kMinP,
+  kXtc,
+  kTemperature,
+  kInfill
+};
+// The usual ones, in the usual order.
+constexpr std::array<Stage, 9> kUsualStages{Stage::kPenalties, Stage::kDry,      Stage::kTopNSigma,
+                                            Stage::kTopK,      Stage::kTypicalP, Stage::kTopP,
+                                            Stage::kMinP,      Stage::kXtc,      Stage::kTemperature};
+
+struct DryBreakers;
+struct Vocabulary;
+
+// Parameters of the draw. Order of effect: logit bias, the stages in their order, grammar.
 struct SamplingParams {
   float temperature = 0;        // 0 = greedy; otherwise (0, 100]
   int top_k = 0;                // keep the k most probable; 0 = all
@@ -57,11 +80,29 @@ struct SamplingParams {
   std::uint32_t choice = 0;  // number of the parallel choice, so that n choices of one seed differ
   std::vector<std::pair<Token, float>> logit_bias = {};
 
-  bool greedy() const { return temperature == 0; }
-  // True if the draw looks at earlier tokens.
+  float typical_p = 1;       // keep the tokens of most typical information of this probability; 1 = all
+  float top_n_sigma = -1;    // drop logits this many standard deviations below the best one; 0 or less = none
+  float dynatemp_range = 0;  // the temperature goes up and down by this with the entropy; 0 = it is fixed
+  float dynatemp_exponent = 1;
+  float xtc_probability = 0;    // how often all but the least of the tokens above xtc_threshold are dropped
+  float xtc_threshold = 0.1F;   // above 0.5 nothing is
+  int min_keep = 0;             // top-p, min-p, typical-p and XTC leave at least so many
+  float dry_multiplier = 0;     // DRY: what goes on with a repetition loses this times ...; 0 = off
+  float dry_base = 1.75F;       // ... this to the power of its length beyond ...; below 1 = off
+  int dry_allowed_length = 2;   // ... this length
+  int dry_penalty_last_n = 64;  // tokens among which repetitions are looked for; 0 = off, -1 = all
+  std::vector<Stage> stages{kUsualStages.begin(), kUsualStages.end()};  // in order; set_stages() changes them
+  std::shared_ptr<const DryBreakers> dry_breakers = {};                 // see dry.h; null: none
+  std::shared_ptr<const Vocabulary> infill = {};  // llama-server's "infill" stage looks into it; null: off
+
+  bool greedy() const { return temperature == 0 && dynatemp_range == 0; }
+  // True if the draw looks at earlier tokens: here for how often they came, or for repetitions.
   bool penalised() const {
     return penalty_last_n != 0 && (repeat_penalty != 1 || frequency_penalty != 0 || presence_penalty != 0);
   }
+  bool dry() const { return dry_multiplier != 0 && dry_base >= 1 && dry_penalty_last_n != 0; }
+  // What a draft's guesses are heated with.
+  float draft_temperature() const { return greedy() ? 1 : temperature > 0 ? temperature : dynatemp_range; }
 };
 
 // A row of the tables.
@@ -135,7 +176,45 @@ void visit_params(P& p, Visit&& visit) {
   visit(Param{"repeat_last_n", "repeat-last-n", -1, kMostInt, "-1 (all), 0 (off) or more",
               "Tokens that count as recent; -1 = all"},
         p.penalty_last_n);
+  visit(Param{"typical_p", "typical-p", 0, 1, "from 0 to 1 (off)",
+              "Keep the tokens of most typical information of this probability; 1 = all"},
+        p.typical_p);
+  visit(Param{"top_n_sigma", "top-n-sigma", -1, 100, "from -1 to 100 (0 and less: off)",
+              "Drop logits this many standard deviations below the best one; -1 = none"},
+        p.top_n_sigma);
+  visit(Param{"dynatemp_range", "dynatemp-range", 0, 100, "from 0 (off) to 100",
+              "The temperature goes up and down by this with the entropy"},
+        p.dynatemp_range);
+  visit(Param{"dynatemp_exponent", "dynatemp-exponent", 0, 100, "from 0 to 100", "How steeply it does"},
+        p.dynatemp_exponent);
+  visit(Param{"xtc_probability", "xtc-probability", 0, 1, "from 0 (off) to 1",
+              "How often all but the least of the tokens above the threshold are dropped"},
+        p.xtc_probability);
+  visit(Param{"xtc_threshold", "xtc-threshold", 0, 1, "from 0 to 1 (above 0.5: off)", "The threshold of that"},
+        p.xtc_threshold);
+  visit(Param{"min_keep", "min-keep", 0, kMostInt, "0 or more",
+              "Tokens that top-p, min-p, typical-p and XTC leave at least"},
+        p.min_keep);
+  visit(Param{"dry_multiplier", "dry-multiplier", 0, 100, "from 0 (off) to 100",
+              "DRY: penalty for going on with a repetition; 0 = off"},
+        p.dry_multiplier);
+  visit(Param{"dry_base", "dry-base", 0, 100, "from 0 to 100 (below 1: off)",
+              "Factor of that penalty for each further token"},
+        p.dry_base);
+  visit(Param{"dry_allowed_length", "dry-allowed-length", 0, kMostInt, "0 or more",
+              "Length of repetitions that cost nothing yet"},
+        p.dry_allowed_length);
+  visit(Param{"dry_penalty_last_n", "dry-penalty-last-n", -1, kMostInt, "-1 (all), 0 (off) or more",
+              "Tokens among which DRY looks for repetitions; -1 = all"},
+        p.dry_penalty_last_n);
 }
+
+// llama-server's names of the stages, and what else it takes for them. Throws Error(kUsage) for an unknown one.
+Stage parse_stage(std::string_view name);
+const char* stage_name(Stage stage);
+// Makes these stages, in this order, the only ones: what the others' parameters ask for is set to what asks for
+// nothing. Throws Error(kUsage) for one that stands twice.
+void set_stages(SamplingParams& params, std::vector<Stage> stages);
 
 // Throw Error(kUsage) naming the parameter that is out of range and the range.
 void validate(const SpeculationParams& params);

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "gsd/dry.h"
 #include "gsd/params.h"
 #include "gsd/types.h"
 
@@ -21,6 +22,8 @@ namespace gsd {
 // Gumbel noise of (seed, choice, index of the generated token, token id), from Philox4x32-10 (Salmon et al., SC 2011).
 // Always finite. Thread safe.
 double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token);
+// A number in (0, 1) of (seed, choice, position), from the same generator, apart from that noise. Thread safe.
+double position_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position);
 
 // What a grammar has to answer. All functions are called from the thread that steps the engine.
 struct Constraint {
@@ -30,6 +33,11 @@ struct Constraint {
   // A sentence if it allows nothing because it gave up, empty if its rules say so; may be empty where it never gives
   // up.
   std::function<std::string()> failure = {};
+};
+
+struct TokenProbability {
+  Token token = -1;
+  float p = 0;
 };
 
 struct Choice {
@@ -54,6 +62,10 @@ class Sampler {
   Choice choose(std::span<const float> logits, std::uint32_t position, std::span<const Token> recent,
                 const Constraint* constraint);
 
+  // What choose() draws from where nothing constrains it: all tokens that are left, the most probable one first.
+  void distribution(std::span<const float> logits, std::uint32_t position, std::span<const Token> recent,
+                    std::vector<TokenProbability>& out);
+
   // Scores the draft's candidates as the target's draw would: log q (at the session's temperature) + the noise of
   // `position`; greedy: log q. tokens, log_q, score: [k].
   void perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position,
@@ -62,14 +74,53 @@ class Sampler {
   const SamplingParams& params() const { return params_; }
 
  private:
+  struct Candidate {
+    Token token;
+    float logit;
+    // Best first, equal ones by id.
+    static bool better_logit(const Candidate& a, const Candidate& b) {
+      return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+    }
+  };
   struct Work;
+  // [n_vocab] each; they stay valid until the next call.
+  std::span<const float> biased(std::span<const float> logits);
   std::span<const float> adjust(std::span<const float> logits, std::span<const Token> recent);
+  std::span<const Token> count_recent(std::span<const Token> recent);
+  float penalised(float logit, std::int32_t count) const;
+  // sampling_stages.cpp: any stages in any order
+  void run_stages(std::span<const float> logits, std::uint32_t position, std::span<const Token> recent);
+  void run_stage(Stage stage, std::uint32_t position, std::span<const Token> recent);
+  void penalise(std::span<const Token> recent);
+  void penalise_repeating(std::span<const Token> recent);
+  void cut_sigma();
+  void cut_top_k();
+  void cut_typical();
+  void cut_top_p();
+  void cut_min_p();
+  void cut_xtc(std::uint32_t position);
+  void heat();
+  void fill_in();
+  void merge_beginnings();
+  void keep_best();
+  void sort_candidates();
+  void find_probabilities();
+  Choice draw_candidates(std::uint32_t position);
+  // The usual stages.
   Choice draw(std::uint32_t position);
   Token next_allowed(std::uint32_t position, const Constraint& constraint);
 
   SamplingParams params_;
-  std::vector<float> adjusted_;      // [n_vocab] logits after bias and penalties
-  std::vector<std::int32_t> count_;  // [n_vocab] occurrences among the recent tokens, all zero between calls
+  std::vector<Stage> stages_;  // those that have an effect
+  bool usual_;                 // they are few and in the usual order: a shorter way
+  Dry dry_;
+  std::vector<std::pair<Token, float>> repeating_;  // tokens that DRY penalises
+  std::vector<double> p_;                           // [candidates] their probabilities, while a stage needs them
+  std::vector<std::size_t> order_;                  // [candidates] in another order
+  float margin_ = 0;                                // of the best candidate where the temperature is 0
+  std::vector<float> adjusted_;                     // [n_vocab] logits after bias and penalties
+  std::vector<std::int32_t> count_;    // [n_vocab] occurrences among the recent tokens, all zero between calls
+  std::vector<Candidate> candidates_;  // what is left after the cuts
   std::unique_ptr<Work> work_;
 };
 

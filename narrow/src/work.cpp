@@ -11,37 +11,6 @@ constexpr size_t copy_bytes(Packing packing, int64_t k, int64_t columns) {
 
 }  // namespace
 
-int64_t rows_of_tile(const Product& product) {
-  return product.rows < product.kernel.tile_rows ? 1 : product.kernel.tile_rows;
-}
-
-int64_t tiles(const Product& product) {
-  const int64_t rows = rows_of_tile(product);
-  return (product.rows + rows - 1) / rows;
-}
-
-Stretch weights_of(const Product& product, int64_t tile) {
-  const int64_t rows = rows_of_tile(product);
-  const int64_t row = tile * rows;
-  return {product.weights + static_cast<size_t>(row) * product.row_stride,
-          static_cast<size_t>(std::min(rows, product.rows - row)) * product.row_stride};
-}
-
-// Rows past the last one are never touched: the last tile is moved back, and only its new lanes are stored.
-TileArgs tile_args(const Product& product, int64_t tile, int64_t k) {
-  const int64_t rows = rows_of_tile(product);
-  const int64_t row = tile * rows;
-  const int64_t base = std::min(row, product.rows - rows);
-  TileArgs args{};
-  args.weights = product.weights + static_cast<size_t>(base) * product.row_stride;
-  args.row_stride = rows < product.kernel.tile_rows ? 0 : product.row_stride;
-  args.k = k;
-  args.out_stride = product.out_stride;
-  args.first_lane = static_cast<int>(row - base);
-  args.lanes = static_cast<int>(std::min(rows, product.rows - row));
-  return args;
-}
-
 size_t packed_bytes(Packing packing, int64_t k, int64_t columns, int threads) {
   const size_t bytes = copy_bytes(packing, k, columns);
   return each_packs_all(bytes, threads) ? bytes * static_cast<size_t>(threads) : bytes;
@@ -56,7 +25,8 @@ Work::Work(const Job& job, int threads)
       threads_(threads),
       runs_(new Run[static_cast<size_t>(threads)]) {
   int64_t total = 0;
-  for (const Product& product : job.products) total += tiles(product);
+  ends_.reserve(job.products.size());
+  for (const Product& product : job.products) ends_.push_back(total += tiles(product));
   for (int t = 0; t < threads; ++t) {
     runs_[t].begin = total * t / threads;
     runs_[t].next.store(runs_[t].begin, std::memory_order_relaxed);
@@ -109,22 +79,21 @@ void Work::multiply(int thread) {
 }
 
 Work::Place Work::find(int64_t tile) const {
-  const Product* product = job_.products.data();
-  for (; tile >= tiles(*product); ++product) tile -= tiles(*product);
-  return {product, tile};
+  size_t i = 0;
+  while (tile >= ends_[i]) ++i;
+  return {&job_.products[i], i == 0 ? tile : tile - ends_[i - 1], tile + 1 == ends_[i]};
 }
 
-Stretch Work::weights_after(int64_t tile, int run) const {
-  const auto [product, index] = find(tile);
+Stretch Work::weights_after(const Place& place, int64_t tile, int run) const {
   const int64_t end = runs_[run].end;
   const auto later = [&](int64_t n) {
     if (tile + n < end) {
-      const Place place = find(tile + n);
-      return weights_of(*place.product, place.index);
+      const Place next = find(tile + n);
+      return weights_of(*next.product, next.index);
     }
     return following_ == nullptr ? Stretch{} : following_->start_of(run, tile + n - end);
   };
-  return streamed_in(*product, tile + 1 < end && index + 1 < tiles(*product), tile == runs_[run].begin, later);
+  return streamed_in(*place.product, tile + 1 < end && !place.last, tile == runs_[run].begin, later);
 }
 
 Stretch Work::start_of(int thread, int64_t n) const {
@@ -134,17 +103,18 @@ Stretch Work::start_of(int thread, int64_t n) const {
 }
 
 void Work::multiply_tile(int64_t tile, int run, const std::byte* packed) {
-  const auto [product, index] = find(tile);
-  const Stretch next = weights_after(tile, run);
-  TileArgs args = tile_args(*product, index, job_.k);
+  const Place place = find(tile);
+  const Product& product = *place.product;
+  const Stretch next = weights_after(place, tile, run);
+  TileArgs args = tile_args(product, place.index, job_.k);
   args.next = next.first;
   args.next_bytes = next.bytes;
-  float* out = product->out + index * rows_of_tile(*product);
+  float* out = product.out + place.index * rows_of_tile(product);
   for (int64_t slab = 0; slab < job_.columns; slab += kMaxColumns) {
     args.packed = packed + static_cast<size_t>(slab * blocks_) * kBlockBytes;
     args.columns = static_cast<int>(std::min<int64_t>(job_.columns - slab, kMaxColumns));
-    args.out = out + slab * product->out_stride;
-    product->kernel.tile(args);
+    args.out = out + slab * product.out_stride;
+    product.kernel.tile(args);
     args.next_bytes = 0;
   }
 }

@@ -3,10 +3,12 @@
 // Independent of how threads are made: the backend runs it in OpenMP regions, the tests under std::thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kernels.h"
 
@@ -43,19 +45,42 @@ size_t packed_bytes(Packing packing, int64_t k, int64_t columns, int threads);
 
 // A matrix is computed in tiles of a kernel's rows; one with fewer than those row by row, every row of the kernel being
 // that one.
-int64_t rows_of_tile(const Product& product);
-int64_t tiles(const Product& product);
+inline int64_t rows_of_tile(const Product& product) {
+  return product.rows < product.kernel.tile_rows ? 1 : product.kernel.tile_rows;
+}
+inline int64_t tiles(const Product& product) {
+  const int64_t rows = rows_of_tile(product);
+  return (product.rows + rows - 1) / rows;
+}
 
 // Weights in memory.
 struct Stretch {
   const uint8_t* first = nullptr;
   size_t bytes = 0;
 };
-Stretch weights_of(const Product& product, int64_t tile);
+inline Stretch weights_of(const Product& product, int64_t tile) {
+  const int64_t rows = rows_of_tile(product);
+  const int64_t row = tile * rows;
+  return {product.weights + static_cast<size_t>(row) * product.row_stride,
+          static_cast<size_t>(std::min(rows, product.rows - row)) * product.row_stride};
+}
 
 // A tile without what is multiplied (packed, columns), where that goes (out) and what is streamed in (next). out_stride
-// is the product's.
-TileArgs tile_args(const Product& product, int64_t tile, int64_t k);
+// is the product's. Rows past the last one are never touched: the last tile is moved back, and only its new lanes are
+// stored.
+inline TileArgs tile_args(const Product& product, int64_t tile, int64_t k) {
+  const int64_t rows = rows_of_tile(product);
+  const int64_t row = tile * rows;
+  const int64_t base = std::min(row, product.rows - rows);
+  TileArgs args{};
+  args.weights = product.weights + static_cast<size_t>(base) * product.row_stride;
+  args.row_stride = rows < product.kernel.tile_rows ? 0 : product.row_stride;
+  args.k = k;
+  args.out_stride = product.out_stride;
+  args.first_lane = static_cast<int>(row - base);
+  args.lanes = static_cast<int>(std::min(rows, product.rows - row));
+  return args;
+}
 
 // What is to be streamed in while a tile is computed. later(n): the weights of the n-th tile that the thread computes
 // after it. alike: the next one is of a matrix with the same stride. first: it is the first that the thread computes.
@@ -112,14 +137,15 @@ class Work {
   int group_columns(int64_t first) const;
   void multiply_tile(int64_t tile, int run, const std::byte* packed);
   std::byte* copy_of(int thread) const;  // the packed activations that it multiplies
-  // Where a tile is: its product, and which tile of it.
+  // Where a tile is: its product, which tile of it, and whether that is its last.
   struct Place {
     const Product* product;
     int64_t index;
+    bool last;
   };
   Place find(int64_t tile) const;
   // What is to be streamed in while a tile of a run is computed.
-  Stretch weights_after(int64_t tile, int run) const;
+  Stretch weights_after(const Place& place, int64_t tile, int run) const;
 
   const Job& job_;
   Packing packing_;
@@ -128,6 +154,7 @@ class Work {
   bool packs_apart_;
   int threads_;
   std::unique_ptr<Run[]> runs_;
+  std::vector<int64_t> ends_;  // by product, the tile after its last: a tile is too short for a division on the way
   const Work* following_ = nullptr;
 };
 

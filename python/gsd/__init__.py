@@ -80,7 +80,26 @@ class Text(str):
     finish_reason = ""
 
 
-class Pair:
+class _Closing:
+    """Closed by close(), at the end of a `with` block, or with its last reference."""
+
+    _handle = None
+
+    def close(self):
+        if self._handle is not None:
+            self._release(self._handle)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __del__(self):
+        self.close()
+
+
+class Pair(_Closing):
     """A target and what drafts for it. Closed by close(), at the end of a `with` block, or with its last reference."""
 
     def __init__(self, target, draft=None, **parameters):
@@ -88,9 +107,9 @@ class Pair:
         out = ffi.new("gsd_pair**")
         with _Options({"model": target, "draft": draft, **parameters}) as options:
             _check(self._lib.gsd_open(options, out))
-        self._handle = out[0]
+        self._handle, self._release = out[0], self._lib.gsd_close
         self._parallel = int(parameters.get("parallel", 1))
-        self._defaults = {k: v for k, v in parameters.items() if k.replace("_", "-") not in _PAIR_FLAGS}
+        self._defaults = parameters  # of which a session looks at its own
 
     def session(self, **parameters):
         """Opens a session; at most `parallel` of a pair are open at once."""
@@ -160,27 +179,8 @@ class Pair:
     def n_ctx(self):
         return self._lib.gsd_n_ctx(self._handle)
 
-    def close(self):
-        if getattr(self, "_handle", None) is not None:
-            self._lib.gsd_close(self._handle)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def __del__(self):
-        self.close()
-
-
-_PAIR_FLAGS = frozenset(
-    "model draft draft-type lookup ctx-size threads gpu-layers gpu-layers-draft cache-type-k cache-type-v mmap narrow profile "
-    "exact parallel keep-prefixes prefill-chunk".split()
-)
-
-
-class Session:
+class Session(_Closing):
     """One text that is being generated. Iterating steps it and yields the text piece by piece; step() advances several
     together. Made by Pair.session()."""
 
@@ -191,7 +191,7 @@ class Session:
         out = self._ffi.new("gsd_session**")
         with _Options(parameters) as options:
             _check(self._lib.gsd_session_open(pair._handle, options, out))
-        self._handle = out[0]
+        self._handle, self._release = out[0], self._lib.gsd_session_close
 
     def prompt(self, prompt):
         """Begins anew after this text, or list of tokens."""
@@ -280,19 +280,6 @@ class Session:
     def cancel(self):
         """Ends it with the step in progress; for any thread."""
         _check(self._lib.gsd_cancel(self._handle))
-
-    def close(self):
-        if getattr(self, "_handle", None) is not None:
-            self._lib.gsd_session_close(self._handle)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def __del__(self):
-        self.close()
 
 
 def step(sessions):

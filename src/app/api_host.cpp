@@ -21,6 +21,7 @@ server::TextModel text_model(const Runtime& pair, const ApiFlags& flags) {
   out.id = names.empty() ? stem : names.front();
   out.aliases = {names.empty() ? m.path() : stem};
   if (names.size() > 1) out.aliases.insert(out.aliases.end(), names.begin() + 1, names.end());
+  out.path = m.path();
   out.description = m.description();
   out.draft_description = pair.draft_description();
   const LoadedFormat chat = load_format(m, flags.chat_template);
@@ -52,19 +53,25 @@ server::Conversation conversation(const ApiFlags& flags) {
   server::Conversation out;
   out.chat.variables = template_variables(flags.chat_template);
   out.reasoning = server::parse_reasoning_format(flags.reasoning_format);
+  out.reasoning_budget = flags.reasoning_budget;
   return out;
 }
 
 server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& format) {
   const SessionOptions defaults = flags.model.session();
+  const std::optional<chat::ToolFormat> tools = tool_format(flags, format);
+  if (flags.reasoning_budget >= 0 &&
+      (tools ? *tools : chat::find_tool_format(format)).style == chat::CallStyle::kHarmony)
+    throw Error(ErrorCode::kUsage,
+                "--reasoning-budget is not for this model, whose reasoning is a channel; leave it out.");
   return {.defaults = {.sampling = defaults.sampling,
                        .speculation = defaults.speculation,
-                       .random_seed = flags.random_seed,
+                       .random_seed = flags.model.random_seed,
                        .max_tokens = defaults.max_tokens,
                        .conversation = conversation(flags)},
           .exact = flags.model.pair.engine.exact,
           .strict_model = flags.strict_model,
-          .tool_format = tool_format(flags, format),
+          .tool_format = tools,
           .version = GSD_VERSION};
 }
 
@@ -85,6 +92,10 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
                        "Reasoning in chats: apart as reasoning_content (auto, deepseek), or left in the text (none)"))
       ->capture_default_str()
       ->check(CLI::IsMember(std::vector<std::string>{"auto", "deepseek", "none"}));
+  group(app.add_option("--reasoning-budget", f.reasoning_budget,
+                       "Tokens of reasoning in chats, then it is ended; -1 = no bound"))
+      ->capture_default_str()
+      ->check(CLI::Range(-1, 1 << 30));
   group(app.add_flag("--strict-model", f.strict_model, "Refuse requests that name another model than the served one"));
   // llama-server's defaults
   f.model.sampling.temperature = 0.8F;
@@ -92,6 +103,7 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
   f.model.sampling.top_p = 0.95F;
   f.model.sampling.min_p = 0.05F;
   f.model.n_predict = -1;
+  f.model.random_seed = true;
   add_model_flags(app, f.model);
   add_mode_flag(app, f.model);
   add_speculation_flags(app, f.model);

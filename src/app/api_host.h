@@ -17,7 +17,7 @@ struct ApiFlags {
   TemplateFlags chat_template;
   std::string tool_format;
   std::string reasoning_format = "auto";
-  bool random_seed = true;
+  int reasoning_budget = -1;
   bool strict_model = false;
 };
 // Those that count for every way in, with the model's and with llama-server's defaults for what requests leave out.

@@ -54,6 +54,7 @@ constexpr std::pair<const char*, const char*> kEnvironment[] = {
     {"LLAMA_ARG_CHAT_TEMPLATE_FILE", "--chat-template-file"},
     {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS", "--chat-template-kwargs"},
     {"LLAMA_ARG_THINK", "--reasoning-format"},
+    {"LLAMA_ARG_THINK_BUDGET", "--reasoning-budget"},
     {"LLAMA_ARG_API_KEY_FILE", "--api-key-file"},
     {"LLAMA_ARG_TIMEOUT", "--timeout"},
 };

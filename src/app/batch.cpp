@@ -93,10 +93,7 @@ Examples:
       ->type_name("OUT")
       ->required();
   add_api_flags(*app, flags->api, "Requests");
-  app->callback([flags, app, &exit_code] {
-    flags->api.random_seed = app->count("--seed") == 0 || flags->api.model.random_seed;
-    exit_code = batch(*flags);
-  });
+  app->callback([flags, &exit_code] { exit_code = batch(*flags); });
 }
 
 }  // namespace gsd::app

@@ -194,6 +194,8 @@ class Chat {
     if (!known) throw Error(ErrorCode::kUsage, fmt::format("There is no parameter {}; /set alone lists them.", name));
     validate(changed.sampling);
     validate(changed.speculation);
+    if (changed.sampling.dry() && !changed.sampling.dry_breakers)
+      changed.sampling.dry_breakers = make_dry_breakers(vocabulary(pair_.target()), default_dry_breakers());
     if (changed.max_tokens < 1) throw Error(ErrorCode::kUsage, "max_tokens must be 1 or more.");
     options_ = std::move(changed);
     session_.reset();  // the next one has them

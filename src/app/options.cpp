@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <random>
+#include <sstream>
+#include <vector>
 
 #include "console.h"
 
@@ -70,13 +73,8 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
       ->allow_extra_args(false)
       ->type_name("FILE");
   group(app.add_flag("--with-mtp", f.pair.with_mtp, "Let the target's own MTP layers draft beside what --draft gives"));
-  const std::map<std::string, std::optional<DraftType>> types{{"auto", std::nullopt},
-                                                              {"model", DraftType::kModel},
-                                                              {"mtp", DraftType::kMtp},
-                                                              {"eagle3", DraftType::kEagle3},
-                                                              {"dflash", DraftType::kDFlash}};
   group(app.add_option_function<std::string>(
-            "--draft-type", [&f, types](const std::string& v) { f.pair.draft_type = types.at(v); },
+            "--draft-type", [&f](const std::string& v) { f.pair.draft_type = draft_types_by_name().at(v); },
             "What drafts: auto (what the files hold), model, mtp (layers of the target's file; model without --draft "
             "leaves them alone), eagle3, dflash"))
       ->default_str("auto")
@@ -119,10 +117,20 @@ void add_draw_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Sampling")->capture_default_str(); };
   group(app.add_option("-n,--n-predict", f.n_predict, "Tokens to generate; -1 = until the context is full"))
       ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 40));
+  const std::map<std::string, std::string> other{{"temperature", "--temp,"},
+                                                 {"typical-p", "--typical,"},
+                                                 {"top-n-sigma", "--top-nsigma,"},
+                                                 {"dynatemp-exponent", "--dynatemp-exp,"}};
   visit_params(p, [&](const Param& param, auto& field) {
-    const std::string flag = "--" + std::string(param.flag);
-    group(app.add_option(flag == "--temperature" ? "--temp," + flag : flag, field, param.help));
+    const auto also = other.find(param.flag);
+    group(app.add_option((also == other.end() ? "" : also->second) + "--" + param.flag, field, param.help));
   });
+  app.add_option("--samplers", f.samplers,
+                 "What changes the distribution, in this order, the names separated by semicolons; what is left out is "
+                 "off (penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature)")
+      ->group("Sampling");
+  app.add_option("--sampler-seq,--sampling-seq", f.sampler_letters, "The same by letters (edskypmxt)")
+      ->group("Sampling");
   group(app.add_option("-s,--seed", p.seed, "Seed: same seed, same text, whatever is drafted; -1 = draw one"))
       ->transform([&f](const std::string& text) {
         f.random_seed = text == "-1";
@@ -137,6 +145,20 @@ void add_sampling_flags(CLI::App& app, ModelFlags& f) {
   app.add_flag("--ignore-eos", f.ignore_eos, "Go on behind an end-of-text token")->group("Sampling");
 }
 
+namespace {
+
+std::vector<Stage> stages(const std::string& names, const std::string& letters) {
+  std::vector<Stage> out;
+  std::istringstream list(names);
+  for (std::string name; std::getline(list, name, ';');) out.push_back(parse_stage(name));
+  for (const char& c : letters) out.push_back(parse_stage({&c, 1}));
+  if (std::find(out.begin(), out.end(), Stage::kInfill) != out.end())
+    throw Error(ErrorCode::kUsage, "The sampler 'infill' is for requests to /infill; name it there.");
+  return out;
+}
+
+}  // namespace
+
 SessionOptions ModelFlags::session() const {
   SessionOptions o;
   o.speculation = speculation;
@@ -150,6 +172,7 @@ SessionOptions ModelFlags::session() const {
     o.speculation.max_width = static_cast<int>(std::clamp(w, -1L, 1000L));
   }
   o.sampling = sampling;
+  if (!samplers.empty() || !sampler_letters.empty()) set_stages(o.sampling, stages(samplers, sampler_letters));
   o.max_tokens = n_predict;
   o.ignore_eog = ignore_eos;
   validate(o.speculation);
@@ -159,6 +182,8 @@ SessionOptions ModelFlags::session() const {
 
 SessionOptions ModelFlags::session(const Runtime& loaded) const {
   SessionOptions o = session();
+  if (o.sampling.dry())
+    o.sampling.dry_breakers = make_dry_breakers(vocabulary(loaded.target()), default_dry_breakers());
   if (grammar_file.empty() && grammar.empty()) return o;
   const std::string text = grammar_file.empty() ? grammar : read_file(grammar_file);
   o.constraint = make_grammar(loaded.target(), text).constraint();
@@ -181,14 +206,15 @@ Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
   if (pair.draft_types().empty() && flags.no_history && flags.mode != "plain" && flags.mode != "auto")
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
   std::vector<const Model*> drafts = pair.drafts();
+  for (const Model* draft : drafts)
+    if (draft->n_params() > pair.target().n_params())
+      fmt::print(stderr, "gsd: note: the draft '{}' is larger than the target '{}': is the one in the other's place?\n",
+                 draft->description(), flags.pair.target);
   if (drafts.empty()) drafts.push_back(nullptr);
   std::string warning;
   for (const Model* draft : drafts)
     if (warning.empty()) warning = context_warning(pair.target(), draft, pair.n_ctx());
   if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);
-  if (pair.draft_type() == DraftType::kModel && pair.draft()->n_params() > pair.target().n_params())
-    fmt::print(stderr, "gsd: note: the draft '{}' is larger than the target '{}': is the one in the other's place?\n",
-               flags.pair.draft, flags.pair.target);
   const std::string idle = pair.idle_layers();
   if (pair.draft_types().empty() && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
   const std::string obstacles =

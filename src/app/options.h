@@ -15,11 +15,13 @@ struct ModelFlags {
   std::string width = "auto";
   SpeculationParams speculation;
   SamplingParams sampling;
+  std::string samplers;         // names, separated by semicolons
+  std::string sampler_letters;  // a letter each
   std::int64_t n_predict = 256;
   std::string grammar_file;
   std::string grammar;
   bool ignore_eos = false;
-  bool random_seed = false;  // --seed -1: sampling.seed was drawn
+  bool random_seed = false;  // one for each text that is begun: --seed -1, or what a server does without the flag
   bool no_history = false;
   bool no_profile = false;
   bool no_narrow = false;

@@ -113,10 +113,7 @@ Examples:
   curl http://127.0.0.1:8080/v1/completions -d '{"prompt": "# tar", "max_tokens": 64, "speculative": {"mode": "graph"}}')");
   add_server_flags(*app, *flags);
   add_api_flags(*app, flags->api, "Server");
-  app->callback([flags, app, &exit_code] {
-    flags->api.random_seed = app->count("--seed") == 0 || flags->api.model.random_seed;
-    exit_code = serve(*flags);
-  });
+  app->callback([flags, &exit_code] { exit_code = serve(*flags); });
 }
 
 }  // namespace gsd::app

@@ -8,6 +8,7 @@
 namespace gsd {
 namespace {
 constexpr double kRate = 0.1;           // least weight of a new measurement
+constexpr double kLevel = 0.05;         // how much of it is the machine's speed and holds for all widths
 constexpr double kMaxStep = 0.3;        // a measurement counts as at most this much above or below the estimate
 constexpr double kSurprise = 1.5;       // a measurement this many times off the estimate says that one of them is wrong
 constexpr double kContradiction = 1.5;  // two points may be this many times less alike than they can be
@@ -58,6 +59,7 @@ void CostModel::observe(int width, double ms) {
   if (w.count == 0) w.ms = expected;
   const double weight = std::max(kRate, 1.0 / (w.count + 1 + (shape_.empty() ? 0 : kShapeWeight)));
   w.ms += weight * (std::clamp(ms, w.ms * (1 - kMaxStep), w.ms * (1 + kMaxStep)) - w.ms);
+  for (Width& other : widths_) other.ms *= 1 + kLevel * (std::clamp(ratio, 1 - kMaxStep, 1 + kMaxStep) - 1);
   ++w.count;
   rebuild();
 }

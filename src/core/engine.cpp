@@ -102,9 +102,12 @@ const EngineOptions& Engine::options() const { return state_->options_; }
 const Stats& Engine::stats() const { return state_->stats_; }
 void Engine::reset_stats() { state_->stats_ = {}; }
 
+int Engine::State::temperature_key(const SamplingParams& sampling) {
+  return sampling.greedy() ? -1 : static_cast<int>(std::lround(sampling.temperature * 10));
+}
+
 Calibration& Engine::State::calibration(const SamplingParams& sampling) {
-  const int key = static_cast<int>(std::lround(sampling.temperature * 10));
-  return calibrations_.try_emplace(sampling.greedy() ? -1 : key, sampling.greedy()).first->second;
+  return calibrations_.try_emplace(temperature_key(sampling), sampling.greedy()).first->second;
 }
 
 void Engine::State::exchange(Learned& other) {
@@ -149,6 +152,7 @@ std::unique_ptr<Session> Engine::State::open(Engine& engine, SessionOptions opti
                                        " sequences are in use; close a session or create the engine with more.");
   }
   Calibration& c = calibration(options.sampling);
+  draft_probes_.try_emplace(temperature_key(options.sampling));  // here, since a step allocates nothing
   std::unique_ptr<Session> session(new Session(engine, slot, std::move(options), c));
   slots_[static_cast<std::size_t>(slot)].taken = true;
   return session;
@@ -270,6 +274,7 @@ void Engine::State::step(std::span<Session* const> sessions) {
   const double start = now();
   step_verify_ms_ = step_modelled_ms_ = 0;
   step_rooted_ = step_out_ = step_wanted_ = 0;
+  step_caught_up_ = false;
   for (int d = 0; d < n_drafters(); ++d) step_drafter_[static_cast<std::size_t>(d)] = {.name = at(d).info().name};
   const double sequence_before = sequence_ms();
   active_.clear();

@@ -14,7 +14,6 @@ void Engine::State::draft_all() {
     }
     probe_drafters();
   }
-  catch_up_one();
 }
 
 // What is set by hand drafts, level by level; a chain has room for what one drafter says.
@@ -53,10 +52,32 @@ void Engine::State::probe_drafters() {
     if (contains(step_rooted_, d) || contains(step_out_, d)) continue;
     gather_roots(d);
     if (items_.empty() || !planner_.probe(Planner::Probe::kDraft, static_cast<int>(active_.size()), d)) continue;
+    choose_probed_session(d);
+    items_.resize(1);
     if (!draft_roots(d)) continue;
     while (draft_next()) {
     }
   }
+}
+
+// Puts the session first that a probe of the drafter takes: one tells what there is to learn, and the others' text need
+// not go through the drafter for it. Each calibration has its turn; of its sessions the one that lacks least.
+void Engine::State::choose_probed_session(int drafter) {
+  const auto session = [this](const Planner::Item& item) -> Session& {
+    return *active_[static_cast<std::size_t>(item.session)];
+  };
+  const auto probes = [&](const Session& s) -> int& {
+    return draft_probes_.at(temperature_key(s.options_.sampling))[static_cast<std::size_t>(drafter)];
+  };
+  const auto turn = [&](const Planner::Item& item) {
+    const Session& s = session(item);
+    return std::pair(probes(s), n_lacking(drafter, s));
+  };
+  const auto first =
+      std::min_element(items_.begin(), items_.end(), [&](const auto& a, const auto& b) { return turn(a) < turn(b); });
+  std::iter_swap(items_.begin(), first);
+  const Session& chosen = session(items_.front());
+  if (!lags(drafter, chosen)) ++probes(chosen);
 }
 
 // What the drafter's next pass is worth, its roots or a level; its units are in items_.
@@ -81,12 +102,13 @@ int Engine::State::gather_roots(int drafter) {
   int extra = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Session& s = *active_[i];
-    if (s.depth_limit_ == 0 || lags(drafter, s)) continue;
+    if (s.depth_limit_ == 0) continue;
     if (s.source_probability_ < 0) s.source_probability_ = step_planned_ ? s.hypotheses_.source_probability() : 0;
     // What the history names anyway is no gain of the draft.
     const float gain = s.hypotheses_.expansion_gain_of(0, drafter) * (1 - s.source_probability_);
     items_.push_back({static_cast<std::int32_t>(i), 0, gain});
-    extra += static_cast<int>(n_lacking(drafter, s)) - 1 + at(drafter).info().beside;
+    // A session that lags catches up beside steps, and only where the draft is wanted.
+    if (!lags(drafter, s)) extra += static_cast<int>(n_lacking(drafter, s)) - 1 + at(drafter).info().beside;
   }
   std::sort(items_.begin(), items_.end(), Planner::Item::better);
   return extra;
@@ -157,18 +179,23 @@ bool Engine::State::lags(int drafter, const Session& s) const {
   return n_lacking(drafter, s) > std::max<std::size_t>(1, most / active_.size());
 }
 
-// A session that lags goes without a draft; in each step one of them catches up by one chunk with one drafter, so that
-// nobody waits for more than that.
-void Engine::State::catch_up_one() {
-  for (Session* s : active_) {
-    for (int d = 0; d < n_drafters() && s->depth_limit_ > 0; ++d) {
-      if (!lags(d, *s)) continue;
+// Takes the sessions that lag out of items_: they go without a draft. In each step one session catches up by one chunk
+// with one drafter, so that nobody waits for more than that.
+void Engine::State::catch_up_lagging(int drafter) {
+  const auto d = static_cast<std::size_t>(drafter);
+  std::erase_if(items_, [&](const Planner::Item& item) {
+    Session& s = *active_[static_cast<std::size_t>(item.session)];
+    if (!lags(drafter, s)) return false;
+    if (!step_caught_up_) {
       const double start = now();
-      catch_up(d, *s, s->tokens_.size() - 1);
-      step_drafter_[static_cast<std::size_t>(d)].ms += now() - start;
-      return;
+      const std::size_t before = n_lacking(drafter, s);
+      catch_up(drafter, s, s.tokens_.size() - 1);
+      step_modelled_ms_ += draft_costs_[d].ms(static_cast<int>(before - n_lacking(drafter, s)));
+      step_drafter_[d].ms += now() - start;
     }
-  }
+    step_caught_up_ = true;
+    return true;
+  });
 }
 
 // Shows the drafter what it has not seen of the sessions of items_ (at least the root) and expands their roots. False
@@ -176,6 +203,7 @@ void Engine::State::catch_up_one() {
 bool Engine::State::draft_roots(int drafter) {
   roots_.clear();
   int width = 0;
+  catch_up_lagging(drafter);
   const DrafterInfo& info = at(drafter).info();
   if (items_.size() > static_cast<std::size_t>(info.max_nodes)) items_.resize(static_cast<std::size_t>(info.max_nodes));
   for (const Planner::Item& item : items_) {

@@ -42,6 +42,7 @@ struct Engine::State {
   };
   std::int32_t choose_slot(std::span<const Token> prompt) const;
   void release(Session& s) noexcept;
+  static int temperature_key(const SamplingParams& sampling);
   Calibration& calibration(const SamplingParams& sampling);
   void drop_leftovers(Session& s);
   bool prepare(Session& s);
@@ -51,6 +52,7 @@ struct Engine::State {
   void draft_as_told();
   bool draft_next();
   void probe_drafters();
+  void choose_probed_session(int drafter);
   Planner::Level price(int drafter);
   int gather_roots(int drafter);
   int gather_frontier(int drafter);
@@ -61,7 +63,7 @@ struct Engine::State {
   std::size_t n_lacking(int drafter, const Session& s) const;
   void catch_up(int drafter, Session& s, std::size_t end);
   bool lags(int drafter, const Session& s) const;
-  void catch_up_one();
+  void catch_up_lagging(int drafter);
   bool draft_roots(int drafter);
   bool draft_level(int drafter);
   double sequence_ms() const;
@@ -79,7 +81,8 @@ struct Engine::State {
   CostModel target_cost_;
   std::vector<CostModel> draft_costs_;  // of each drafter, at least one
   Planner planner_;
-  std::map<int, Calibration> calibrations_;  // see Learned
+  std::map<int, Calibration> calibrations_;                    // see Learned
+  std::map<int, std::array<int, kMaxDrafters>> draft_probes_;  // that each of them had, of each drafter
   std::unique_ptr<bool[]> is_eog_;
   std::vector<Slot> slots_;
   std::int64_t n_closed_ = 0;
@@ -98,6 +101,7 @@ struct Engine::State {
   DrafterSet step_rooted_ = 0;                         // whose roots are expanded
   DrafterSet step_out_ = 0;                            // who has nothing more to say in this step
   DrafterSet step_wanted_ = 0;                         // whom the planner, not a probe, asked for it
+  bool step_caught_up_ = false;                        // a session that lagged has had its chunk
   bool step_planned_ = false;                          // the planner decides, not parameters set by hand
   bool step_probes_plain_ = false;
 };

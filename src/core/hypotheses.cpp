@@ -211,8 +211,8 @@ std::size_t Hypotheses::n_candidates() const {
 
 std::size_t Hypotheses::likeliest(std::span<const float> logits, std::span<Token> tokens,
                                   std::span<float> log_q) const {
-  const SamplingParams& s = sampler_.params();
-  return static_cast<std::size_t>(top_k_log_softmax(logits, s.greedy() ? 1.0F : 1.0F / s.temperature, tokens, log_q));
+  return static_cast<std::size_t>(
+      top_k_log_softmax(logits, 1.0F / sampler_.params().draft_temperature(), tokens, log_q));
 }
 
 void Hypotheses::expand(std::int32_t node, std::span<const float> logits, int drafter) {

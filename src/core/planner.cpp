@@ -4,13 +4,14 @@
 
 namespace gsd {
 namespace {
-constexpr double kFade = 0.97;        // about the last 30 steps count
-constexpr double kProbeShare = 0.01;  // of the time that probes may cost
-constexpr double kUrgentSteps = 3;    // plain steps that they may cost in advance after a surprise
-constexpr int kUrgent = 3;            // steps that a surprise is urgent for
-constexpr int kLastDraftProbe = 64;   // and at most, after probes without a result
-constexpr int kLastWidthProbe = 512;  // likewise
-constexpr int kConfirmedProbe = 64;   // where what it would cost was measured in this run
+constexpr double kFade = 0.97;         // about the last 30 steps count
+constexpr double kProbeShare = 0.005;  // of the time that probes may cost
+constexpr double kUrgentSteps = 3;     // plain steps that they may cost in advance after a surprise
+constexpr int kUrgent = 3;             // steps that a surprise is urgent for
+constexpr int kLastDraftProbe = 64;    // and at most, after probes without a result
+constexpr int kLastWidthProbe = 512;   // likewise
+constexpr int kLeastProbe = 4;         // steps between plain ones that are affordable
+constexpr int kConfirmedProbe = 64;    // where what it would cost was measured in this run
 
 std::size_t watch_of(Planner::Probe kind, int drafter) {
   return kind == Planner::Probe::kDraft ? static_cast<std::size_t>(drafter)
@@ -109,6 +110,10 @@ bool Planner::probe(Probe kind, int roots, int drafter) {
     const bool plain = kind == Probe::kPlain;
     const bool confirmed = target_.confirmed(plain ? roots : roots + 1, plain ? roots : roots + 2 * int{kWideProbe});
     if (confirmed) interval = std::max(interval, kConfirmedProbe);
+    // A plain step costs what speculation gains. Where that is little it is affordable often, and it must be: costs
+    // that were measured while the machine was slower or faster may make plain decoding look worse than it is.
+    const double advantage = rate(roots) * target_.ms(roots) / roots - 1;
+    if (plain) interval = std::min(interval, std::max(kLeastProbe, static_cast<int>(advantage / kProbeShare)));
   }
   const double ahead = recent_.urgent > 0 ? kUrgentSteps * target_.ms(roots) : 0;
   probing_[k] = watch.steps >= interval && recent_.savings_ms + ahead >= 0;

@@ -82,7 +82,8 @@ class Planner {
   std::size_t choose_width(std::span<const Item> items, int roots, int width) const;
 
   // Whether this step, which would not show it by itself, should. True now and then, so that all probes together cost
-  // about a hundredth of the time; sooner where costs are unconfirmed, and at once after a surprise. `roots`: as above.
+  // about half a hundredth of the time; sooner where costs are unconfirmed, and at once after a surprise. `roots`: as
+  // above.
   bool probe(Probe kind, int roots, int drafter = 0);
   // Tokens that a wide probe verifies beside the roots.
   static constexpr std::size_t kWideProbe = 3;

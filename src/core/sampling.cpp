@@ -23,45 +23,55 @@ double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t posi
   return to_gumbel(Noise(seed, choice, position).bits(token));
 }
 
-namespace {
+double position_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position) {
+  // Token -1 is in no vocabulary: its bits are nobody's noise.
+  return (Noise(seed, choice, position).bits(-1) + 0.5) * 0x1p-32;
+}
 
-struct Candidate {
+// A token in the race for the draw. Named outside, since Sampler::Work holds some.
+struct Runner {
   Token token;
   double score;
   // Best first, equal ones by id.
-  static bool better(const Candidate& a, const Candidate& b) {
+  static bool better(const Runner& a, const Runner& b) {
     return a.score > b.score || (a.score == b.score && a.token < b.token);
   }
 };
 
+namespace {
+
 // The winner of logit / T + G and the runner-up.
 struct Race {
-  void enter(const Candidate& c) {
-    if (Candidate::better(c, best)) {
+  void enter(const Runner& c) {
+    if (Runner::better(c, best)) {
       second = best.score;
       best = c;
     } else {
       second = std::max(second, c.score);
     }
   }
-  Candidate best{-1, -std::numeric_limits<double>::infinity()};
+  // How far the winner is ahead, in logits. Of infinite scores the difference is no number.
+  float margin(double temperature) const {
+    return best.score == second ? 0 : static_cast<float>((best.score - second) * temperature);
+  }
+  Runner best{-1, -std::numeric_limits<double>::infinity()};
   double second = best.score;
 };
 
-// A heap gives the first candidates in order without sorting; where those do not help, all others are looked at once.
-Token first_allowed(std::span<Candidate> candidates, const Constraint& constraint) {
+// A heap gives the first runners in order without sorting; where those do not help, all others are looked at once.
+Token first_allowed(std::span<Runner> runners, const Constraint& constraint) {
   constexpr int kFew = 32;
-  const auto worse = [](const Candidate& a, const Candidate& b) { return Candidate::better(b, a); };
-  std::make_heap(candidates.begin(), candidates.end(), worse);
-  auto end = candidates.end();
-  for (int n = 0; n < kFew && end != candidates.begin(); ++n) {
-    std::pop_heap(candidates.begin(), end, worse);
+  const auto worse = [](const Runner& a, const Runner& b) { return Runner::better(b, a); };
+  std::make_heap(runners.begin(), runners.end(), worse);
+  auto end = runners.end();
+  for (int n = 0; n < kFew && end != runners.begin(); ++n) {
+    std::pop_heap(runners.begin(), end, worse);
     --end;
     if (constraint.allows(end->token)) return end->token;
   }
-  Candidate best{-1, -std::numeric_limits<double>::infinity()};
-  for (auto c = candidates.begin(); c != end; ++c) {
-    if (Candidate::better(*c, best) && constraint.allows(c->token)) best = *c;
+  Runner best{-1, -std::numeric_limits<double>::infinity()};
+  for (auto c = runners.begin(); c != end; ++c) {
+    if (Runner::better(*c, best) && constraint.allows(c->token)) best = *c;
   }
   return best.token;
 }
@@ -84,6 +94,38 @@ Token most_probable_allowed(std::span<const float> row, const Constraint& constr
   return best;
 }
 
+bool has_effect(const SamplingParams& p, Stage stage) {
+  switch (stage) {
+    case Stage::kPenalties:
+      return p.penalised();
+    case Stage::kDry:
+      return p.dry();
+    case Stage::kTopNSigma:
+      return p.top_n_sigma > 0;
+    case Stage::kTopK:
+      return p.top_k > 0;
+    case Stage::kTypicalP:
+      return p.typical_p < 1;
+    case Stage::kTopP:
+      return p.top_p < 1;
+    case Stage::kMinP:
+      return p.min_p > 0;
+    case Stage::kXtc:
+      return p.xtc_probability > 0 && p.xtc_threshold <= 0.5F;
+    case Stage::kTemperature:
+      return p.temperature != 1 || p.dynatemp_range > 0;
+    case Stage::kInfill:
+      return p.infill != nullptr;
+  }
+  return false;
+}
+
+// Those that the short way knows.
+bool is_usual(Stage s) {
+  return s == Stage::kPenalties || s == Stage::kDry || s == Stage::kTopK || s == Stage::kTopP || s == Stage::kMinP ||
+         s == Stage::kTemperature;
+}
+
 }  // namespace
 
 // A row and what is left of it, and the buffers for looking at it.
@@ -92,7 +134,7 @@ struct Sampler::Work {
   std::vector<float> maxima;  // of the row's groups
   Cutter cutter;
   Cut cut;
-  std::vector<Candidate> candidates;
+  std::vector<Runner> runners;
 
   void look_at(std::span<const float> logits, const SamplingParams& params) {
     row = logits;
@@ -132,7 +174,7 @@ struct Sampler::Work {
       for (const Noise::Hit& hit : std::span(hits).first(n_hits)) {
         const auto t = static_cast<std::size_t>(hit.token);
         if (t < row.size() && cut.keeps(row[t], hit.token))
-          enter(Candidate{hit.token, static_cast<double>(row[t]) / temperature + to_gumbel(hit.bits)});
+          enter(Runner{hit.token, static_cast<double>(row[t]) / temperature + to_gumbel(hit.bits)});
       }
     }
   }
@@ -140,6 +182,11 @@ struct Sampler::Work {
 
 Sampler::Sampler(SamplingParams params) : params_(std::move(params)), work_(std::make_unique<Work>()) {
   validate(params_);
+  for (const Stage s : params_.stages) {
+    if (has_effect(params_, s)) stages_.push_back(s);
+  }
+  usual_ = params_.min_keep <= 1 && params_.dynatemp_range == 0 &&
+           std::all_of(stages_.begin(), stages_.end(), is_usual) && std::is_sorted(stages_.begin(), stages_.end());
 }
 
 Sampler::~Sampler() = default;
@@ -155,9 +202,12 @@ void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_
 
 Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent,
                        const Constraint* constraint) {
-  const std::span<const float> logits = adjust(raw, recent);
   Choice c;
-  if (params_.greedy()) {
+  std::span<const float> logits = raw;
+  if (!usual_) {
+    run_stages(raw, position, recent);
+    c = draw_candidates(position);
+  } else if (logits = adjust(raw, recent); params_.greedy()) {
     float second = kLowest;
     c.token = arg_max(logits, &second);
     if (!(logits[static_cast<std::size_t>(c.token)] > kLowest)) return {};
@@ -168,35 +218,84 @@ Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::
   }
   if (!constraint || (c.token >= 0 && constraint->allows(c.token))) return c;
   c = {};
-  if (!params_.greedy()) c.token = next_allowed(position, *constraint);
+  if (!usual_) {
+    c.token = first_allowed(work_->runners, *constraint);
+    if (c.token < 0) logits = adjust(raw, recent);
+  } else if (!params_.greedy()) {
+    c.token = next_allowed(position, *constraint);
+  }
   if (c.token < 0) c.token = most_probable_allowed(logits, *constraint);
   return c;
 }
 
-std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<const Token> recent) {
-  if (!params_.penalised() && params_.logit_bias.empty()) return logits;
+void Sampler::distribution(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent,
+                           std::vector<TokenProbability>& out) {
+  run_stages(raw, position, recent);
+  sort_candidates();
+  find_probabilities();
+  out.clear();
+  for (std::size_t i = 0; i < candidates_.size(); ++i) out.push_back({candidates_[i].token, static_cast<float>(p_[i])});
+}
+
+std::span<const float> Sampler::biased(std::span<const float> logits) {
+  if (params_.logit_bias.empty()) return logits;
   adjusted_.assign(logits.begin(), logits.end());
-  const auto in_range = [&](Token t) { return t >= 0 && static_cast<std::size_t>(t) < adjusted_.size(); };
   for (const auto& [token, bias] : params_.logit_bias) {
-    if (in_range(token)) adjusted_[static_cast<std::size_t>(token)] += bias;
+    if (token >= 0 && static_cast<std::size_t>(token) < adjusted_.size())
+      adjusted_[static_cast<std::size_t>(token)] += bias;
   }
-  if (!params_.penalised()) return adjusted_;
-  count_.resize(adjusted_.size());
+  return adjusted_;
+}
+
+// The tokens that count as recent, counted in count_.
+std::span<const Token> Sampler::count_recent(std::span<const Token> recent) {
   const auto window = params_.penalty_last_n < 0
                           ? recent.size()
                           : std::min(recent.size(), static_cast<std::size_t>(params_.penalty_last_n));
   const auto last = recent.last(window);
   for (const Token t : last) {
-    if (in_range(t)) ++count_[static_cast<std::size_t>(t)];
+    if (t >= 0 && static_cast<std::size_t>(t) < count_.size()) ++count_[static_cast<std::size_t>(t)];
   }
-  for (const Token t : last) {
-    if (!in_range(t) || count_[static_cast<std::size_t>(t)] == 0) continue;  // already done
-    float& x = adjusted_[static_cast<std::size_t>(t)];
-    x = x > 0 ? x / params_.repeat_penalty : x * params_.repeat_penalty;
-    x -= static_cast<float>(count_[static_cast<std::size_t>(t)]) * params_.frequency_penalty + params_.presence_penalty;
-    count_[static_cast<std::size_t>(t)] = 0;
+  return last;
+}
+
+float Sampler::penalised(float x, std::int32_t count) const {
+  x = x > 0 ? x / params_.repeat_penalty : x * params_.repeat_penalty;
+  return x - (static_cast<float>(count) * params_.frequency_penalty + params_.presence_penalty);
+}
+
+std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<const Token> recent) {
+  const std::span<const float> row = biased(logits);
+  if (!params_.penalised() && !params_.dry()) return row;
+  if (row.data() != adjusted_.data()) adjusted_.assign(row.begin(), row.end());
+  const auto in_range = [&](Token t) { return t >= 0 && static_cast<std::size_t>(t) < adjusted_.size(); };
+  if (params_.penalised()) {
+    count_.resize(adjusted_.size());
+    for (const Token t : count_recent(recent)) {
+      if (!in_range(t) || count_[static_cast<std::size_t>(t)] == 0) continue;  // already done
+      float& x = adjusted_[static_cast<std::size_t>(t)];
+      x = penalised(x, std::exchange(count_[static_cast<std::size_t>(t)], 0));
+    }
+  }
+  if (params_.dry()) {
+    dry_.penalties(params_, recent, repeating_);
+    for (const auto& [token, penalty] : repeating_) {
+      if (in_range(token)) adjusted_[static_cast<std::size_t>(token)] -= penalty;
+    }
   }
   return adjusted_;
+}
+
+// The race among candidates_, who are the runners; the temperature is in their logits.
+Choice Sampler::draw_candidates(std::uint32_t position) {
+  const Noise noise(params_.seed, params_.choice, position);
+  Race race;
+  work_->runners.clear();
+  for (const Candidate& c : candidates_)
+    race.enter(
+        work_->runners.emplace_back(Runner{c.token, static_cast<double>(c.logit) + to_gumbel(noise.bits(c.token))}));
+  const float ahead = params_.temperature > 0 ? race.margin(static_cast<double>(params_.temperature)) : margin_;
+  return {race.best.token, ahead};
 }
 
 // The race with noise for those only that can still win it or come second: tokens of large logits run first.
@@ -219,11 +318,10 @@ Choice Sampler::draw(std::uint32_t position) {
   }
   w.contenders(
       noise, temperature, [&race] { return race.second; },
-      [&](const Candidate& c) {
+      [&](const Runner& c) {
         if (std::find(first.begin(), end, c.token) == end) race.enter(c);
       });
-  const bool tie = race.best.score == race.second;  // of infinite ones the difference is no number
-  return {race.best.token, tie ? 0 : static_cast<float>((race.best.score - race.second) * temperature)};
+  return {race.best.token, race.margin(temperature)};
 }
 
 // The first token in order of score that the constraint allows, or -1. The order is looked at in three pieces: asking
@@ -236,13 +334,13 @@ Token Sampler::next_allowed(std::uint32_t position, const Constraint& constraint
   const double top = static_cast<double>(*std::max_element(w.maxima.begin(), w.maxima.end())) / temperature;
   double above = std::numeric_limits<double>::quiet_NaN();  // nothing was asked yet
   for (const double bound : {top - 2, top - 8, -kInfinity}) {
-    w.candidates.clear();
+    w.runners.clear();
     w.contenders(
         noise, temperature, [bound] { return bound; },
-        [&](const Candidate& c) {
-          if (c.score >= bound && !(c.score >= above)) w.candidates.push_back(c);
+        [&](const Runner& c) {
+          if (c.score >= bound && !(c.score >= above)) w.runners.push_back(c);
         });
-    const Token found = first_allowed(w.candidates, constraint);
+    const Token found = first_allowed(w.runners, constraint);
     if (found >= 0) return found;
     above = bound;
   }

@@ -77,6 +77,15 @@ const char* draft_type_name(DraftType type) {
   return "";
 }
 
+const std::map<std::string_view, std::optional<DraftType>>& draft_types_by_name() {
+  static const auto types = [] {
+    std::map<std::string_view, std::optional<DraftType>> out{{"auto", std::nullopt}};
+    for (const DraftType t : {DraftType::kModel, DraftType::kMtp, DraftType::kEagle3}) out[draft_type_name(t)] = t;
+    return out;
+  }();
+  return types;
+}
+
 DraftType type_of(const GgufFile& file) {
   if (file.architecture() == "dflash") return DraftType::kDFlash;
   return file.architecture() == "eagle3" ? DraftType::kEagle3 : DraftType::kModel;

@@ -259,11 +259,20 @@ std::string Model::description() const {
 }
 
 Vocabulary vocabulary(const Model& model) {
+  const llama_vocab* v = model.impl().vocab;
   return {.size = model.n_vocab(),
           .tokenize = [&model](std::string_view text, AddBegin begin,
                                ParseControl control) { return model.tokenize(text, begin, control); },
           .piece = [&model](Token t, ShowControl control) { return model.piece(t, control); },
-          .is_eog = [&model](Token t) { return model.is_eog(t); }};
+          .is_eog = [&model](Token t) { return model.is_eog(t); },
+          .begin = llama_vocab_bos(v),
+          .end = llama_vocab_eos(v),
+          .end_of_turn = llama_vocab_eot(v),
+          .fill = {.prefix = llama_vocab_fim_pre(v),
+                   .suffix = llama_vocab_fim_suf(v),
+                   .middle = llama_vocab_fim_mid(v),
+                   .repository = llama_vocab_fim_rep(v),
+                   .file = llama_vocab_fim_sep(v)}};
 }
 
 std::string pair_mismatch(const Model& target, const Model& draft) {

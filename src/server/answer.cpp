@@ -39,9 +39,9 @@ void ItemWriter::end(const Answers& answers, std::string& out) {
 
 std::string print(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-std::string event(const char* name, const Json& data) {
-  return fmt::format("event: {}\ndata: {}\n\n", name, print(data));
-}
+std::string event(const std::string& json) { return "data: " + json + "\n\n"; }
+
+std::string event(const char* name, const Json& data) { return fmt::format("event: {}\n{}", name, event(print(data))); }
 
 std::string random_id(const std::string& prefix) {
   std::random_device random;
@@ -75,6 +75,10 @@ Json timings_json(const Outcome& o) {
   visit_stats([&](const char* name, const auto& value) { out[name] = value; }, s);
   out["drafters"] = drafters_json(s);
   return out;
+}
+
+Json progress_json(const PromptProgress& p) {
+  return {{"total", p.total}, {"cache", p.reused}, {"processed", p.processed}, {"time_ms", p.ms}};
 }
 
 ApiError failure(const Outcome& o) {

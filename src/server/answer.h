@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,7 @@ struct Addition {
   std::vector<Piece> pieces;  // at most one for each item
   std::vector<TokenReport> tokens;
   std::shared_ptr<const StepTrace> trace;
+  std::optional<PromptProgress> progress;
 };
 
 // Used by one HTTP thread. Where bytes are appended to `out`, they are server-sent events.
@@ -90,10 +92,12 @@ class ItemWriter : public AnswerWriter {
 
 // Token pieces may be no UTF-8: what is none becomes U+FFFD. Everything else was checked before.
 std::string print(const Json& j);
-std::string event(const char* name, const Json& data);  // a server-sent event with a name
+std::string event(const std::string& json);             // a server-sent event
+std::string event(const char* name, const Json& data);  // one with a name
 std::string random_id(const std::string& prefix);       // prefix and 24 digits
 Json bytes_json(const std::string& bytes);              // a list of numbers
 Json timings_json(const Outcome& outcome);
+Json progress_json(const PromptProgress& progress);
 // What a failed generation is for a client. Without an error it was cancelled: the server stops.
 ApiError failure(const Outcome& outcome);
 ApiError api_error(const Error& error);

@@ -8,7 +8,9 @@
 
 #include "../record/step_json.h"
 #include "gsd/error.h"
+#include "infill.h"
 #include "messages.h"
+#include "native.h"
 
 namespace gsd::server {
 namespace {
@@ -50,13 +52,6 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
   parsers_.resize(answers_.choices.size());
   for (const auto& p : prompts) answers_.n_prompt.push_back(p.size());
   const CompletionRequest& r = answers_.request;
-  if (answers_.choices.size() > scheduler.capacity())
-    throw ApiError(
-        400,
-        fmt::format("The request asks for {} answers and this server takes in {} at a time; ask for fewer, or "
-                    "start it with a larger --queue.",
-                    answers_.choices.size(), scheduler.capacity()),
-        "n");
   std::optional<Grammar> grammar;  // one for all choices
   if (!r.grammar.empty()) grammar = model.grammar(r.grammar);
   std::vector<Job> jobs;
@@ -69,12 +64,20 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
     o.ignore_eog = r.ignore_eos;
     o.reuse_prefix = r.cache_prompt;
     if (grammar) o.constraint = grammar->constraint();
-    GenerationOptions g{.stop = r.stop, .logprobs = r.logprobs, .trace = r.trace, .shown = {}};
+    GenerationOptions g{.stop = r.stop,
+                        .logprobs = r.logprobs,
+                        .post_sampling = r.post_sampling,
+                        .tokens = r.report_tokens,
+                        .progress = r.stream && r.report_progress,
+                        .max_ms = r.max_predict_ms,
+                        .trace = r.trace,
+                        .shown = {}};
     if (plan_.format != nullptr) {
       parsers_[i] = chat::make_reply_parser(*plan_.format, plan_.options);
       g.shown = support->shared_shown();
-      if (plan_.grammar) o.constraint = support->constraint(plan_);
     }
+    // Under a grammar of the request there is no reasoning to bound.
+    if (support != nullptr && !grammar) o.constraint = support->constraint(plan_);
     jobs.push_back(make_job(model, prompts[i / n], std::move(o), std::move(g), static_cast<std::uint32_t>(i), channel_,
                             cancelled_));
     jobs.back().id = next_job_id();
@@ -129,7 +132,11 @@ void Call::take(Event& e, std::string& out) {
   } else {
     a.outcome.stats = e.stats;
   }
-  Addition x{.choice = e.choice, .pieces = pieces(e), .tokens = std::move(e.tokens), .trace = std::move(e.trace)};
+  Addition x{.choice = e.choice,
+             .pieces = pieces(e),
+             .tokens = std::move(e.tokens),
+             .trace = std::move(e.trace),
+             .progress = e.progress};
   if (stream()) return writer_->add(answers_, x, out);
   std::move(x.tokens.begin(), x.tokens.end(), std::back_inserter(a.tokens));
 }
@@ -177,16 +184,59 @@ void Api::check_model(const std::string& name) const {
 }
 
 std::vector<Token> Api::prompt_tokens(const Prompt& prompt, bool parse_special) const {
-  if (const auto* text = std::get_if<std::string>(&prompt)) {
-    check_length(*text, "prompt");
-    return chat::tokenize_text(*text, parse_special ? ParseControl::kYes : ParseControl::kNo, model_.vocabulary);
+  std::vector<Token> out;
+  AddBegin begin = AddBegin::kYes;
+  for (const auto& part : prompt) {
+    if (const auto* text = std::get_if<std::string>(&part)) {
+      check_length(*text, "prompt");
+      const ParseControl control = parse_special ? ParseControl::kYes : ParseControl::kNo;
+      const std::vector<Token> tokens = begin == AddBegin::kYes ? chat::tokenize_text(*text, control, model_.vocabulary)
+                                                                : model_.vocabulary.tokenize(*text, begin, control);
+      out.insert(out.end(), tokens.begin(), tokens.end());
+    } else {
+      for (const Token t : std::get<std::vector<Token>>(part)) {
+        if (t < 0 || t >= model_.vocabulary.size)
+          throw ApiError(400, fmt::format("The prompt holds token {}, which is not in the vocabulary.", t), "prompt");
+        out.push_back(t);
+      }
+    }
+    begin = AddBegin::kNo;
   }
-  const auto& tokens = std::get<std::vector<Token>>(prompt);
-  for (const Token t : tokens) {
-    if (t < 0 || t >= model_.vocabulary.size)
-      throw ApiError(400, fmt::format("The prompt holds token {}, which is not in the vocabulary.", t), "prompt");
+  return out;
+}
+
+std::vector<std::vector<Token>> Api::all_prompt_tokens(const CompletionRequest& r) const {
+  check_choices(r.prompts.size() * static_cast<std::size_t>(r.n));
+  std::vector<std::vector<Token>> out;
+  for (const Prompt& p : r.prompts) out.push_back(prompt_tokens(p, r.parse_special));
+  return out;
+}
+
+void Api::check_choices(std::size_t n) const {
+  if (n <= scheduler_.capacity()) return;
+  throw ApiError(400,
+                 fmt::format("The request asks for {} answers and this server takes in {} at a time; ask for fewer, or "
+                             "start it with a larger --queue.",
+                             n, scheduler_.capacity()),
+                 "n");
+}
+
+// What takes the vocabulary to understand.
+void Api::resolve(CompletionRequest& r) const {
+  for (const auto& [text, bias] : r.text_bias) {
+    for (const Token t : model_.vocabulary.tokenize(text, AddBegin::kNo, ParseControl::kNo))
+      r.sampling.logit_bias.emplace_back(t, bias);
   }
-  return tokens;
+  const auto& stages = r.sampling.stages;
+  if (std::find(stages.begin(), stages.end(), Stage::kInfill) != stages.end())
+    r.sampling.infill = {std::shared_ptr<void>(), &model_.vocabulary};
+  if (!r.sampling.dry()) return;
+  if (!r.dry_breakers.empty()) {
+    r.sampling.dry_breakers = make_dry_breakers(model_.vocabulary, r.dry_breakers);
+    return;
+  }
+  std::call_once(breakers_made_, [this] { breakers_ = make_dry_breakers(model_.vocabulary, default_dry_breakers()); });
+  r.sampling.dry_breakers = breakers_;
 }
 
 void Api::refuse_length(const std::string& n_tokens, const char* field) const {
@@ -211,6 +261,8 @@ Api::ChatPrompt Api::chat_prompt(const Conversation& conversation) const {
 
 std::unique_ptr<Call> Api::start(CompletionRequest r, std::vector<std::vector<Token>> prompts,
                                  const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer) {
+  check_choices(prompts.size() * static_cast<std::size_t>(r.n));
+  resolve(r);
   for (const auto& p : prompts) {
     if (p.empty()) throw ApiError(400, "The prompt is empty; give at least one token.", "prompt");
     if (static_cast<int>(p.size()) >= model_.n_ctx)
@@ -235,9 +287,31 @@ std::unique_ptr<Call> Api::completion(std::string_view body, bool chat_format) {
     if (chat_format) return chat(parse_chat(body, options_.defaults), std::move(writer));
     CompletionRequest r = parse_completion(body, options_.defaults);
     if (options_.strict_model) check_model(r.model);
-    std::vector<std::vector<Token>> prompts;
-    for (const Prompt& p : r.prompts) prompts.push_back(prompt_tokens(p, r.parse_special));
+    std::vector<std::vector<Token>> prompts = all_prompt_tokens(r);
     return start(std::move(r), std::move(prompts), nullptr, {}, std::move(writer));
+  });
+}
+
+std::unique_ptr<Call> Api::start_native(CompletionRequest r, std::vector<std::vector<Token>> prompts) {
+  if (options_.strict_model) check_model(r.model);
+  r.report_tokens |= r.stream;
+  auto writer = std::make_unique<NativeWriter>(model_, prompts);
+  return start(std::move(r), std::move(prompts), nullptr, {}, std::move(writer));
+}
+
+std::unique_ptr<Call> Api::native(std::string_view body) {
+  return as_api_errors([&] {
+    CompletionRequest r = parse_native(body, options_.defaults);
+    std::vector<std::vector<Token>> prompts = all_prompt_tokens(r);
+    return start_native(std::move(r), std::move(prompts));
+  });
+}
+
+std::unique_ptr<Call> Api::infill(std::string_view body) {
+  return as_api_errors([&] {
+    InfillRequest r = parse_infill(body, options_.defaults);
+    std::vector<Token> prompt = infill_prompt(r, model_.vocabulary, model_.n_ctx);
+    return start_native(std::move(r.completion), {std::move(prompt)});
   });
 }
 
@@ -251,8 +325,10 @@ std::unique_ptr<Call> Api::response(std::string_view body) {
 
 std::unique_ptr<Call> Api::message(std::string_view body) {
   return as_api_errors([&] {
-    return chat(one_answer(read_chat(messages_to_chat(parse_object(body)), options_.defaults)),
-                std::make_unique<MessageWriter>(model_));
+    CompletionRequest r = one_answer(read_chat(messages_to_chat(parse_object(body)), options_.defaults));
+    // Agents send a budget with every request: where reasoning has no tags it says nothing.
+    if (calls_.format().style == chat::CallStyle::kHarmony) r.conversation.reasoning_budget = -1;
+    return chat(std::move(r), std::make_unique<MessageWriter>(model_));
   });
 }
 
@@ -303,7 +379,7 @@ std::string Api::detokenize(std::string_view body) const {
   for (const Token t : parse_detokenize(body)) {
     if (t >= model_.vocabulary.size)
       throw ApiError(400, fmt::format("Token {} is not in the vocabulary.", t), "tokens");
-    text += model_.vocabulary.piece(t, ShowControl::kNo);
+    text += model_.vocabulary.piece(t, ShowControl::kYes);
   }
   return print({{"content", text}});
 }
@@ -338,26 +414,28 @@ std::string Api::model(const std::string& id) const {
 }
 
 std::string Api::props() const {
-  const auto json = [](const auto& params) {
-    Json out = Json::object();
-    visit_params(params, [&](const Param& param, const auto& value) { out[param.name] = value; });
-    return out;
-  };
-  Json params = json(options_.defaults.sampling);
-  params["max_tokens"] = options_.defaults.max_tokens;
-  Json speculative = json(options_.defaults.speculation);
-  speculative["mode"] = mode_name(options_.defaults.speculation.mode);
-  speculative["max_width"] = options_.defaults.speculation.width();
-  params["speculative"] = std::move(speculative);
-  return print({{"default_generation_settings", {{"n_ctx", model_.n_ctx}, {"params", std::move(params)}}},
+  CompletionRequest r;
+  r.sampling = options_.defaults.sampling;
+  r.speculation = options_.defaults.speculation;
+  r.max_tokens = options_.defaults.max_tokens;
+  const auto text = [this](Token t) { return t < 0 ? std::string() : model_.vocabulary.piece(t, ShowControl::kYes); };
+  return print({{"default_generation_settings", {{"n_ctx", model_.n_ctx}, {"params", generation_settings(r)}}},
                 {"total_slots", scheduler_.slots().size()},
                 {"model", model_.id},
+                {"model_alias", model_.id},
+                {"model_path", model_.path},
+                {"modalities", {{"vision", false}, {"video", false}, {"audio", false}}},
                 {"draft", model_.draft_description},
                 {"chat_template", model_.chat->source()},
                 {"chat_template_problem", model_.chat->problem().empty() ? Json() : Json(model_.chat->problem())},
                 {"tool_format", calls_.format().name},
                 {"own_chat_template", model_.own_chat_template},
+                {"bos_token", text(model_.vocabulary.begin)},
+                {"eos_token", text(model_.vocabulary.end)},
                 {"exact", options_.exact},
+                {"endpoint_slots", true},
+                {"endpoint_props", false},
+                {"endpoint_metrics", true},
                 {"build_info", "gsd " + options_.version}});
 }
 

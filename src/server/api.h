@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -82,6 +83,8 @@ class Api {
         calls_(model, control_, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
 
   std::unique_ptr<Call> completion(std::string_view body, bool chat);
+  std::unique_ptr<Call> native(std::string_view body);    // llama-server's own form
+  std::unique_ptr<Call> infill(std::string_view body);    // and answer
   std::unique_ptr<Call> response(std::string_view body);  // OpenAI's Responses API
   std::unique_ptr<Call> message(std::string_view body);   // Anthropic's Messages API
   std::string count_tokens(std::string_view body) const;  // the same body
@@ -109,6 +112,10 @@ class Api {
   std::unique_ptr<Call> chat(CompletionRequest request, std::unique_ptr<AnswerWriter> writer);
   std::unique_ptr<Call> start(CompletionRequest request, std::vector<std::vector<Token>> prompts,
                               const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer);
+  std::unique_ptr<Call> start_native(CompletionRequest request, std::vector<std::vector<Token>> prompts);
+  void resolve(CompletionRequest& request) const;
+  std::vector<std::vector<Token>> all_prompt_tokens(const CompletionRequest& request) const;
+  void check_choices(std::size_t n) const;
   void check_model(const std::string& name) const;
   Json model_json() const;
   std::vector<Token> prompt_tokens(const Prompt& prompt, bool parse_special) const;
@@ -122,6 +129,8 @@ class Api {
   chat::ControlTokens control_;
   CallSupport calls_;
   ResponseStore responses_;
+  mutable std::once_flag breakers_made_;
+  mutable std::shared_ptr<const DryBreakers> breakers_;  // the usual ones, made when first needed
 };
 
 }  // namespace gsd::server

@@ -7,6 +7,7 @@
 
 #include "../schema/schema.h"
 #include "api_error.h"
+#include "fields.h"
 #include "gsd/error.h"
 
 namespace gsd::server {
@@ -117,8 +118,9 @@ ReplyPlan CallSupport::plan(const Conversation& conversation, std::string_view p
   const bool harmony = format_.style == chat::CallStyle::kHarmony;
   const bool reasoning =
       conversation.reasoning != ReasoningFormat::kNone && (harmony || !format_.reasoning_close.empty());
-  if (!calls && !reasoning) return out;
   const bool open = chat::opens_reasoning(format_, prompt);
+  out.bound = bound(conversation, open);
+  if (!calls && !reasoning) return out;
   out.format = &format_;
   out.options = {.calls = calls, .reasoning = reasoning, .reasoning_open = open, .tools = conversation.chat.tools};
   if (!calls) return out;
@@ -127,10 +129,25 @@ ReplyPlan CallSupport::plan(const Conversation& conversation, std::string_view p
   return out;
 }
 
+std::optional<chat::ReasoningBound> CallSupport::bound(const Conversation& conversation, bool opened) const {
+  if (conversation.reasoning_budget < 0) return std::nullopt;
+  if (format_.style == chat::CallStyle::kHarmony)
+    refuse("reasoning_budget", "is not supported for this model, whose reasoning is a channel; give reasoning_effort");
+  if (format_.reasoning_close.empty()) return std::nullopt;  // there is none to bound
+  return chat::ReasoningBound{.open = format_.reasoning_open,
+                              .close = format_.reasoning_close,
+                              .end = vocabulary_.tokenize(format_.reasoning_close, AddBegin::kNo, ParseControl::kYes),
+                              .budget = conversation.reasoning_budget,
+                              .opened = opened};
+}
+
 std::optional<Constraint> CallSupport::constraint(const ReplyPlan& plan) const {
-  if (!plan.grammar) return std::nullopt;
-  if (!plan.lazy) return plan.grammar->constraint();
-  return chat::lazy_constraint(format_, *plan.grammar, texts(), plan.options.reasoning_open);
+  std::optional<Constraint> out;
+  if (plan.grammar && !plan.lazy) out = plan.grammar->constraint();
+  if (plan.grammar && plan.lazy)
+    out = chat::lazy_constraint(format_, *plan.grammar, texts(), plan.options.reasoning_open);
+  if (plan.bound) out = chat::reasoning_bound(*plan.bound, texts(), std::move(out));
+  return out;
 }
 
 std::string call_id(const chat::ToolFormat& format) {

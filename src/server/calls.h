@@ -9,6 +9,7 @@
 
 #include "../chat/call_grammar.h"
 #include "../chat/control_tokens.h"
+#include "../chat/reasoning_budget.h"
 #include "../chat/reply.h"
 #include "conversation.h"
 #include "gsd/grammar.h"
@@ -22,6 +23,7 @@ struct ReplyPlan {
   chat::ReplyOptions options;
   std::optional<Grammar> grammar;  // of calls, over the texts of CallSupport
   bool lazy = false;               // it takes hold where a call begins
+  std::optional<chat::ReasoningBound> bound;
 };
 
 // Of one server; immutable: any thread may use it.
@@ -38,13 +40,14 @@ class CallSupport {
   // What the template is given: for one that does not write tools, a system message tells of them.
   chat::ChatRequest with_tools(const chat::ChatRequest& request) const;
   // `prompt`: the rendered text. Throws ApiError(400) for a schema that cannot be kept where the function is strict,
-  // Error(kGrammar).
+  // and for a bound on reasoning that is not written between tags, Error(kGrammar).
   ReplyPlan plan(const Conversation& conversation, std::string_view prompt) const;
-  // A state of its own for each answer; nothing where the plan has no grammar.
+  // A state of its own for each answer; nothing where the plan has neither a grammar nor a bound.
   std::optional<Constraint> constraint(const ReplyPlan& plan) const;
 
  private:
   Grammar grammar(const Conversation& conversation, std::string_view prompt) const;
+  std::optional<chat::ReasoningBound> bound(const Conversation& conversation, bool opened) const;
 
   const std::shared_ptr<const TokenTexts>& texts() const;
 

@@ -223,6 +223,9 @@ Conversation read_conversation(const Json& request, const Conversation& defaults
   out.chat.continue_final = can_go_on && flag(request, "continue_final_message", out.chat.add_generation_prompt);
   if (const std::string format = text_field(request, "reasoning_format", ""); !format.empty())
     out.reasoning = parse_reasoning_format(format);
+  // llama-server reads the last two.
+  for (const char* name : {"reasoning_budget", "reasoning_budget_tokens", "thinking_budget_tokens"})
+    Fields(request).read(name, out.reasoning_budget, -1, INT32_MAX);
   return out;
 }
 

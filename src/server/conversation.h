@@ -21,6 +21,7 @@ struct Conversation {
   ToolUse tool_use = ToolUse::kNone;
   bool parallel_calls = true;
   ReasoningFormat reasoning = ReasoningFormat::kDeepSeek;
+  std::int64_t reasoning_budget = -1;  // tokens of reasoning, then it is ended; -1 = no bound
 };
 
 // "none", "auto" or "deepseek" ("deepseek-legacy" is refused). Throws ApiError(400).
@@ -34,9 +35,9 @@ Json text_content(const Json& content, const std::string& field, std::initialize
 Json with_system(Json messages, const std::string& text);
 
 // Reads messages, tools, tool_choice, parallel_tool_calls, chat_template_kwargs, reasoning_effort, enable_thinking,
-// add_generation_prompt, continue_final_message and reasoning_format. A last message of the assistant goes on unless
-// continue_final_message says no, as in llama-server. `defaults`: what fields left out mean; its `chat.variables` are
-// merged with the request's. Throws ApiError(400) naming the field. Thread safe.
+// add_generation_prompt, continue_final_message, reasoning_format and reasoning_budget. A last message of the assistant
+// goes on unless continue_final_message says no, as in llama-server. `defaults`: what fields left out mean; its
+// `chat.variables` are merged with the request's. Throws ApiError(400) naming the field. Thread safe.
 Conversation read_conversation(const Json& request, const Conversation& defaults);
 
 }  // namespace gsd::server

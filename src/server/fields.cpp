@@ -97,6 +97,17 @@ std::string Fields::text(const char* name, std::string absent) const {
   return absent;
 }
 
+std::vector<std::string> Fields::texts(const char* name) const {
+  std::vector<std::string> out;
+  const Json* v = list(name);
+  if (v == nullptr) return out;
+  for (const Json& text : *v) {
+    if (!text.is_string()) refuse(path(name), "must be a list of strings");
+    out.push_back(text.get<std::string>());
+  }
+  return out;
+}
+
 const Json* Fields::object(const char* name) const {
   const Json* v = find(name);
   if (v != nullptr && !v->is_object()) refuse(path(name), "must be an object");
@@ -107,6 +118,17 @@ const Json* Fields::list(const char* name) const {
   const Json* v = find(name);
   if (v != nullptr && !v->is_array()) refuse(path(name), "must be a list");
   return v;
+}
+
+std::vector<Fields> Fields::objects(const char* name) const {
+  std::vector<Fields> out;
+  const Json* v = list(name);
+  if (v == nullptr) return out;
+  for (const Json& object : *v) {
+    if (!object.is_object()) refuse(path(name), "must hold objects");
+    out.emplace_back(object, path(name));
+  }
+  return out;
 }
 
 void Fields::refuse_unsupported(std::initializer_list<const char*> names) const {

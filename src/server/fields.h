@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "api_error.h"
 #include "conversation.h"
@@ -43,9 +44,14 @@ class Fields {
   void read(const Param& param, Mode& out) const;
   // The text of a field that must be one, `absent` without it.
   std::string text(const char* name, std::string absent = {}) const;
+  // The texts of a field that must be a list of them; empty without it.
+  std::vector<std::string> texts(const char* name) const;
   // The object, or list, of a field that must be one; null = absent.
   const Json* object(const char* name) const;
   const Json* list(const char* name) const;
+  // The objects of a field that must be a list of them; empty without it.
+  std::vector<Fields> objects(const char* name) const;
+  const Json& json() const { return object_; }
   // Refuses fields that would change the answer if they were ignored. Those that ask for nothing are taken: false, 0
   // and what is empty.
   void refuse_unsupported(std::initializer_list<const char*> names) const;

@@ -58,7 +58,9 @@ class Generation {
         options_(std::move(options)),
         choice_(choice),
         channel_(std::move(channel)),
-        text_(options_.stop) {}
+        text_(options_.stop) {
+    if (options_.post_sampling) sampler_.emplace(session.sampling);
+  }
 
   bool on_token(Token t) {
     const bool shown = options_.shown != nullptr && options_.shown->contains(t);
@@ -67,13 +69,22 @@ class Generation {
     const std::size_t before = text_.n_bytes();
     const bool go_on = text_.push(piece);
     const bool cut = !go_on && text_.n_bytes() <= before;  // nothing of it is left
-    if (options_.logprobs >= 0) pending_.push_back({{t, piece, 0, {}}, cut ? SIZE_MAX : text_.n_bytes()});
-    return go_on;
+    if (options_.logprobs >= 0 || options_.tokens)
+      pending_.push_back(
+          {{.token = t, .bytes = piece, .n_text = text_.n_bytes() - std::min(before, text_.n_bytes()), .top = {}},
+           cut ? SIZE_MAX : text_.n_bytes()});
+    return go_on && !out_of_time(piece);
+  }
+
+  void on_prompt(const PromptProgress& p) {
+    Event e = next_event();
+    e.progress = p;
+    channel_->put(std::move(e));
   }
 
   void on_step(const StepView& v) {
     stats_.add(v.stats);
-    if (options_.logprobs >= 0) fill_log_p(v);
+    if (options_.logprobs >= 0) options_.post_sampling ? fill_p(v) : fill_log_p(v);
     Event e = next_event();
     if (options_.trace)
       e.trace =
@@ -104,6 +115,14 @@ class Generation {
     std::size_t end;  // bytes of text up to and with this token
   };
 
+  // The time counts from the first token.
+  bool out_of_time(const std::string& piece) {
+    if (options_.max_ms <= 0) return false;
+    if (!since_) since_.emplace();
+    has_line_ |= piece.find('\n') != std::string::npos;
+    return timed_out_ = has_line_ && since_->ms() > static_cast<double>(options_.max_ms);
+  }
+
   void put_last(const Outcome& outcome) {
     text_.finish();
     Event e = next_event();
@@ -111,12 +130,19 @@ class Generation {
     e.outcome = outcome;
     if (e.outcome.finish == FinishReason::kConstraint && !e.outcome.error) e.outcome.error = no_token();
     e.stop = text_.stop();
+    if (timed_out_ && e.outcome.finish == FinishReason::kStopped) e.outcome.finish = FinishReason::kLength;
     channel_->put(std::move(e));
   }
 
   Event next_event() {
-    Event e{
-        .choice = choice_, .text = text_.take(), .tokens = {}, .trace = {}, .stats = stats_, .outcome = {}, .stop = {}};
+    Event e{.choice = choice_,
+            .text = text_.take(),
+            .tokens = {},
+            .trace = {},
+            .progress = {},
+            .stats = stats_,
+            .outcome = {},
+            .stop = {}};
     const std::size_t released = text_.n_released();
     // A token that a stop string has cut off is not reported.
     while (!pending_.empty() && pending_.front().end <= released) {
@@ -127,7 +153,7 @@ class Generation {
   }
 
   void fill_log_p(const StepView& v) {
-    constexpr std::size_t kMost = 32;
+    constexpr std::size_t kMost = 256;
     std::array<Token, kMost> token;
     std::array<float, kMost> log_p;
     const std::size_t n = v.acceptance.token.size();
@@ -146,11 +172,33 @@ class Generation {
     }
   }
 
+  // What the token was drawn from, and how probable it was there: 0 where a grammar took another one.
+  void fill_p(const StepView& v) {
+    const std::size_t n = v.acceptance.token.size();
+    const std::span<const Token> all = v.session.tokens();
+    const std::size_t n_before = v.session.generated().size() - n;
+    for (std::size_t i = 0; i < n; ++i) {
+      sampler_->distribution(v.logits(i), static_cast<std::uint32_t>(n_before + i), all.first(all.size() - n + i),
+                             distribution_);
+      TokenReport& r = pending_[pending_.size() - n + i].report;
+      for (std::size_t k = 0; k < distribution_.size(); ++k) {
+        if (k < static_cast<std::size_t>(options_.logprobs))
+          r.top.emplace_back(distribution_[k].token, distribution_[k].p);
+        if (distribution_[k].token == r.token) r.log_p = distribution_[k].p;
+      }
+    }
+  }
+
   const TextModel& model_;
   std::function<std::string()> failure_;  // of the grammar
   bool has_grammar_;
   bool has_bias_;
   GenerationOptions options_;
+  std::optional<Sampler> sampler_;  // for reports of what tokens were drawn from
+  std::vector<TokenProbability> distribution_;
+  std::optional<Stopwatch> since_;
+  bool has_line_ = false;
+  bool timed_out_ = false;
   std::uint32_t choice_;
   std::shared_ptr<Channel> channel_;
   TextStream text_;
@@ -162,6 +210,7 @@ class Generation {
 
 Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions session, GenerationOptions options,
              std::uint32_t choice, std::shared_ptr<Channel> channel, std::shared_ptr<std::atomic<bool>> cancelled) {
+  const bool progress = options.progress;
   auto g = std::make_shared<Generation>(model, session, std::move(options), choice, std::move(channel));
   session.on_token = [g](Token t) { return g->on_token(t); };
   session.on_step = [g](const StepView& v) { g->on_step(v); };
@@ -169,6 +218,7 @@ Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions s
   job.prompt = std::move(prompt);
   job.options = std::move(session);
   job.cancelled = std::move(cancelled);
+  if (progress) job.on_prompt = [g](const PromptProgress& p) { g->on_prompt(p); };
   job.on_finish = [g](const Outcome& o) { g->on_finish(o); };
   return job;
 }

@@ -8,6 +8,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <utility>
@@ -22,8 +23,10 @@ namespace gsd::server {
 // An emitted token with what was asked about it.
 struct TokenReport {
   Token token = -1;
-  std::string bytes;  // may be a piece of a character
-  float log_p = 0;    // under the target's own distribution: before penalties, cuts and temperature
+  std::string bytes;       // may be a piece of a character
+  std::size_t n_text = 0;  // bytes of the text that it makes complete
+  float log_p = 0;         // under the target's own distribution: before penalties, cuts and temperature; or, if asked
+                           // for, its probability in what was drawn from
   std::vector<std::pair<Token, float>> top;  // the most probable ones with their log_p, best first
 };
 
@@ -41,6 +44,7 @@ struct Event {
   std::string text;                        // whole characters
   std::vector<TokenReport> tokens;         // those whose text is now complete; only if asked for
   std::shared_ptr<const StepTrace> trace;  // only if asked for
+  std::optional<PromptProgress> progress;  // only if asked for
   Stats stats;                             // sums so far
   bool last = false;
   // From here on: of the last event.
@@ -77,7 +81,12 @@ class Channel {
 // What is asked of a choice beside its sampling.
 struct GenerationOptions {
   std::vector<std::string> stop;
-  int logprobs = -1;  // alternatives reported per token; -1 = no report at all
+  int logprobs = -1;           // alternatives reported per token; -1 = none, nor the token's own
+  bool post_sampling = false;  // see TokenReport
+  bool tokens = false;         // they are reported also without log-probabilities
+  bool progress = false;
+  std::int64_t max_ms =
+      0;  // after the first token: then the text ends with the line, see CompletionRequest; 0 = no limit
   bool trace = false;
   std::shared_ptr<const std::unordered_set<Token>> shown;  // control tokens whose names are text; may be null
 };

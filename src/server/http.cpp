@@ -262,14 +262,33 @@ void HttpServer::Impl::route() {
   post("/tokenize", [this](const std::string& body) { return loaded().tokenize(body); });
   post("/detokenize", [this](const std::string& body) { return loaded().detokenize(body); });
   post("/apply-template", [this](const std::string& body) { return loaded().apply_template(body); });
+  // What llama-server has and this server does not do.
+  const auto refuse = [this](std::initializer_list<const char*> paths, const char* sentence) {
+    for (const char* path : paths)
+      http.Post(path, [this, sentence](const auto& req, auto& res) { fail(req, res, ApiError(501, sentence)); });
+  };
+  refuse({"/embedding", "/embeddings", "/v1/embeddings"},
+         "This server generates text and makes no embeddings; run one with an embedding model for them.");
+  refuse({"/rerank", "/reranking", "/v1/rerank", "/v1/reranking"},
+         "This server generates text and ranks no documents; run one with a reranking model for that.");
+  refuse({R"(/slots/(\d+))"},
+         "This server does not save, restore or erase slots; prefixes are kept and reused by themselves.");
+  refuse({"/props"}, "Properties cannot be changed while the server runs; start it with other flags.");
+  get("/lora-adapters", [](const auto&) { return "[]"; });
+  post("/lora-adapters", [](const std::string& body) {
+    if (Json::parse(body, nullptr, false) != Json::array())
+      throw ApiError(501, "This server was started without adapters and loads none; merge them into the model's file.");
+    return R"({"success":true})";
+  });
   const auto generate = [this](std::initializer_list<const char*> paths, auto begin) {
     for (const char* path : paths)
       http.Post(path, [this, begin](const auto& req, auto& res) { complete(req, res, begin(loaded(), req.body)); });
   };
   generate({"/v1/chat/completions", "/chat/completions"},
            [](Api& a, const std::string& body) { return a.completion(body, true); });
-  generate({"/v1/completions", "/completions"},
-           [](Api& a, const std::string& body) { return a.completion(body, false); });
+  generate({"/v1/completions"}, [](Api& a, const std::string& body) { return a.completion(body, false); });
+  generate({"/completion", "/completions"}, [](Api& a, const std::string& body) { return a.native(body); });
+  generate({"/infill"}, [](Api& a, const std::string& body) { return a.infill(body); });
   generate({"/v1/responses", "/responses"}, [](Api& a, const std::string& body) { return a.response(body); });
   generate({"/v1/messages"}, [](Api& a, const std::string& body) { return a.message(body); });
   post("/v1/messages/count_tokens", [this](const std::string& body) { return loaded().count_tokens(body); });

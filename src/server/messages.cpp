@@ -61,12 +61,10 @@ class Blocks {
 };
 
 Json messages_of(const Fields& f) {
-  const Json* list = f.list("messages");
-  if (list == nullptr || list->empty()) refuse("messages", "must be a list of at least one message");
+  const std::vector<Fields> list = f.objects("messages");
+  if (list.empty()) refuse("messages", "must be a list of at least one message");
   Json out = Json::array();
-  for (const Json& m : *list) {
-    if (!m.is_object()) refuse("messages", "must hold objects");
-    const Fields fields(m, "messages");
+  for (const Fields& fields : list) {
     const std::string role = fields.text("role");
     if (role != "user" && role != "assistant" && role != "system")
       refuse("messages.role", "must be user, assistant or system");
@@ -91,11 +89,7 @@ std::string system_of(const Fields& f) {
 
 Json tools_of(const Fields& f) {
   Json out = Json::array();
-  const Json* list = f.list("tools");
-  if (list == nullptr) return out;
-  for (const Json& tool : *list) {
-    if (!tool.is_object()) refuse("tools", "must hold objects");
-    const Fields t(tool, "tools");
+  for (const Fields& t : f.objects("tools")) {
     const std::string type = t.text("type", "custom");
     if (type != "custom")
       refuse("tools", fmt::format("holds a tool of type '{}', which this server does not support", type));
@@ -273,7 +267,7 @@ void MessageWriter::finish(const Answers& answers, std::string& out) {
 }
 
 void MessageWriter::fail(const ApiError& error, std::string& out) {
-  out += "event: error\ndata: " + anthropic_error_json(error) + "\n\n";
+  out += "event: error\n" + event(anthropic_error_json(error));
 }
 
 std::string MessageWriter::whole(const Answers& answers) {

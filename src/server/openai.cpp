@@ -12,8 +12,6 @@ namespace {
 
 using Kind = AnswerItem::Kind;
 
-std::string data(const Json& chunk) { return "data: " + print(chunk) + "\n\n"; }
-
 Json finish_reason(const Answer& a) {
   switch (a.outcome.finish) {
     case FinishReason::kLength:
@@ -60,6 +58,7 @@ std::string error_json(const ApiError& e) {
   const auto text_or_null = [](const std::string& s) { return s.empty() ? Json() : Json(s); };
   const char* type = e.status() == 401   ? "authentication_error"
                      : e.status() == 403 ? "permission_error"
+                     : e.status() == 501 ? "not_supported_error"
                      : e.status() == 503 ? "unavailable_error"
                      : e.status() >= 500 ? "server_error"
                                          : "invalid_request_error";
@@ -124,7 +123,7 @@ void OpenAiWriter::add(const Answers& answers, Addition& x, std::string& out) {
   Streamed& s = streamed_[x.choice];
   if (a.finished && a.outcome.error) return fail(api_error(*a.outcome.error), out);
   // Markers that are taken out, and text that may become one, are nothing to tell of.
-  if (s.greeted && x.pieces.empty() && x.tokens.empty() && !a.finished && !x.trace) return;
+  if (s.greeted && x.pieces.empty() && x.tokens.empty() && !a.finished && !x.trace && !x.progress) return;
   Json choice{{"index", x.choice}};
   if (chat_) {
     choice["delta"] = chat_delta(a, x, s.greeted);
@@ -138,12 +137,13 @@ void OpenAiWriter::add(const Answers& answers, Addition& x, std::string& out) {
   chunk["choices"] = Json::array({std::move(choice)});
   if (request.include_usage) chunk["usage"] = nullptr;
   if (a.finished || request.timings_per_token) chunk["timings"] = timings_json(a.outcome);
+  if (x.progress) chunk["prompt_progress"] = progress_json(*x.progress);
   if (x.trace) {
     const StepTrace& t = *x.trace;
     chunk["gsd"] = step_json(t.graph, t.tree, t.acceptance, t.stats,
                              [this](Token token) { return model_.vocabulary.piece(token, ShowControl::kYes); });
   }
-  out += data(chunk);
+  out += event(print(chunk));
 }
 
 void OpenAiWriter::end(const Answers& answers, std::string& out) {
@@ -152,12 +152,12 @@ void OpenAiWriter::end(const Answers& answers, std::string& out) {
     chunk["choices"] = Json::array();
     chunk["usage"] = usage(answers);
     chunk["timings"] = timings(answers);
-    out += data(chunk);
+    out += event(print(chunk));
   }
-  out += "data: [DONE]\n\n";
+  out += event("[DONE]");
 }
 
-void OpenAiWriter::fail(const ApiError& error, std::string& out) { out += "data: " + error_json(error) + "\n\n"; }
+void OpenAiWriter::fail(const ApiError& error, std::string& out) { out += event(error_json(error)); }
 
 std::size_t OpenAiWriter::TextOffset::next(std::string_view bytes) {
   const auto add = [this](std::string_view part) {

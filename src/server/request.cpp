@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -18,6 +19,7 @@ constexpr std::size_t kMaxStops = 16;
 constexpr std::size_t kMaxStopBytes = 1024;
 constexpr std::size_t kMaxBiases = 4096;
 constexpr int kMaxTopLogprobs = 20;
+constexpr int kMaxProbs = 256;  // of the native form
 
 std::vector<Token> token_list(const Json& list, const char* field) {
   std::vector<Token> out;
@@ -49,7 +51,8 @@ void read_stop(const Fields& f, std::vector<std::string>& out) {
   }
 }
 
-void add_bias(const Json& token, const Json& bias, std::vector<std::pair<Token, float>>& out) {
+// A token by its number, or all tokens of a text.
+void add_bias(const Json& token, const Json& bias, CompletionRequest& r) {
   std::int64_t id = -1;
   if (token.is_number_integer()) id = token.get<std::int64_t>();
   if (token.is_string()) {
@@ -58,44 +61,77 @@ void add_bias(const Json& token, const Json& bias, std::vector<std::pair<Token, 
     if (!text.empty() && text.size() < 11) id = std::strtoll(text.c_str(), &end, 10);
     if (end == nullptr || *end != '\0') id = -1;
   }
-  if (id < 0 || id > INT32_MAX) refuse("logit_bias", "must name tokens by their number");
+  const bool text = id == -1 && token.is_string() && !token.get_ref<const std::string&>().empty();
+  if (!text && (id < 0 || id > INT32_MAX)) refuse("logit_bias", "must name tokens by their number or their text");
   float value = -std::numeric_limits<float>::infinity();  // `false`: never
   if (bias.is_number() && std::isfinite(bias.get<double>()) && std::abs(bias.get<double>()) <= 1e6) {
     value = static_cast<float>(bias.get<double>());
   } else if (bias != Json(false)) {
     refuse("logit_bias", "must give each token a number or false");
   }
-  out.emplace_back(static_cast<Token>(id), value);
+  if (text) {
+    r.text_bias.emplace_back(token.get<std::string>(), value);
+  } else {
+    r.sampling.logit_bias.emplace_back(static_cast<Token>(id), value);
+  }
 }
 
-void read_logit_bias(const Fields& f, std::vector<std::pair<Token, float>>& out) {
+void read_logit_bias(const Fields& f, CompletionRequest& r) {
   const Json* v = f.find("logit_bias");
   if (v == nullptr) return;
-  if (!v->is_structured()) refuse("logit_bias", "must be an object of token numbers and biases, or a list of pairs");
+  if (!v->is_structured()) refuse("logit_bias", "must be an object of tokens and biases, or a list of pairs");
   if (v->size() > kMaxBiases) refuse("logit_bias", fmt::format("may hold at most {} tokens", kMaxBiases));
   for (const auto& [key, value] : v->items()) {
     if (v->is_object()) {
-      add_bias(Json(key), value, out);
+      add_bias(Json(key), value, r);
     } else if (value.is_array() && value.size() == 2) {
-      add_bias(value[0], value[1], out);
+      add_bias(value[0], value[1], r);
     } else {
-      refuse("logit_bias", "must be an object of token numbers and biases, or a list of pairs");
+      refuse("logit_bias", "must be an object of tokens and biases, or a list of pairs");
     }
   }
 }
 
-void read_sampling(const Fields& f, const RequestDefaults& defaults, SamplingParams& p) {
+// The list of samplers, also a text of their letters. "adaptive_p" is off, see read_common().
+void read_samplers(const Fields& f, SamplingParams& p) {
+  const Json* v = f.find("samplers");
+  if (v == nullptr) return;
+  std::vector<Stage> stages;
+  const auto add = [&](std::string_view name) {
+    if (name != "adaptive_p" && name != "a") stages.push_back(parse_stage(name));
+  };
+  if (v->is_string()) {
+    for (const char& c : v->get_ref<const std::string&>()) add({&c, 1});
+  } else {
+    for (const std::string& name : f.texts("samplers")) add(name);
+  }
+  set_stages(p, std::move(stages));
+}
+
+void read_dry(const Fields& f, CompletionRequest& r) {
+  if (f.find("dry_sequence_breakers") == nullptr) return;
+  r.dry_breakers = f.texts("dry_sequence_breakers");
+  if (r.dry_breakers.empty()) refuse("dry_sequence_breakers", "must hold at least one text");
+  if (r.dry_breakers.size() > kMaxStops)
+    refuse("dry_sequence_breakers", fmt::format("may hold at most {} texts", kMaxStops));
+}
+
+void read_sampling(const Fields& f, const RequestDefaults& defaults, CompletionRequest& r) {
+  SamplingParams& p = r.sampling;
   f.read("top_k", p.top_k, INT32_MIN, INT32_MAX);
   visit_params(p, [&](const Param& param, auto& field) {
     if (&field != static_cast<void*>(&p.top_k)) f.read(param, field);
   });
   p.top_k = std::max(0, p.top_k);  // below 0 is off, as in llama.cpp
-  read_logit_bias(f, p.logit_bias);
+  read_samplers(f, p);
+  read_dry(f, r);
+  read_logit_bias(f, r);
   std::int64_t seed = -1;
   const bool given = f.read("seed", seed, INT64_MIN, INT64_MAX);
-  if (given && seed != -1) {
+  if (given && seed != -1 && seed != UINT32_MAX) {
     p.seed = static_cast<std::uint64_t>(seed);
-  } else if (given || defaults.random_seed) {  // -1 asks for a random one, as in llama.cpp
+  } else if (given ||
+             defaults.random_seed) {  // -1 asks for a random one, as in llama.cpp, which also writes it without a sign
     std::random_device random;
     p.seed = (static_cast<std::uint64_t>(random()) << 32 | random()) >> 11;  // exact in every JSON reader
   }
@@ -152,17 +188,21 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   r.speculation = defaults.speculation;
   r.max_tokens = defaults.max_tokens;
   f.refuse_unsupported({"functions", "function_call", "audio", "modalities", "prediction", "web_search_options",
-                        "suffix", "echo", "images", "lora", "samplers", "mirostat", "n_probs"});
+                        "suffix", "echo", "images", "lora", "mirostat", "n_indent"});
+  if (const Json* target = f.find("adaptive_target"); target != nullptr && !(target->is_number() && *target < 0))
+    refuse("adaptive_target", "is not supported by this server");
   f.read("model", r.model);
-  read_sampling(f, defaults, r.sampling);
-  f.read("n_predict", r.max_tokens, -1, INT64_MAX);
-  f.read("max_tokens", r.max_tokens, -1, INT64_MAX);
-  f.read("max_completion_tokens", r.max_tokens, -1, INT64_MAX);
+  for (const char* name : {"max_tokens", "max_completion_tokens", "n_predict"})
+    f.read(name, r.max_tokens, -1, INT64_MAX);
+  if (defaults.max_tokens >= 0 && (r.max_tokens < 0 || r.max_tokens > defaults.max_tokens))
+    r.max_tokens = defaults.max_tokens;
   f.read("n", r.n, 1, kMaxChoices);
   f.read("stream", r.stream);
   f.read("cache_prompt", r.cache_prompt);
   f.read("ignore_eos", r.ignore_eos);
   f.read("timings_per_token", r.timings_per_token);
+  f.read("return_progress", r.report_progress);
+  f.read("t_max_predict_ms", r.max_predict_ms, -1, INT64_MAX);
   read_stop(f, r.stop);
   f.read("grammar", r.grammar);
   read_response_format(f, r.grammar);
@@ -171,6 +211,7 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
     Fields(*o, "stream_options").read("include_usage", r.include_usage);
   }
   try {
+    read_sampling(f, defaults, r);
     read_speculation(f, r.speculation, r.trace);
     validate(r.sampling);
     validate(r.speculation);
@@ -179,24 +220,42 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   }
 }
 
+constexpr const char* kPrompts =
+    "must be a text, a list of texts and token numbers, an object with a prompt_string, or a list of such";
+
+Prompt read_prompt(const Json& v) {
+  if (v.is_string()) return {v.get<std::string>()};
+  if (v.is_object()) {
+    const Fields o(v, "prompt");
+    o.refuse_unsupported({"multimodal_data"});
+    if (o.find("prompt_string") == nullptr) refuse("prompt.prompt_string", "is missing");
+    return {o.text("prompt_string")};
+  }
+  if (!v.is_array()) refuse("prompt", kPrompts);
+  Prompt out;
+  for (const Json& part : v) {
+    if (part.is_string()) {
+      out.emplace_back(part.get<std::string>());
+    } else if (part.is_number()) {
+      if (out.empty() || !std::holds_alternative<std::vector<Token>>(out.back()))
+        out.emplace_back(std::vector<Token>());
+      std::get<std::vector<Token>>(out.back()).push_back(token_list(Json::array({part}), "prompt")[0]);
+    } else {
+      refuse("prompt", kPrompts);
+    }
+  }
+  return out;
+}
+
+// Numbers make a list one prompt, with the texts between them.
 std::vector<Prompt> read_prompts(const Fields& f) {
   const Json* v = f.find("prompt");
   if (v == nullptr) refuse("prompt", "is missing");
-  if (v->is_string()) return {v->get<std::string>()};
-  if (!v->is_array() || v->empty()) refuse("prompt", "must be a string, a list of token numbers, or a list of such");
-  if ((*v)[0].is_number()) return {token_list(*v, "prompt")};
-  if (v->size() > static_cast<std::size_t>(kMaxChoices))
-    refuse("prompt", fmt::format("may hold at most {} prompts", kMaxChoices));
+  const auto is_number = [](const Json& j) { return j.is_number(); };
+  if (!v->is_array() || std::any_of(v->begin(), v->end(), is_number)) return {read_prompt(*v)};
+  if (v->empty()) refuse("prompt", kPrompts);
   std::vector<Prompt> out;
-  for (const Json& p : *v) {
-    if (p.is_string()) {
-      out.emplace_back(p.get<std::string>());
-    } else if (p.is_array()) {
-      out.emplace_back(token_list(p, "prompt"));
-    } else {
-      refuse("prompt", "must be a string, a list of token numbers, or a list of such");
-    }
-  }
+  for (const Json& p : *v) out.push_back(read_prompt(p));
   return out;
 }
 
@@ -209,6 +268,7 @@ CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defau
 CompletionRequest read_chat(const Json& object, const RequestDefaults& defaults) {
   const Fields f(object);
   CompletionRequest r;
+  f.refuse_unsupported({"n_probs"});
   read_common(f, defaults, r);
   r.conversation = read_conversation(object, defaults.conversation);
   bool report = false;
@@ -224,15 +284,37 @@ CompletionRequest parse_completion(std::string_view body, const RequestDefaults&
   const Json object = parse_object(body);
   const Fields f(object);
   CompletionRequest r;
+  f.refuse_unsupported({"n_probs"});
   read_common(f, defaults, r);
   r.prompts = read_prompts(f);
   f.read("parse_special", r.parse_special);
-  if (r.n * static_cast<int>(r.prompts.size()) > kMaxChoices)
-    refuse("n", fmt::format("times the number of prompts may be at most {}", kMaxChoices));
   std::int64_t best_of = r.n;
   f.read("best_of", best_of, 1, kMaxChoices);
   if (best_of != r.n) refuse("best_of", "is not supported by this server");
   f.read("logprobs", r.logprobs, 0, kMaxTopLogprobs);
+  return r;
+}
+
+CompletionRequest parse_native(std::string_view body, const RequestDefaults& defaults) {
+  const Json object = parse_object(body);
+  CompletionRequest r = read_native(object, defaults);
+  r.prompts = read_prompts(Fields(object));
+  return r;
+}
+
+CompletionRequest read_native(const Json& object, const RequestDefaults& defaults) {
+  const Fields f(object);
+  CompletionRequest r;
+  read_common(f, defaults, r);
+  f.read("parse_special", r.parse_special);
+  f.read("n_cmpl", r.n, 1, kMaxChoices);
+  int n_probs = 0;
+  f.read("n_probs", n_probs, 0, kMaxProbs);
+  if (n_probs > 0) r.logprobs = n_probs;
+  f.read("post_sampling_probs", r.post_sampling);
+  f.read("return_tokens", r.report_tokens);
+  r.response_fields = f.texts("response_fields");
+  if (r.trace) refuse("speculative.trace", "has no place in this API's answers; use /v1/chat/completions");
   return r;
 }
 

@@ -19,12 +19,13 @@ namespace gsd::server {
 struct RequestDefaults {
   SamplingParams sampling;
   SpeculationParams speculation;
-  bool random_seed = true;  // without one in the request
-  std::int64_t max_tokens = -1;
-  Conversation conversation;  // of chats; without messages
+  bool random_seed = true;       // without one in the request
+  std::int64_t max_tokens = -1;  // also the most that a request gets; -1 = no limit
+  Conversation conversation;     // of chats; without messages
 };
 
-using Prompt = std::variant<std::string, std::vector<Token>>;
+// Texts and tokens, one after the other. A begin of text is put before a text in front, not before tokens.
+using Prompt = std::vector<std::variant<std::string, std::vector<Token>>>;
 
 struct CompletionRequest {
   std::string model;
@@ -36,8 +37,16 @@ struct CompletionRequest {
   std::int64_t max_tokens = -1;
   int n = 1;  // choices per prompt
   std::vector<std::string> stop;
-  std::string grammar;  // GBNF, also that of response_format
-  int logprobs = -1;    // alternatives per token, -1 = no report
+  std::string grammar;         // GBNF, also that of response_format
+  int logprobs = -1;           // alternatives per token, -1 = no report
+  bool post_sampling = false;  // reported are probabilities of what is drawn from, not log-probabilities of the model
+  bool report_tokens = false;
+  bool report_progress = false;              // of taking in the prompt, in streams
+  std::int64_t max_predict_ms = 0;           // the text ends after this time and its first line; 0 = no limit
+  std::vector<std::string> response_fields;  // of the native answer; empty = all
+  // For what has the vocabulary to resolve:
+  std::vector<std::pair<std::string, float>> text_bias;  // of each token of the text
+  std::vector<std::string> dry_breakers;                 // empty: the usual ones
   bool stream = false;
   bool include_usage = false;
   bool cache_prompt = true;
@@ -53,7 +62,7 @@ struct TokenizeRequest {
   bool with_pieces = false;
 };
 
-constexpr int kMaxChoices = 16;  // n times prompts
+constexpr int kMaxChoices = 16;  // of one prompt
 
 // All throw ApiError(400) naming the field, for text that is no JSON, nested deeper than kMaxJsonDepth, of a wrong
 // type, out of range, or asking for what is not supported. Thread safe.
@@ -61,6 +70,10 @@ CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defau
 // The same of a body that was parsed: other APIs are put into the words of chats.
 CompletionRequest read_chat(const Json& object, const RequestDefaults& defaults);
 CompletionRequest parse_completion(std::string_view body, const RequestDefaults& defaults);
+// llama-server's own form of a completion.
+CompletionRequest parse_native(std::string_view body, const RequestDefaults& defaults);
+// The same without its prompts.
+CompletionRequest read_native(const Json& object, const RequestDefaults& defaults);
 TokenizeRequest parse_tokenize(std::string_view body);
 std::vector<Token> parse_detokenize(std::string_view body);
 Conversation parse_conversation(std::string_view body, const RequestDefaults& defaults);

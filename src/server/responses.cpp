@@ -163,14 +163,10 @@ Json previous_messages(const Fields& f, ResponseStore& store) {
 
 Json response_tools(const Fields& f) {
   Json out = Json::array();
-  const Json* list = f.list("tools");
-  if (list == nullptr) return out;
-  for (const Json& tool : *list) {
-    if (!tool.is_object()) refuse("tools", "must hold objects");
-    const Fields t(tool, "tools");
+  for (const Fields& t : f.objects("tools")) {
     const std::string type = t.text("type");
     if (type != "function") refuse_type("tools", "a tool", type);
-    Json function = tool;
+    Json function = t.json();
     function.erase("type");
     out.push_back({{"type", "function"}, {"function", std::move(function)}});
   }

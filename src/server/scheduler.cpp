@@ -181,6 +181,7 @@ void Scheduler::start(std::unique_ptr<Running> r) {
     const std::span<const Token> alike = r->job.options.reuse_prefix ? r->job.prompt : std::span<const Token>{};
     r->session = engine_.open(std::move(r->job.options), alike);
     engine_.set_prompt(*r->session, r->job.prompt);
+    report_prompt(*r);
     running_.push_back(std::move(r));
   } catch (...) {
     finish(*r, current_error());
@@ -236,12 +237,21 @@ void Scheduler::prefill_one() {
       const std::size_t left = engine_.prefill(*r.session);
       metrics_.prompt(before - left, clock.ms());
       if (left == 0) r.prompt_ms = std::max(1e-3, r.admitted.ms());
+      report_prompt(r);
     } catch (...) {
       finish(r, current_error());
       running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(at));
     }
     return;
   }
+}
+
+// The last token of a prompt is scored with the first step.
+void Scheduler::report_prompt(const Running& r) const {
+  if (!r.job.on_prompt) return;
+  const std::size_t total = r.job.prompt.size();
+  const std::size_t left = engine_.prefill_left(*r.session);
+  r.job.on_prompt({total, r.session->n_reused(), r.prompt_ms > 0 ? total : total - 1 - left, r.admitted.ms()});
 }
 
 void Scheduler::step() {
@@ -284,6 +294,7 @@ void Scheduler::finish(Running& r, std::optional<Error> error) noexcept {
     out.finish = cancelled ? FinishReason::kNone : r.session->finish();
     out.stats = r.session->stats();
     out.n_reused = r.session->n_reused();
+    out.slot = r.session->slot();
     out.prompt_ms = r.prompt_ms > 0 ? r.prompt_ms : r.admitted.ms();
     out.predicted_ms = r.admitted.ms() - out.prompt_ms;
     job_ms_ = 0.8 * job_ms_ + 0.2 * r.admitted.ms();

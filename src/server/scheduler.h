@@ -30,16 +30,26 @@ struct Outcome {
   double queue_ms = 0;
   double prompt_ms = 0;     // from leaving the queue to the end of the prefill
   double predicted_ms = 0;  // from then on
+  std::int32_t slot = -1;   // -1: it never had one
 };
 
-// One generation. The callbacks, also those in `options`, are called from the thread in Scheduler::run. What on_token
-// and on_step throw ends the job with that error.
+// How far a prompt is taken in.
+struct PromptProgress {
+  std::size_t total = 0;
+  std::size_t reused = 0;
+  std::size_t processed = 0;  // those that are reused included
+  double ms = 0;              // since it left the queue
+};
+
+// One generation. The callbacks, also those in `options`, are called from the thread in Scheduler::run. What they
+// throw, on_finish apart, ends the job with that error.
 struct Job {
   std::vector<Token> prompt;
   SessionOptions options;
   std::shared_ptr<std::atomic<bool>> cancelled;   // set by any thread: the job ends with the step in progress
   std::function<void(const Outcome&)> on_finish;  // exactly once; may not throw
-  std::uint64_t id = 0;                           // for SlotView
+  std::function<void(const PromptProgress&)> on_prompt = {};  // before its first chunk and after each; may be empty
+  std::uint64_t id = 0;                                       // for SlotView
 };
 
 // One slot for people to look at.
@@ -117,6 +127,7 @@ class Scheduler {
   bool take_queued(Running& r, Wanted wanted);
   void drop_cancelled();
   void prefill_one();
+  void report_prompt(const Running& r) const;
   void step();
   void step_group(std::span<Session* const> group);
   void retire();

@@ -19,6 +19,7 @@ namespace gsd::server {
 struct TextModel {
   std::string id;                    // name in the API
   std::vector<std::string> aliases;  // further names that requests may use
+  std::string path;                  // of its file, as it was given
   std::string description;
   std::string draft_description;  // empty without a draft
   std::shared_ptr<const chat::ChatFormat> chat;

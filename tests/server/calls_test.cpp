@@ -254,6 +254,100 @@ TEST(Calls, ReasoningThatThePromptOpened) {
   EXPECT_EQ(message["content"], "Four.");
 }
 
+// Thinks without end until the tag stands there.
+Script thinker() {
+  return [](std::span<const Token> context, std::span<float> logits) {
+    std::fill(logits.begin(), logits.end(), 0.0F);
+    const std::string text = text_of(context);
+    const auto after = [&](const std::string& tag) {
+      const std::size_t at = text.rfind(tag);
+      return at == std::string::npos ? at : text.size() - at - tag.size();
+    };
+    const auto next = [](const std::string& all, std::size_t n) { return n < all.size() ? all[n] : '\0'; };
+    char c = 'a';
+    if (const std::size_t n = after("</think>"); n != std::string::npos) {
+      c = next("Four.", n);
+    } else if (after("<think>") == std::string::npos) {
+      const std::size_t begun = after(std::string(kAssistant));
+      c = next("<think>", begun == std::string::npos ? 99 : begun);
+    }
+    logits[static_cast<unsigned char>(c)] = 30;
+  };
+}
+
+TEST(Calls, ReasoningIsEndedAtItsBound) {
+  for (const bool opened : {false, true}) {
+    RigOptions o = thinking("");
+    o.script = thinker();
+    Rig rig(o);
+    rig.start();
+    for (const int budget : {0, 1, 7}) {
+      for (const char* mode : {"plain", "graph", "auto"}) {
+        const Json body{{"messages", {{{"role", "user"}, {"content", "?"}}}},
+                        {"temperature", 0},
+                        {"max_tokens", 100},
+                        {"chat_template_kwargs", {{"open", opened}}},
+                        {"speculative", {{"mode", mode}}},
+                        {"reasoning_budget", budget}};
+        const Json choice = ask(rig, body);
+        EXPECT_EQ(choice["message"].value("reasoning_content", ""), std::string(static_cast<std::size_t>(budget), 'a'));
+        EXPECT_EQ(choice["message"]["content"], "Four.") << opened << budget << mode;
+        EXPECT_EQ(choice["finish_reason"], "stop");
+      }
+    }
+  }
+}
+
+TEST(Calls, ABoundLeavesRoomForToolsAndIsRefusedWhereItCannotBeKept) {
+  RigOptions o = thinking("");
+  o.script = thinker();
+  o.tool_format = "hermes";
+  Rig rig(o);
+  rig.start();
+  EXPECT_EQ(ask(rig, question({{"thinking_budget_tokens", 5}}))["message"]["content"], "Four.");
+  Rig harmony(rig_for("harmony", "x"));
+  harmony.start();
+  try {
+    harmony.api.completion(question({{"reasoning_budget", 5}}).dump(), true);
+    FAIL() << "accepted";
+  } catch (const ApiError& e) {
+    EXPECT_EQ(e.param(), "reasoning_budget");
+  }
+  Rig plain;
+  plain.start();
+  EXPECT_FALSE(ask(plain, {{"messages", {{{"role", "user"}, {"content", "?"}}}},
+                           {"max_tokens", 5},
+                           {"reasoning_budget", 0}})["message"]["content"]
+                   .get<std::string>()
+                   .empty())
+      << "there is no reasoning to bound";
+}
+
+// A tag that the model has begun itself is let come to its end.
+TEST(Calls, ABoundDoesNotBreakATag) {
+  const TextModel m = ascii_model(64);
+  auto texts = std::make_shared<TokenTexts>();
+  for (Token t = 0; t < 128; ++t) texts->add(m.vocabulary.piece(t, ShowControl::kNo), t == 0);
+  Constraint c = chat::reasoning_bound({"<t>", "</t>", {'<', '/', 't', '>'}, 3, true}, texts, std::nullopt);
+  const auto write = [&](const std::string& text) {
+    for (const char b : text) {
+      EXPECT_TRUE(c.allows(b)) << text;
+      c.advance(b);
+    }
+  };
+  write("ab</");
+  EXPECT_TRUE(c.allows('x')) << "inside a tag anything may come";
+  write("t>xyz");  // it has ended by itself
+  write("<t>abc");
+  EXPECT_FALSE(c.allows('d'));
+  write("</t>and so on <t>abc</");
+  c.reset();
+  write("ab<");
+  write("x");  // no tag after all
+  EXPECT_FALSE(c.allows('y'));
+  write("</t>y");
+}
+
 TEST(Calls, ToolsAreRefusedByName) {
   Rig rig;
   rig.start();

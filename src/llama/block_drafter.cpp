@@ -142,7 +142,8 @@ bool BlockDrafter::roots(std::span<const Root> roots) {
     pass_.push_back(r.slot);
     add_states(r.slot, last);
     for (std::int32_t i = 0; i < block_; ++i) {
-      blocks_.add(i == 0 ? r.text.back() : mask_, last + i, i > 0);
+      // The first row is not used; libllama takes the first of all where fewer are asked for.
+      blocks_.add(i == 0 ? r.text.back() : mask_, last + i, true);
       blocks_.add_id(r.slot);
     }
   }

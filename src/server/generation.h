@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "../draft/answer_store.h"
 #include "scheduler.h"
 #include "text_model.h"
 #include "text_stream.h"
@@ -79,6 +80,7 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   int logprobs = -1;  // alternatives reported per token; -1 = no report at all
   bool trace = false;
+  std::shared_ptr<AnswerStore> store;                      // takes the answer in once it is complete; may be null
   std::shared_ptr<const std::unordered_set<Token>> shown;  // control tokens whose names are text; may be null
 };
 

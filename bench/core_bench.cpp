@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../src/core/engine_state.h"
+#include "../src/core/isa.h"
 #include "../src/core/topk.h"
 #include "gsd/engine.h"
 #include "gsd/grammar.h"
@@ -61,7 +62,8 @@ void BM_TopKWithNoise(benchmark::State& state) {
 }
 BENCHMARK(BM_TopKWithNoise)->ArgsProduct({kVocabularies})->Unit(benchmark::kMicrosecond);
 
-// The target's draw. A flat row is the worst there is: any token may win, and needs its noise.
+// The target's draw. A flat row is the worst there is: any token may win, and needs its noise. The third argument is the
+// instruction set.
 void BM_Sample(benchmark::State& state) {
   constexpr const char* kNames[] = {"greedy", "all", "all, flat row", "top-p 0.95", "top-p 0.95, flat row", "top-k 40"};
   const auto kind = state.range(1);
@@ -70,12 +72,16 @@ void BM_Sample(benchmark::State& state) {
   SamplingParams p{.temperature = kind == 0 ? 0.0F : 0.8F};
   if (kind == 3 || kind == 4) p.top_p = 0.95F;
   if (kind == 5) p.top_k = 40;
+  limit_isa(static_cast<Isa>(state.range(2)));
   Sampler sampler(p);
   std::uint32_t position = 0;
   for (auto _ : state) benchmark::DoNotOptimize(sampler.choose(row, ++position, {}, nullptr));
-  state.SetLabel(kNames[kind]);
+  const std::string set = isa() == Isa::kAvx512 ? "" : isa() == Isa::kAvx2 ? ", AVX2" : ", portable";
+  state.SetLabel(kNames[kind] + set);
+  limit_isa(Isa::kAvx512);
 }
-BENCHMARK(BM_Sample)->ArgsProduct({kVocabularies, {0, 1, 2, 3, 4, 5}})->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_Sample)->ArgsProduct({kVocabularies, {0, 1, 2, 3, 4, 5}, {2}})->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_Sample)->ArgsProduct({{262144}, {0, 1, 2, 3, 4, 5}, {0, 1}})->Unit(benchmark::kMicrosecond);
 
 // Whole steps on a scripted pair: vocabulary 4096, prefix 4096, width 16. Time: what Stats calls the rest, so without
 // the backends' own work; the counters are per step.

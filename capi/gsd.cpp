@@ -137,7 +137,8 @@ template <typename T>
 void read(const char* flag, std::string_view value, double low, double high, const std::string& range, T& out) {
   T x{};
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), x);
-  if (error != std::errc() || end != value.data() + value.size() || !(x >= low && x <= high))
+  if (error != std::errc() || end != value.data() + value.size() ||
+      !(static_cast<double>(x) >= low && static_cast<double>(x) <= high))
     refuse_value(flag, value, range);
   out = x;
 }
@@ -187,7 +188,7 @@ bool read_param(P& params, const char* flag, std::string_view value) {
   return found;
 }
 
-void set(Options& o, const char* flag, std::string_view v) {
+void set(Options& options, const char* flag, std::string_view value) {
   struct Flag {
     const char* name;
     void (*set)(Options&, const char*, std::string_view);
@@ -239,8 +240,8 @@ void set(Options& o, const char* flag, std::string_view v) {
   };
   const auto known = std::find_if(std::begin(kFlags), std::end(kFlags),
                                   [&](const Flag& f) { return f.name == std::string_view(flag); });
-  if (known != std::end(kFlags)) return known->set(o, flag, v);
-  if (!read_param(o.session.speculation, flag, v) && !read_param(o.session.sampling, flag, v))
+  if (known != std::end(kFlags)) return known->set(options, flag, value);
+  if (!read_param(options.session.speculation, flag, value) && !read_param(options.session.sampling, flag, value))
     refuse(std::string("There is no flag '") + flag + "'.");
 }
 

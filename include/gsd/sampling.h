@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -45,6 +46,7 @@ class Sampler {
  public:
   // Throws Error(kUsage) as validate() does.
   explicit Sampler(SamplingParams params);
+  ~Sampler();
 
   // Draws the token of generated index `position` from `logits` [n_vocab]. `recent`: all tokens before it, oldest
   // first. `constraint` may be null. Returns token -1 if the constraint allows none at all, or every
@@ -60,31 +62,15 @@ class Sampler {
   const SamplingParams& params() const { return params_; }
 
  private:
-  struct Candidate {
-    Token token;
-    float logit;
-    double score;
-    // Best first, equal ones by id.
-    static bool better_logit(const Candidate& a, const Candidate& b) {
-      return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-    }
-    static bool better_score(const Candidate& a, const Candidate& b) {
-      return a.score > b.score || (a.score == b.score && a.token < b.token);
-    }
-  };
+  struct Work;
   std::span<const float> adjust(std::span<const float> logits, std::span<const Token> recent);
-  void survivors(std::span<const float> logits);
-  bool few_survivors(std::span<const float> logits);
-  void all_survivors(std::span<const float> logits);
-  void cut_top_p();
   Choice draw(std::uint32_t position);
-  Choice draw_all(std::span<const float> logits, std::uint32_t position);
-  Choice draw_allowed(std::span<const float> logits, const Constraint& constraint);
+  Token next_allowed(std::uint32_t position, const Constraint& constraint);
 
   SamplingParams params_;
-  std::vector<float> adjusted_;        // [n_vocab] logits after bias and penalties
-  std::vector<std::int32_t> count_;    // [n_vocab] occurrences among the recent tokens, all zero between calls
-  std::vector<Candidate> candidates_;  // what is left after the cuts
+  std::vector<float> adjusted_;      // [n_vocab] logits after bias and penalties
+  std::vector<std::int32_t> count_;  // [n_vocab] occurrences among the recent tokens, all zero between calls
+  std::unique_ptr<Work> work_;
 };
 
 }  // namespace gsd

@@ -4,10 +4,12 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <string>
 
+#include "cut.h"
+#include "groups.h"
 #include "gsd/error.h"
+#include "noise.h"
 #include "topk.h"
 
 namespace gsd {
@@ -15,35 +17,132 @@ namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-// Philox4x32-10: ten rounds of two 32x32->64 multiplications.
-std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::uint32_t k0, std::uint32_t k1) {
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = std::uint64_t{0xD2511F53} * c[0];
-    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * c[2];
-    c = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<std::uint32_t>(p1),
-         static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<std::uint32_t>(p0)};
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
-  }
-  return c;
-}
-
-// The block of four neighbouring tokens that `token` belongs to.
-std::array<std::uint32_t, 4> noise_bits(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token) {
-  return philox({static_cast<std::uint32_t>(token) / 4, position, choice, 0x67736421}, static_cast<std::uint32_t>(seed),
-                static_cast<std::uint32_t>(seed >> 32));
-}
-
-// 32 random bits to Gumbel noise; the half keeps U away from 0 and 1.
-double to_gumbel(std::uint32_t bits) { return -std::log(-std::log((bits + 0.5) * 0x1p-32)); }
-
 }  // namespace
 
 double gumbel_noise(std::uint64_t seed, std::uint32_t choice, std::uint32_t position, Token token) {
-  return to_gumbel(noise_bits(seed, choice, position, token)[static_cast<std::uint32_t>(token) % 4]);
+  return to_gumbel(Noise(seed, choice, position).bits(token));
 }
 
-Sampler::Sampler(SamplingParams params) : params_(std::move(params)) { validate(params_); }
+namespace {
+
+struct Candidate {
+  Token token;
+  double score;
+  // Best first, equal ones by id.
+  static bool better(const Candidate& a, const Candidate& b) {
+    return a.score > b.score || (a.score == b.score && a.token < b.token);
+  }
+};
+
+// The winner of logit / T + G and the runner-up.
+struct Race {
+  void enter(const Candidate& c) {
+    if (Candidate::better(c, best)) {
+      second = best.score;
+      best = c;
+    } else {
+      second = std::max(second, c.score);
+    }
+  }
+  Candidate best{-1, -std::numeric_limits<double>::infinity()};
+  double second = best.score;
+};
+
+// A heap gives the first candidates in order without sorting; where those do not help, all others are looked at once.
+Token first_allowed(std::span<Candidate> candidates, const Constraint& constraint) {
+  constexpr int kFew = 32;
+  const auto worse = [](const Candidate& a, const Candidate& b) { return Candidate::better(b, a); };
+  std::make_heap(candidates.begin(), candidates.end(), worse);
+  auto end = candidates.end();
+  for (int n = 0; n < kFew && end != candidates.begin(); ++n) {
+    std::pop_heap(candidates.begin(), end, worse);
+    --end;
+    if (constraint.allows(end->token)) return end->token;
+  }
+  Candidate best{-1, -std::numeric_limits<double>::infinity()};
+  for (auto c = candidates.begin(); c != end; ++c) {
+    if (Candidate::better(*c, best) && constraint.allows(c->token)) best = *c;
+  }
+  return best.token;
+}
+
+Token most_probable_allowed(std::span<const float> row, const Constraint& constraint) {
+  std::array<Token, 32> first;
+  std::array<float, 32> unused;
+  const int n = top_k_log_softmax(row, 1, first, unused);
+  for (const Token t : std::span(first).first(static_cast<std::size_t>(n))) {
+    if (constraint.allows(t)) return t;
+  }
+  Token best = -1;
+  float most = kLowest;
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    if (row[i] > most && constraint.allows(static_cast<Token>(i))) {
+      best = static_cast<Token>(i);
+      most = row[i];
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+// A row and what is left of it, and the buffers for looking at it.
+struct Sampler::Work {
+  std::span<const float> row;
+  std::vector<float> maxima;  // of the row's groups
+  Cutter cutter;
+  Cut cut;
+  std::vector<Candidate> candidates;
+
+  void look_at(std::span<const float> logits, const SamplingParams& params) {
+    row = logits;
+    maxima.resize(group_count(row.size()));
+    group_maxima(row, maxima);
+    cut = cutter.cut(row, maxima, params);
+  }
+
+  // Calls enter(candidate) for each token that the cut keeps and whose score is at least bound(), and for a few others.
+  // -log(-log U) <= -log(1 - U), so a token needs 1 - U <= exp(logit / T - bound). Noise is made only where that can be
+  // at all, and looked at in the light of the group's largest logit.
+  template <typename Bound, typename Enter>
+  void contenders(const Noise& noise, double temperature, Bound bound, Enter enter) const {
+    constexpr std::size_t kChunk = 32;
+    std::array<std::uint32_t, kChunk> group, least;  // least: bits that a token needs
+    std::array<float, kChunk> ahead, chance;
+    std::array<std::uint32_t, kChunk * kGroup / kQuad> quads, bounds;
+    std::array<Noise::Hit, kChunk * kGroup> hits;
+    for (std::size_t chunk = 0; chunk < maxima.size(); chunk += kChunk) {
+      const double wanted = bound();
+      const auto floor =
+          std::max(cut.logit, std::nextafter(static_cast<float>((wanted - kMostNoise) * temperature), kLowest));
+      std::size_t n = 0;
+      for (std::size_t g = chunk; g < std::min(chunk + kChunk, maxima.size()); ++g) {
+        if (!(maxima[g] >= floor)) continue;
+        const double d = static_cast<double>(maxima[g]) / temperature - wanted;
+        group[n] = static_cast<std::uint32_t>(g);
+        ahead[n++] = d < 1 ? static_cast<float>(d) : 1.0F;  // no number where both are infinite
+      }
+      if (n == 0) continue;
+      exp_shifted(std::span(ahead).first(n), 1, -1e-4F, std::span(chance).first(n));  // the exponential rounds
+      for (std::size_t i = 0; i < n; ++i)
+        least[i] = chance[i] < 1 ? ~static_cast<std::uint32_t>(chance[i] * 0x1p32F) : 0;
+      const std::size_t n_quads =
+          quads_at_least(row, floor, std::span(group).first(n), std::span(least).first(n), quads, bounds);
+      const std::size_t n_hits = noise.find(std::span(quads).first(n_quads), std::span(bounds).first(n_quads), hits);
+      for (const Noise::Hit& hit : std::span(hits).first(n_hits)) {
+        const auto t = static_cast<std::size_t>(hit.token);
+        if (t < row.size() && cut.keeps(row[t], hit.token))
+          enter(Candidate{hit.token, static_cast<double>(row[t]) / temperature + to_gumbel(hit.bits)});
+      }
+    }
+  }
+};
+
+Sampler::Sampler(SamplingParams params) : params_(std::move(params)), work_(std::make_unique<Work>()) {
+  validate(params_);
+}
+
+Sampler::~Sampler() = default;
 
 void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_q, std::uint32_t position,
                       std::span<float> score) const {
@@ -57,21 +156,21 @@ void Sampler::perturb(std::span<const Token> tokens, std::span<const float> log_
 Choice Sampler::choose(std::span<const float> raw, std::uint32_t position, std::span<const Token> recent,
                        const Constraint* constraint) {
   const std::span<const float> logits = adjust(raw, recent);
+  Choice c;
   if (params_.greedy()) {
-    Choice c;
     float second = kLowest;
     c.token = arg_max(logits, &second);
     if (!(logits[static_cast<std::size_t>(c.token)] > kLowest)) return {};
     c.margin = logits[static_cast<std::size_t>(c.token)] - second;
-    if (!constraint || constraint->allows(c.token)) return c;
-    candidates_.clear();
-    return draw_allowed(logits, *constraint);
+  } else {
+    work_->look_at(logits, params_);
+    c = draw(position);
   }
-  if (!constraint && params_.top_k == 0 && params_.top_p >= 1 && params_.min_p == 0) return draw_all(logits, position);
-  survivors(logits);
-  const Choice c = draw(position);
   if (!constraint || (c.token >= 0 && constraint->allows(c.token))) return c;
-  return draw_allowed(logits, *constraint);
+  c = {};
+  if (!params_.greedy()) c.token = next_allowed(position, *constraint);
+  if (c.token < 0) c.token = most_probable_allowed(logits, *constraint);
+  return c;
 }
 
 std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<const Token> recent) {
@@ -100,189 +199,54 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
   return adjusted_;
 }
 
-// Leaves in candidates_ what top-k, top-p and min-p let through, the best one in front.
-void Sampler::survivors(std::span<const float> logits) {
-  if (!few_survivors(logits)) all_survivors(logits);
-  if (params_.min_p > 0 && !candidates_.empty()) {
-    const float floor = candidates_.front().logit + std::log(params_.min_p);
-    std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < floor; });
-  }
-}
-
-// The common case in one pass over the row: the cuts leave at most kFew. False if that cannot be told.
-bool Sampler::few_survivors(std::span<const float> logits) {
-  constexpr std::size_t kFew = 256;
-  const bool by_k = params_.top_k > 0 && params_.top_k <= static_cast<int>(kFew);
-  std::array<Token, kFew> token;
-  std::array<float, kFew> log_p;
-  const std::size_t wanted = by_k ? static_cast<std::size_t>(params_.top_k) : kFew;
-  const auto n = static_cast<std::size_t>(
-      top_k_log_softmax(logits, 1, std::span(token).first(wanted), std::span(log_p).first(wanted)));
-  // Top-p looks at what top-k left.
-  double total = 1;
-  if (by_k) {
-    total = 0;
-    for (std::size_t i = 0; i < n; ++i) total += std::exp(static_cast<double>(log_p[i]));
-  }
-  double sum = 0;
-  std::size_t keep = 0;
-  while (keep < n && (params_.top_p >= 1 || sum < static_cast<double>(params_.top_p) * total))
-    sum += std::exp(static_cast<double>(log_p[keep++]));
-  const bool below_floor = params_.min_p > 0 && n > 0 && log_p[n - 1] < log_p[0] + std::log(params_.min_p);
-  if (!by_k && keep == n && n == kFew && (!below_floor || params_.top_p < 1)) return false;
-  candidates_.clear();
-  for (std::size_t i = 0; i < keep; ++i)
-    candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
-  return true;
-}
-
-void Sampler::all_survivors(std::span<const float> logits) {
-  candidates_.clear();
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > kLowest) candidates_.push_back({static_cast<Token>(i), logits[i], 0});
-  }
-  if (params_.top_k > 0 && static_cast<std::size_t>(params_.top_k) < candidates_.size()) {
-    const auto cut = candidates_.begin() + params_.top_k;
-    std::nth_element(candidates_.begin(), cut, candidates_.end(), Candidate::better_logit);
-    candidates_.erase(cut, candidates_.end());
-  }
-  // min-p needs the best candidate in front.
-  if (!candidates_.empty())
-    std::iter_swap(candidates_.begin(),
-                   std::min_element(candidates_.begin(), candidates_.end(), Candidate::better_logit));
-  if (params_.top_p < 1) cut_top_p();
-}
-
-void Sampler::cut_top_p() {
-  if (candidates_.empty()) return;
-  const float top = std::max_element(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) {
-                      return a.logit < b.logit;
-                    })->logit;
-  double total = 0;
-  for (const Candidate& c : candidates_) total += std::exp(static_cast<double>(c.logit - top));
-  // Sort in growing pieces: the set is almost always small beside the vocabulary.
-  double sum = 0;
-  std::size_t sorted = 0;
-  for (std::size_t piece = 64; sorted < candidates_.size(); piece *= 4) {
-    const std::size_t stop = std::min(candidates_.size(), sorted + piece);
-    const auto first = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
-    std::partial_sort(first, candidates_.begin() + static_cast<std::ptrdiff_t>(stop), candidates_.end(),
-                      Candidate::better_logit);
-    for (; sorted < stop; ++sorted) {
-      sum += std::exp(static_cast<double>(candidates_[sorted].logit - top));
-      if (sum >= static_cast<double>(params_.top_p) * total) {
-        candidates_.resize(sorted + 1);
-        return;
-      }
-    }
-  }
-}
-
-namespace {
-
-// The winner of x / T + G and how far it is ahead.
-struct Race {
-  explicit Race(float t) : temperature(t) {}
-  double enter(Token t, float logit, double noise) {
-    const double s = static_cast<double>(logit) / temperature + noise;
-    if (s > best || (s == best && t < token)) {
-      second = best;
-      best = s;
-      token = t;
-    } else {
-      second = std::max(second, s);
-    }
-    return s;
-  }
-  Choice result() const { return {token, static_cast<float>((best - second) * temperature)}; }
-
-  double temperature;
-  double best = -std::numeric_limits<double>::infinity();
-  double second = best;
-  Token token = -1;
-};
-
-}  // namespace
-
-// The race among candidates_; all scores are filled in.
+// The race with noise for those only that can still win it or come second: tokens of large logits run first.
 Choice Sampler::draw(std::uint32_t position) {
-  Race race(params_.temperature);
-  for (Candidate& c : candidates_)
-    c.score = race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
-  return race.result();
+  constexpr std::size_t kFirst = 16;
+  const Work& w = *work_;
+  const Noise noise(params_.seed, params_.choice, position);
+  const auto temperature = static_cast<double>(params_.temperature);
+  std::array<Token, kFirst> first;  // groups, then the largest of each
+  std::array<float, kFirst> unused;
+  const auto n = static_cast<std::size_t>(top_k_log_softmax(w.maxima, 1.0F, first, unused));
+  const auto end = first.begin() + static_cast<std::ptrdiff_t>(n);
+  Race race;
+  for (auto at = first.begin(); at != end; ++at) {
+    const float x = w.maxima[static_cast<std::size_t>(*at)];
+    auto i = kGroup * static_cast<std::size_t>(*at);
+    while (w.row[i] != x) ++i;
+    *at = static_cast<Token>(i);
+    if (w.cut.keeps(x, *at)) race.enter({*at, static_cast<double>(x) / temperature + to_gumbel(noise.bits(*at))});
+  }
+  w.contenders(
+      noise, temperature, [&race] { return race.second; },
+      [&](const Candidate& c) {
+        if (std::find(first.begin(), end, c.token) == end) race.enter(c);
+      });
+  const bool tie = race.best.score == race.second;  // of infinite ones the difference is no number
+  return {race.best.token, tie ? 0 : static_cast<float>((race.best.score - race.second) * temperature)};
 }
 
-// No cut: the probable tokens first; of the others only those whose noise can lift them above the runner-up.
-// -log(-log U) <= -log(1 - U), so a token at log-probability x needs 1 - U < exp(x - runner-up): one comparison.
-Choice Sampler::draw_all(std::span<const float> logits, std::uint32_t position) {
-  constexpr std::size_t kFirst = 32;
-  constexpr std::size_t kChunk = 256;
-  constexpr float kSlack = 1.0001F;  // exp_shifted rounds
-  std::array<Token, kFirst> token;
-  std::array<float, kFirst> log_p;
-  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, 1.0F, token, log_p));
-  candidates_.clear();
-  for (std::size_t i = 0; i < n; ++i) candidates_.push_back({token[i], logits[static_cast<std::size_t>(token[i])], 0});
-  if (candidates_.empty()) return {};
-  Race race(params_.temperature);
-  for (const Candidate& c : candidates_)
-    race.enter(c.token, c.logit, gumbel_noise(params_.seed, params_.choice, position, c.token));
-  const float last = candidates_.back().logit;
-  std::array<float, kChunk> needed;
-  for (std::size_t chunk = 0; chunk < logits.size(); chunk += kChunk) {
-    const auto row = logits.subspan(chunk, std::min(kChunk, logits.size() - chunk));
-    exp_shifted(row, 1 / params_.temperature, static_cast<float>(race.second), std::span(needed).first(row.size()));
-    for (std::size_t four = 0; four < row.size(); four += 4) {
-      const std::size_t lanes = std::min<std::size_t>(4, row.size() - four);
-      if (*std::max_element(needed.begin() + static_cast<std::ptrdiff_t>(four),
-                            needed.begin() + static_cast<std::ptrdiff_t>(four + lanes)) < 0x1p-34F)
-        continue;
-      const auto bits = noise_bits(params_.seed, params_.choice, position, static_cast<Token>(chunk + four));
-      for (std::size_t lane = 0; lane < lanes; ++lane) {
-        const float rest = (static_cast<float>(0xffffffffU - bits[lane]) + 0.5F) * 0x1p-32F;  // 1 - U
-        if (rest > needed[four + lane] * kSlack) continue;
-        const auto t = static_cast<Token>(chunk + four + lane);
-        const float x = row[four + lane];
-        if (x > last || (x == last && std::find(token.begin(), token.begin() + static_cast<std::ptrdiff_t>(n), t) !=
-                                          token.begin() + static_cast<std::ptrdiff_t>(n)))
-          continue;
-        race.enter(t, x, to_gumbel(bits[lane]));
-      }
-    }
+// The first token in order of score that the constraint allows, or -1. The order is looked at in three pieces: asking
+// is expensive, and so is noise for all.
+Token Sampler::next_allowed(std::uint32_t position, const Constraint& constraint) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  Work& w = *work_;
+  const Noise noise(params_.seed, params_.choice, position);
+  const auto temperature = static_cast<double>(params_.temperature);
+  const double top = static_cast<double>(*std::max_element(w.maxima.begin(), w.maxima.end())) / temperature;
+  double above = std::numeric_limits<double>::quiet_NaN();  // nothing was asked yet
+  for (const double bound : {top - 2, top - 8, -kInfinity}) {
+    w.candidates.clear();
+    w.contenders(
+        noise, temperature, [bound] { return bound; },
+        [&](const Candidate& c) {
+          if (c.score >= bound && !(c.score >= above)) w.candidates.push_back(c);
+        });
+    const Token found = first_allowed(w.candidates, constraint);
+    if (found >= 0) return found;
+    above = bound;
   }
-  return race.result();
-}
-
-// The first candidate in order of score that the constraint allows; if no survivor passes, the most probable token
-// of the whole vocabulary that does.
-Choice Sampler::draw_allowed(std::span<const float> logits, const Constraint& constraint) {
-  const auto first_allowed = [&](auto better) -> Token {
-    // A heap gives the first candidates in order without sorting; where those do not help, all others are looked at
-    // once.
-    constexpr int kFew = 32;
-    const auto worse = [&](const auto& a, const auto& b) { return better(b, a); };
-    std::make_heap(candidates_.begin(), candidates_.end(), worse);
-    auto end = candidates_.end();
-    for (int n = 0; n < kFew && end != candidates_.begin(); ++n) {
-      std::pop_heap(candidates_.begin(), end, worse);
-      --end;
-      if (constraint.allows(end->token)) return end->token;
-    }
-    const Candidate* best = nullptr;
-    for (auto c = candidates_.begin(); c != end; ++c) {
-      if ((best == nullptr || better(*c, *best)) && constraint.allows(c->token)) best = &*c;
-    }
-    return best != nullptr ? best->token : -1;
-  };
-  Choice c;
-  if (!candidates_.empty()) c.token = first_allowed(Candidate::better_score);
-  if (c.token >= 0) return c;
-  candidates_.clear();
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > kLowest) candidates_.push_back({static_cast<Token>(i), logits[i], 0});
-  }
-  c.token = first_allowed(Candidate::better_logit);
-  return c;
+  return -1;
 }
 
 }  // namespace gsd

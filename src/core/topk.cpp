@@ -6,9 +6,7 @@
 #include <cstddef>
 #include <limits>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "isa.h"
 
 namespace gsd {
 namespace {
@@ -62,7 +60,7 @@ void scan_scalar(const float* row, std::size_t begin, std::size_t end, float inv
 
 // exp on eight lanes: 2^n * p(r), r in [-ln2/2, ln2/2], degree 5 minimax; relative error below 2e-6, which is far
 // inside what a draft's probability means.
-__attribute__((target("avx2,fma"))) inline __m256 exp8(__m256 x) {
+GSD_AVX2 inline __m256 exp8(__m256 x) {
   x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0F)), _mm256_set1_ps(88.0F));
   const __m256 n =
       _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504F)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -79,14 +77,13 @@ __attribute__((target("avx2,fma"))) inline __m256 exp8(__m256 x) {
 }
 
 // Lanes that are NaN or -inf become "far below": they weigh nothing and beat no threshold.
-__attribute__((target("avx2,fma"))) inline __m256 load_clean(const float* at) {
+GSD_AVX2 inline __m256 load_clean(const float* at) {
   const __m256 x = _mm256_loadu_ps(at);
   return _mm256_blendv_ps(_mm256_set1_ps(kLowest), x, _mm256_cmp_ps(x, _mm256_set1_ps(kLowest), _CMP_GT_OQ));
 }
 
 // A block of 16 in one go: raise the reference if needed, add the weights, then look for lanes above the threshold.
-__attribute__((target("avx2,fma"))) std::size_t scan_avx2(const float* row, std::size_t n, float inv_t, Best& best,
-                                                          Normaliser& z) {
+GSD_AVX2 std::size_t scan_avx2(const float* row, std::size_t n, float inv_t, Best& best, Normaliser& z) {
   constexpr std::size_t kBlock = 16;
   constexpr std::size_t kFlush = 1024;  // the float sums go into the double one before they lose digits
   const __m256 scale = _mm256_set1_ps(inv_t);
@@ -126,16 +123,19 @@ __attribute__((target("avx2,fma"))) std::size_t scan_avx2(const float* row, std:
   return i;
 }
 
-__attribute__((target("avx2,fma"))) std::size_t exp_avx2(const float* row, std::size_t n, float scale, float shift,
-                                                         float* out) {
+GSD_AVX2 std::size_t exp_avx2(const float* row, std::size_t n, float scale, float shift, float* out, double& sum) {
+  __m256 all = _mm256_setzero_ps();
   std::size_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    _mm256_storeu_ps(out + i, exp8(_mm256_fmsub_ps(load_clean(row + i), _mm256_set1_ps(scale), _mm256_set1_ps(shift))));
+    const __m256 e = exp8(_mm256_fmsub_ps(load_clean(row + i), _mm256_set1_ps(scale), _mm256_set1_ps(shift)));
+    _mm256_storeu_ps(out + i, e);
+    all = _mm256_add_ps(all, e);
   }
+  alignas(32) float part[8];
+  _mm256_store_ps(part, all);
+  for (const float p : part) sum += static_cast<double>(p);
   return i;
 }
-
-#define GSD_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
 
 // exp on sixteen lanes as exp8; NaN gives e^-87.
 GSD_AVX512 inline __m512 exp16(__m512 x) {
@@ -151,6 +151,19 @@ GSD_AVX512 inline __m512 exp16(__m512 x) {
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
   return _mm512_scalef_ps(p, n);
+}
+
+GSD_AVX512 std::size_t exp_avx512(const float* row, std::size_t n, float scale, float shift, float* out, double& sum) {
+  __m512 all = _mm512_setzero_ps();
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(scale), _mm512_set1_ps(shift));
+    const __m512 e = exp16(_mm512_min_ps(_mm512_set1_ps(88.0F), x));  // NaN stays
+    _mm512_storeu_ps(out + i, e);
+    all = _mm512_add_ps(all, e);
+  }
+  sum += static_cast<double>(_mm512_reduce_add_ps(all));
+  return i;
 }
 
 // As scan_avx2, 32 at a time.
@@ -189,17 +202,6 @@ GSD_AVX512 std::size_t scan_avx512(const float* row, std::size_t n, float inv_t,
   return i;
 }
 
-bool has_avx512() {
-  static const bool yes = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  return yes;
-}
-
-bool has_avx2() {
-  static const bool yes = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return yes;
-}
-
 // The two largest of a row, and where the first of the largest stands.
 struct Largest {
   float first, second;
@@ -207,7 +209,7 @@ struct Largest {
 };
 
 // REQUIRES: n >= 32
-__attribute__((target("avx2"))) Largest largest_avx2(const float* row, std::size_t n) {
+GSD_AVX2 Largest largest_avx2(const float* row, std::size_t n) {
   __m256 first[4];
   __m256 second[4];
   for (std::size_t j = 0; j < 4; ++j) first[j] = second[j] = _mm256_set1_ps(kLowest);
@@ -258,9 +260,9 @@ int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::sp
   Normaliser z;
   std::size_t done = 0;
 #if defined(__x86_64__)
-  if (has_avx512())
+  if (isa() == Isa::kAvx512)
     done = scan_avx512(row.data(), row.size(), inv_temperature, best, z);
-  else if (has_avx2())
+  else if (isa() == Isa::kAvx2)
     done = scan_avx2(row.data(), row.size(), inv_temperature, best, z);
 #endif
   scan_scalar(row.data(), done, row.size(), inv_temperature, best, z);
@@ -270,30 +272,40 @@ int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::sp
   return best.n;
 }
 
-void exp_shifted(std::span<const float> row, float scale, float shift, std::span<float> out) {
+double exp_shifted(std::span<const float> row, float scale, float shift, std::span<float> out) {
   assert(out.size() == row.size());
   std::size_t i = 0;
+  double sum = 0;
 #if defined(__x86_64__)
-  if (has_avx2()) i = exp_avx2(row.data(), row.size(), scale, shift, out.data());
+  if (isa() == Isa::kAvx512)
+    i = exp_avx512(row.data(), row.size(), scale, shift, out.data(), sum);
+  else if (isa() == Isa::kAvx2)
+    i = exp_avx2(row.data(), row.size(), scale, shift, out.data(), sum);
 #endif
-  for (; i < row.size(); ++i)
-    out[i] = row[i] > kLowest ? std::exp(std::clamp(row[i] * scale - shift, -87.0F, 88.0F)) : std::exp(-87.0F);
+  for (; i < row.size(); ++i) {
+    const float x = row[i] * scale - shift;
+    out[i] = std::exp(x > -87.0F ? std::min(x, 88.0F) : -87.0F);
+    sum += static_cast<double>(out[i]);
+  }
+  return sum;
 }
 
 Token arg_max(std::span<const float> row, float* second) {
   assert(!row.empty());
-  std::size_t best = 0;
 #if defined(__x86_64__)
-  if (has_avx2() && row.size() >= 32) {
+  if (isa() >= Isa::kAvx2 && row.size() >= 32) {
     const Largest found = largest_avx2(row.data(), row.size());
     if (second) *second = found.second;
     return static_cast<Token>(found.at);
   }
 #endif
+  std::size_t best = 0;
+  float first = kLowest;
   float runner_up = kLowest;
-  for (std::size_t i = 1; i < row.size(); ++i) {
-    if (row[i] > row[best]) {
-      runner_up = row[best];
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    if (row[i] > first) {
+      runner_up = first;
+      first = row[i];
       best = i;
     } else if (row[i] > runner_up) {
       runner_up = row[i];

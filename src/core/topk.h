@@ -14,12 +14,13 @@ namespace gsd {
 int top_k_log_softmax(std::span<const float> row, float inv_temperature, std::span<Token> tokens,
                       std::span<float> log_p);
 
-// Index of the largest entry, the lowest of equals, and in `second` (may be null) the value of the runner-up.
-// REQUIRES: row is not empty. Thread safe.
+// Index of the largest entry, the lowest of equals, and in `second` (may be null) the value of the runner-up. NaN
+// counts as -inf. REQUIRES: row is not empty. Thread safe.
 Token arg_max(std::span<const float> row, float* second);
 
 // out[i] = exp(row[i] * scale - shift), relative error below 1e-5, arguments clamped to [-87, 88]. NaN gives e^-87.
+// Returns their sum, to that error where they are some hundreds.
 // REQUIRES: out.size() == row.size(). Thread safe.
-void exp_shifted(std::span<const float> row, float scale, float shift, std::span<float> out);
+double exp_shifted(std::span<const float> row, float scale, float shift, std::span<float> out);
 
 }  // namespace gsd

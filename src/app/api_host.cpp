@@ -57,7 +57,32 @@ server::Conversation conversation(const ApiFlags& flags) {
   return out;
 }
 
-server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& format) {
+// What the tokens are, as a word.
+std::string fingerprint(const Model& m) {
+  std::uint64_t h = 0xcbf29ce484222325U;  // FNV-1a
+  for (Token t = 0; t < m.n_vocab(); ++t) {
+    for (const char c : m.piece(t, ShowControl::kYes)) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
+    h = (h ^ 0x100U) * 0x100000001b3U;  // the end of a piece, which no byte is
+  }
+  return fmt::format("{} tokens {:016x}", m.n_vocab(), h);
+}
+
+bool in_memory(const ApiFlags& flags) { return flags.store == "memory"; }
+
+std::vector<std::shared_ptr<AnswerStore>> make_stores(const ApiFlags& flags, const Model& m) {
+  std::vector<std::shared_ptr<AnswerStore>> out;
+  if (flags.store.empty()) return out;
+  constexpr int kTokens = 1 << 18;  // of all clients together; 9 MiB
+  for (std::size_t i = 0; i < flags.n_clients; ++i)
+    out.push_back(std::make_shared<AnswerStore>(std::max(1 << 13, kTokens / static_cast<int>(flags.n_clients))));
+  if (in_memory(flags)) return out;
+  const std::string note = out[0]->load(flags.store, fingerprint(m));
+  if (!note.empty()) fmt::print(stderr, "gsd: note: {}.\n", note);
+  return out;
+}
+
+server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& format,
+                               const std::vector<std::shared_ptr<AnswerStore>>& stores) {
   const SessionOptions defaults = flags.model.session();
   const std::optional<chat::ToolFormat> tools = tool_format(flags, format);
   if (flags.reasoning_budget >= 0 &&
@@ -72,7 +97,8 @@ server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& fo
           .exact = flags.model.pair.engine.exact,
           .strict_model = flags.strict_model,
           .tool_format = tools,
-          .version = GSD_VERSION};
+          .version = GSD_VERSION,
+          .stores = stores};
 }
 
 }  // namespace
@@ -97,6 +123,10 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
       ->capture_default_str()
       ->check(CLI::Range(-1, 1 << 30));
   group(app.add_flag("--strict-model", f.strict_model, "Refuse requests that name another model than the served one"));
+  group(app.add_option("--store", f.store,
+                       "Draw on earlier answers too: those in this file, which takes in the new ones at the end, or "
+                       "memory for those of this run alone"))
+      ->type_name("FILE");
   // llama-server's defaults
   f.model.sampling.temperature = 0.8F;
   f.model.sampling.top_k = 40;
@@ -114,6 +144,11 @@ void check_api_flags(ApiFlags& flags) {
   flags.model.session();
   conversation(flags);
   if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
+  if (!flags.store.empty() && flags.model.pair.lookup.size() >= Hypotheses::kMaxShared)
+    throw Error(ErrorCode::kUsage, "--store can be given beside one --lookup, not two.");
+  if (!in_memory(flags) && !flags.store.empty() && flags.n_clients > 1)
+    throw Error(ErrorCode::kUsage,
+                "With several API keys the answers to each are kept apart, and in memory only: give --store memory.");
   ContextOptions& context = flags.model.pair.context;
   context.n_seq = flags.n_slots;
   int& n_ctx = context.n_ctx;  // as llama-server's -c: for all slots together; 0 = not given
@@ -127,10 +162,16 @@ void check_api_flags(ApiFlags& flags) {
   flags.model.pair.engine.keep_prefixes = true;
 }
 
-ApiHost::ApiHost(const ApiFlags& flags, bool cancel_passes)
-    : pair(load_pair(flags.model, cancel_passes)),
+ApiHost::ApiHost(const ApiFlags& given, bool cancel_passes)
+    : flags(given),
+      pair(load_pair(flags.model, cancel_passes)),
+      stores(make_stores(flags, pair.target())),
       model(text_model(pair, flags)),
       scheduler(pair.engine(), metrics, {.max_queue = static_cast<std::size_t>(flags.max_queue)}),
-      api(model, scheduler, metrics, api_options(flags, *model.chat)) {}
+      api(model, scheduler, metrics, api_options(flags, *model.chat, stores)) {}
+
+void ApiHost::save_store() const {
+  if (!flags.store.empty() && !in_memory(flags)) stores[0]->save(flags.store, fingerprint(pair.target()));
+}
 
 }  // namespace gsd::app

@@ -134,65 +134,142 @@ class AnswerFile : public testing::Test {
   std::string path;
 };
 
+constexpr Token kVocabulary = 100;
+
 TEST_F(AnswerFile, GoesOnWhereItWas) {
-  AnswerStore store(256);
   std::mt19937_64 rng(test::base_seed());
-  for (int i = 0; i < 30; ++i) {
-    std::vector<Token> answer(20);
-    for (Token& t : answer) t = static_cast<Token>(rng() % 50);
-    store.add({}, answer);
+  {
+    AnswerStore store(256);
+    EXPECT_EQ(store.keep_in(path, "mine", kVocabulary), "");
+    EXPECT_EQ(store.size(), 0U);
+    store.save();
+    EXPECT_FALSE(std::filesystem::exists(path)) << "nothing to keep";
+    for (int i = 0; i < 30; ++i) {
+      std::vector<Token> answer(20);
+      for (Token& t : answer) t = static_cast<Token>(rng() % 50);
+      store.add({}, answer);
+    }
+    store.add(words({1, 2, 3}), words({4, 5, 6, 7}));
+    store.save();
   }
-  store.add(words({1, 2, 3}), words({4, 5, 6, 7}));
-  store.save(path, "mine");
+  EXPECT_EQ(std::filesystem::status(path).permissions() & std::filesystem::perms::all,
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
   for (const int capacity : {256, 1024, 64}) {
     AnswerStore loaded(capacity);
-    EXPECT_EQ(loaded.load(path, "mine"), "");
+    EXPECT_EQ(loaded.keep_in(path, "mine", kVocabulary), "");
     EXPECT_EQ(follow(loaded, words({1, 2, 3}), 9), words({4, 5, 6, 7}));
     loaded.check_integrity();
   }
+  put("");  // made by somebody else, for us
   AnswerStore none;
-  EXPECT_EQ(none.load((dir / "nothing").string(), "mine"), "");
+  EXPECT_EQ(none.keep_in(path, "mine", kVocabulary), "");
   EXPECT_EQ(none.size(), 0U);
 }
 
+TEST_F(AnswerFile, TwoThatWriteItLoseNothing) {
+  AnswerStore a(1024);
+  AnswerStore b(1024);
+  a.keep_in(path, "mine", kVocabulary);
+  b.keep_in(path, "mine", kVocabulary);
+  for (Token t = 0; t + 4 < kVocabulary; t += 5) {
+    AnswerStore& writer = t % 2 == 0 ? a : b;
+    writer.add({}, words({t, t + 1, t + 2, t + 3, t + 4}));
+    writer.save();
+    writer.save();  // nothing is written twice
+  }
+  AnswerStore both(1024);
+  both.keep_in(path, "mine", kVocabulary);
+  EXPECT_EQ(both.size(), 6U * kVocabulary / 5);
+  for (Token t = 0; t + 4 < kVocabulary; t += 5)
+    EXPECT_EQ(follow(both, words({t, t + 1, t + 2}), 9), words({t + 3, t + 4}));
+  AnswerStore small(64);
+  small.keep_in(path, "mine", kVocabulary);
+  small.add({}, words({7, 7, 7, 8}));
+  small.save();
+  EXPECT_LT(bytes().size(), 64 * sizeof(Token) + 100) << "the file has a bound too";
+}
+
+// A process that is killed saves nothing at its end.
+TEST_F(AnswerFile, IsWrittenNowAndThen) {
+  AnswerStore store;
+  store.keep_in(path, "mine", kVocabulary);
+  std::size_t n = 0;
+  for (; !std::filesystem::exists(path) && n < 100'000; n += 1001) store.add({}, std::vector<Token>(1000, 5));
+  EXPECT_LT(n, 20'000U);
+  AnswerStore loaded;
+  EXPECT_EQ(loaded.keep_in(path, "mine", kVocabulary), "");
+  EXPECT_EQ(loaded.size(), n);
+  std::filesystem::remove(path);
+  std::filesystem::create_directory(path);  // it cannot be written any more
+  EXPECT_NO_THROW(for (n = 0; n < 40'000; n += 1001) store.add({}, std::vector<Token>(1000, 5)));
+  EXPECT_THROW(store.save(), Error);
+  std::filesystem::remove(path);
+  store.save();
+  AnswerStore whole;
+  whole.keep_in(path, "mine", kVocabulary);
+  EXPECT_GE(whole.size(), n) << "nothing was lost by it";
+}
+
 TEST_F(AnswerFile, DamageIsPutAside) {
-  AnswerStore store(256);
-  store.add(words({1, 2, 3}), words({4, 5, 6, 7}));
-  store.save(path, "mine");
+  {
+    AnswerStore store(256);
+    store.keep_in(path, "mine", kVocabulary);
+    store.add(words({1, 2, 3}), words({4, 5, 6, 7}));
+    store.save();
+  }
   const std::string good = bytes();
-  const auto expect = [&](const std::string& text, const std::string& vocabulary, const char* words_) {
+  const auto expect_aside = [&](const std::string& text, const char* words_, const std::string& what) {
+    std::filesystem::remove(path + ".old");
     put(text);
     AnswerStore loaded(256);
-    EXPECT_THAT(loaded.load(path, vocabulary), HasSubstr(words_));
-    EXPECT_EQ(loaded.size(), 0U);
-    EXPECT_FALSE(std::filesystem::exists(path));
-    EXPECT_TRUE(std::filesystem::exists(path + ".old"));
+    EXPECT_THAT(loaded.keep_in(path, "mine", kVocabulary), HasSubstr(words_)) << what;
+    EXPECT_EQ(loaded.size(), 0U) << what;
+    EXPECT_FALSE(std::filesystem::exists(path)) << what;
+    std::ifstream old(path + ".old", std::ios::binary);
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(old), {}), text) << what;
   };
-  expect("", "mine", "another version");
-  expect("gsd answers 2\nmine\n0 0\n", "mine", "another version");
-  expect(good, "yours", "other tokens");
-  expect(good + "x", "mine", "damaged");
-  for (std::size_t n = 14; n < good.size(); ++n) {  // cut anywhere after the version
-    put(good.substr(0, n));
-    AnswerStore loaded(256);
-    EXPECT_NE(loaded.load(path, "mine"), "") << n;
-    EXPECT_EQ(loaded.size(), 0U);
-  }
-  for (std::size_t i = 19; i < good.size(); ++i) {  // a bit anywhere behind the vocabulary
+  expect_aside("gsd answers 2\nmine\n0 0\n", "another version", "a later version");
+  expect_aside(good + "x", "damaged", "something follows");
+  constexpr std::size_t kVersion = 14;
+  for (std::size_t n = kVersion; n < good.size(); ++n)
+    expect_aside(good.substr(0, n), "damaged", "cut at " + std::to_string(n));
+  for (std::size_t i = kVersion; i < good.size(); ++i) {
     std::string bad = good;
     bad[i] = static_cast<char>(bad[i] ^ 4);
-    put(bad);
-    AnswerStore loaded(256);
-    EXPECT_NE(loaded.load(path, "mine"), "") << i;
-    EXPECT_EQ(loaded.size(), 0U);
+    expect_aside(bad, "damaged", "a bit at " + std::to_string(i));
   }
+}
+
+// A wrong name must not cost a file.
+TEST_F(AnswerFile, OtherFilesStayAsTheyAre) {
+  AnswerStore store(256);
+  store.keep_in(path, "mine", kVocabulary);
+  store.add({}, words({1, 2, 3, 99}));
+  store.save();
+  const std::string good = bytes();
+  const auto expect_refused = [&](const std::string& text, const char* vocabulary, Token n_vocab, const char* words_) {
+    put(text);
+    AnswerStore other(256);
+    try {
+      other.keep_in(path, vocabulary, n_vocab);
+      ADD_FAILURE() << words_;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kIo);
+      EXPECT_THAT(e.what(), HasSubstr(words_));
+    }
+    EXPECT_EQ(other.size(), 0U);
+    EXPECT_EQ(bytes(), text);
+  };
+  expect_refused("GGUF and so on", "mine", kVocabulary, "is no store of answers");
+  expect_refused("x", "mine", kVocabulary, "is no store of answers");
+  expect_refused(good, "yours", kVocabulary, "other tokens");
   put(good);
-  AnswerStore loaded(256);
-  EXPECT_EQ(loaded.load(path, "mine"), "");
-  std::filesystem::remove(path);
+  AnswerStore fewer(256);
+  EXPECT_THAT(fewer.keep_in(path, "mine", 99), HasSubstr("damaged")) << "a token that there is none of";
   std::filesystem::create_directory(path);
-  EXPECT_THROW(loaded.load(path, "mine"), Error);
-  EXPECT_THROW(loaded.save(path, "mine"), Error);
+  EXPECT_THROW(AnswerStore().keep_in(path, "mine", kVocabulary), Error);
+  EXPECT_THROW(AnswerStore().keep_in((dir / "none" / "answers").string(), "mine", kVocabulary), Error)
+      << "there before the first answer, not after the last";
 }
 
 }  // namespace

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <filesystem>
 #include <map>
 
+#include "../util/fnv.h"
 #include "console.h"
 
 namespace gsd::app {
@@ -57,14 +59,11 @@ server::Conversation conversation(const ApiFlags& flags) {
   return out;
 }
 
-// What the tokens are, as a word.
+// What the tokens are, in a few words.
 std::string fingerprint(const Model& m) {
-  std::uint64_t h = 0xcbf29ce484222325U;  // FNV-1a
-  for (Token t = 0; t < m.n_vocab(); ++t) {
-    for (const char c : m.piece(t, ShowControl::kYes)) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-    h = (h ^ 0x100U) * 0x100000001b3U;  // the end of a piece, which no byte is
-  }
-  return fmt::format("{} tokens {:016x}", m.n_vocab(), h);
+  Fnv h;
+  for (Token t = 0; t < m.n_vocab(); ++t) h.add(m.piece(t, ShowControl::kYes));
+  return fmt::format("{} tokens {:016x}", m.n_vocab(), h.value());
 }
 
 bool in_memory(const ApiFlags& flags) { return flags.store == "memory"; }
@@ -72,11 +71,13 @@ bool in_memory(const ApiFlags& flags) { return flags.store == "memory"; }
 std::vector<std::shared_ptr<AnswerStore>> make_stores(const ApiFlags& flags, const Model& m) {
   std::vector<std::shared_ptr<AnswerStore>> out;
   if (flags.store.empty()) return out;
-  constexpr int kTokens = 1 << 18;  // of all clients together; 9 MiB
+  constexpr std::size_t kTokens = 1 << 18;  // of all clients together; 9 MiB
+  constexpr std::size_t kLeast = 1 << 10;   // of each
+  const std::size_t each = std::bit_floor(std::max(kLeast, kTokens / flags.n_clients));
   for (std::size_t i = 0; i < flags.n_clients; ++i)
-    out.push_back(std::make_shared<AnswerStore>(std::max(1 << 13, kTokens / static_cast<int>(flags.n_clients))));
+    out.push_back(std::make_shared<AnswerStore>(static_cast<int>(each)));
   if (in_memory(flags)) return out;
-  const std::string note = out[0]->load(flags.store, fingerprint(m));
+  const std::string note = out[0]->keep_in(flags.store, fingerprint(m), m.n_vocab());
   if (!note.empty()) fmt::print(stderr, "gsd: note: {}.\n", note);
   return out;
 }
@@ -126,7 +127,8 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
   group(app.add_option("--store", f.store,
                        "Draw on earlier answers too: those in this file, which takes in the new ones at the end, or "
                        "memory for those of this run alone"))
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(CLI::Validator([](const std::string& s) { return s.empty() ? "give a file, or memory" : ""; }, ""));
   // llama-server's defaults
   f.model.sampling.temperature = 0.8F;
   f.model.sampling.top_k = 40;
@@ -171,7 +173,7 @@ ApiHost::ApiHost(const ApiFlags& given, bool cancel_passes)
       api(model, scheduler, metrics, api_options(flags, *model.chat, stores)) {}
 
 void ApiHost::save_store() const {
-  if (!flags.store.empty() && !in_memory(flags)) stores[0]->save(flags.store, fingerprint(pair.target()));
+  for (const auto& store : stores) store->save();
 }
 
 }  // namespace gsd::app

@@ -40,6 +40,8 @@ std::vector<std::string> all_keys(const ServeFlags& flags) {
     if (keys.empty()) refuse("The file '" + flags.api_key_file + "' holds no API key");
     out.insert(out.end(), keys.begin(), keys.end());
   }
+  std::sort(out.begin(), out.end());  // one that was given twice is one client
+  out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
 }
 

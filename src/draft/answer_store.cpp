@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <string_view>
+#include <utility>
 
 #include "../util/atomic_file.h"
 #include "gsd/error.h"
@@ -17,16 +17,20 @@ namespace {
 
 // Lengths of the contexts that are looked up, each with its places.
 constexpr std::array<std::int32_t, 5> kContexts{3, 5, 8, 14, 24};
-constexpr std::int32_t kMostVotes = 64;  // so that a continuation of yesterday can be outvoted
-constexpr const char* kMagic = "gsd answers 1";
+constexpr std::int32_t kMostVotes = 64;       // so that a continuation of yesterday can be outvoted
+constexpr std::int64_t kSaveEvery = 1 << 14;  // tokens: what a process that is killed may lose
+constexpr std::size_t kMostTokens = 1 << 24;
+constexpr std::string_view kMagic = "gsd answers ";
+constexpr std::string_view kVersion = "1";
 
 constexpr std::uint64_t mixed(std::uint64_t h, Token t) {
   h = (h ^ static_cast<std::uint32_t>(t)) * 0x9e3779b97f4a7c15ULL;
   return h ^ (h >> 29);
 }
 
-std::uint64_t checksum(std::span<const Token> tokens) {
+std::uint64_t checksum(std::string_view owner, std::span<const Token> tokens) {
   std::uint64_t h = tokens.size();
+  for (const char c : owner) h = mixed(h, c);
   for (const Token t : tokens) h = mixed(h, t);
   return h;
 }
@@ -34,7 +38,7 @@ std::uint64_t checksum(std::span<const Token> tokens) {
 }  // namespace
 
 AnswerStore::AnswerStore(int capacity) {
-  if (capacity < 64 || capacity > (1 << 24))
+  if (capacity < 64 || capacity > static_cast<int>(kMostTokens))
     throw Error(ErrorCode::kUsage, "A store of answers takes a capacity from 64 to 16777216 tokens.");
   token_.resize(std::bit_ceil(static_cast<std::size_t>(capacity)));
   places_.resize(2 * token_.size());
@@ -51,6 +55,12 @@ void AnswerStore::add(std::span<const Token> prompt, std::span<const Token> answ
   for (const Token t : prompt.last(std::min<std::size_t>(prompt.size(), kContexts.back()))) push(t);
   for (const Token t : answer) push(t);
   push(-1);
+  if (path_.empty() || end_ < save_at_) return;
+  save_at_ = end_ + kSaveEvery;
+  try {
+    save();
+  } catch (const Error&) {  // no reason to fail a request; who saves at the end is told
+  }
 }
 
 // A token and, as what follows them, votes for it at the places of all contexts before it.
@@ -129,43 +139,73 @@ Source::Match AnswerStore::advance(const Match& match) const {
   return {match.position + 1, std::min(match.length + 1, kMaxMatch)};
 }
 
-void AnswerStore::save(const std::string& path, const std::string& vocabulary) const {
+std::string AnswerStore::keep_in(std::string path, std::string vocabulary, Token n_vocab) {
+  path_ = std::move(path);
+  vocabulary_ = std::move(vocabulary);
+  n_vocab_ = n_vocab;
+  const FileLock lock(path_ + ".lock");
   std::vector<Token> tokens;
-  for (std::int64_t i = end_ - static_cast<std::int64_t>(size()); i < end_; ++i) tokens.push_back(token_[slot(i)]);
-  AtomicFile file(path, "store of answers");
-  file.write(std::string(kMagic) + "\n" + vocabulary + "\n" + std::to_string(tokens.size()) + " " +
-             std::to_string(checksum(tokens)) + "\n");
-  file.write({reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(Token)});
-  file.commit();
+  std::string note = read(tokens);
+  for (const Token t : tokens) push(t);
+  saved_ = end_;
+  save_at_ = end_ + kSaveEvery;
+  return note;
 }
 
-std::string AnswerStore::load(const std::string& path, const std::string& vocabulary) {
-  std::ifstream file(path, std::ios::binary);
-  std::error_code ignored;
-  if (!file && !std::filesystem::exists(path, ignored)) return "";
-  if (!file || !std::filesystem::is_regular_file(path, ignored))
-    throw Error(ErrorCode::kIo, "The store of answers '" + path + "' cannot be read; check its name and permissions.");
-  const auto put_aside = [&](const std::string& why) {
-    std::error_code error;
-    std::filesystem::rename(path, path + ".old", error);
-    if (error)
-      throw Error(ErrorCode::kIo,
-                  "The store of answers '" + path + "' " + why + " and cannot be put aside: " + error.message() + ".");
-    return "the store of answers '" + path + "' " + why + "; it was renamed to '" + path + ".old' and a new one begins";
-  };
-  std::string magic, owner;
+void AnswerStore::save() {
+  if (path_.empty() || saved_ == end_) return;
+  const FileLock lock(path_ + ".lock");
+  std::vector<Token> tokens;
+  read(tokens);
+  for (std::int64_t i = std::max(saved_, end_ - capacity()); i < end_; ++i) tokens.push_back(token_[slot(i)]);
+  const auto kept = std::span<const Token>(tokens).last(std::min(tokens.size(), token_.size()));
+  AtomicFile file(path_, "store of answers", 0600);  // it holds what somebody was told
+  file.write(std::string(kMagic) + std::string(kVersion) + "\n" + vocabulary_ + "\n" + std::to_string(kept.size()) +
+             " " + std::to_string(checksum(vocabulary_, kept)) + "\n");
+  file.write({reinterpret_cast<const char*>(kept.data()), kept.size_bytes()});
+  file.commit();
+  saved_ = end_;
+}
+
+// Appends the tokens of the file.
+std::string AnswerStore::read(std::vector<Token>& tokens) const {
+  std::error_code error;
+  const auto kind = std::filesystem::status(path_, error).type();
+  if (kind == std::filesystem::file_type::not_found) return "";
+  std::ifstream file(path_, std::ios::binary);
+  const auto size = std::filesystem::file_size(path_, error);
+  if (!file || error || kind != std::filesystem::file_type::regular)
+    throw Error(ErrorCode::kIo, "The store of answers '" + path_ + "' cannot be read; check its name and permissions.");
+  if (size == 0) return "";
+  std::string magic(kMagic.size(), ' '), version, owner;
+  if (!file.read(magic.data(), std::ssize(magic)) || magic != kMagic)
+    throw Error(ErrorCode::kIo, "The file '" + path_ + "' is no store of answers; give another name.");
+  if (size > 1024 + kMostTokens * sizeof(Token)) return put_aside("is damaged");
+  if (!std::getline(file, version) || version != kVersion) return put_aside("is of another version");
   std::size_t n = 0;
   std::uint64_t sum = 0;
-  if (!std::getline(file, magic) || magic != kMagic) return put_aside("is none, or of another version");
-  if (!std::getline(file, owner) || owner != vocabulary) return put_aside("belongs to a model with other tokens");
-  if (!(file >> n >> sum) || file.get() != '\n' || n > (std::size_t{1} << 24)) return put_aside("is damaged");
-  std::vector<Token> tokens(n);
-  file.read(reinterpret_cast<char*>(tokens.data()), static_cast<std::streamsize>(n * sizeof(Token)));
-  if (!file || file.peek() != std::ifstream::traits_type::eof() || checksum(tokens) != sum)
+  if (!std::getline(file, owner) || !(file >> n >> sum) || file.get() != '\n' || n > kMostTokens)
     return put_aside("is damaged");
-  for (const Token t : tokens) push(t);
-  if (!tokens.empty()) push(-1);
+  std::vector<Token> kept(n);
+  file.read(reinterpret_cast<char*>(kept.data()), static_cast<std::streamsize>(n * sizeof(Token)));
+  if (!file || file.peek() != std::ifstream::traits_type::eof() || checksum(owner, kept) != sum)
+    return put_aside("is damaged");
+  if (owner != vocabulary_)
+    throw Error(ErrorCode::kIo, "The store of answers '" + path_ +
+                                    "' belongs to a model with other tokens; give each a file of its own.");
+  if (std::any_of(kept.begin(), kept.end(), [&](Token t) { return t < -1 || t >= n_vocab_; }) ||
+      (n > 0 && kept.back() != -1))
+    return put_aside("is damaged");
+  tokens.insert(tokens.end(), kept.begin(), kept.end());
   return "";
+}
+
+std::string AnswerStore::put_aside(const std::string& why) const {
+  std::error_code error;
+  std::filesystem::rename(path_, path_ + ".old", error);
+  const std::string what = "the store of answers '" + path_ + "' " + why;
+  if (error) throw Error(ErrorCode::kIo, "T" + what.substr(1) + " and cannot be put aside: " + error.message() + ".");
+  return what + "; it was renamed to '" + path_ + ".old' and a new one begins";
 }
 
 void AnswerStore::check_integrity() const {

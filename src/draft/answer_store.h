@@ -23,7 +23,8 @@ class AnswerStore final : public Source {
   // Throws Error(kUsage) unless it is in [64, 2^24].
   explicit AnswerStore(int capacity = 1 << 18);
 
-  // Takes in an answer; `prompt` is what stands before it, of which the last tokens count.
+  // Takes in an answer; `prompt` is what stands before it, of which the last tokens count. With a file, writes it now
+  // and then.
   void add(std::span<const Token> prompt, std::span<const Token> answer);
   std::size_t size() const;  // tokens that are kept, with what parts the answers
 
@@ -32,13 +33,15 @@ class AnswerStore final : public Source {
   Token next(const Match& match) const override { return after(match.position); }
   Match advance(const Match& match) const override;
 
-  // Writes everything to a file, which is there whole or as it was. `vocabulary`: names the tokens that the numbers
-  // stand for. Throws Error(kIo).
-  void save(const std::string& path, const std::string& vocabulary) const;
-  // Takes in what save() wrote; a file that is not there is an empty one. A damaged one, one of another version and one
-  // of another vocabulary are renamed to `path`.old: then a clause that says so, otherwise nothing. Throws Error(kIo)
-  // if the file cannot be read or put aside.
-  std::string load(const std::string& path, const std::string& vocabulary);
+  // Takes in the answers that stand in a file (one that is not there is made by save()), and keeps those to come in it.
+  // `vocabulary`: names the tokens, [0, n_vocab), that the numbers stand for. A damaged file, or one of another
+  // version, is renamed to `path`.old: then a clause that says so, otherwise nothing. Throws Error(kIo) for a file that
+  // is something else, or belongs to another vocabulary, and if it cannot be read, put aside or written beside. Call
+  // once, before add().
+  std::string keep_in(std::string path, std::string vocabulary, Token n_vocab);
+  // Writes the answers that came since the last time after those that stand in the file, also by other processes; the
+  // file is there whole or as it was. Nothing without a file. Throws Error(kIo); then the next one tries again.
+  void save();
 
   // Throws std::logic_error naming what is wrong; for tests.
   void check_integrity() const;
@@ -59,10 +62,17 @@ class AnswerStore final : public Source {
   void vote(std::uint64_t hash, std::int64_t position, Token next);
   std::int32_t agreement(std::int64_t position, std::span<const Token> text) const;
   const Place* place(std::uint64_t hash) const;
+  std::string read(std::vector<Token>& tokens) const;
+  std::string put_aside(const std::string& why) const;
 
   std::vector<Token> token_;   // [capacity] ring; -1 parts the answers
   std::vector<Place> places_;  // [2 * capacity] pairs
   std::int64_t end_ = 0;
+  std::string path_;  // empty: no file
+  std::string vocabulary_;
+  Token n_vocab_ = 0;
+  std::int64_t saved_ = 0;    // what stands before is in the file
+  std::int64_t save_at_ = 0;  // when `end_` gets there
 };
 
 }  // namespace gsd

@@ -45,6 +45,7 @@ struct SessionOptions {
   bool ignore_eog = false;       // go on after an end-of-generation token
   bool reuse_prefix = true;  // use the memory of a common prefix, and leave one behind (EngineOptions::keep_prefixes)
   std::optional<Constraint> constraint;
+  std::vector<std::shared_ptr<const Source>> sources;  // to draw on, beside those of the engine
   std::function<bool(Token)> on_token;           // each emitted token, in order; false ends the generation after it
   std::function<void(const StepView&)> on_step;  // after each step, for traces
 };
@@ -123,7 +124,8 @@ class Engine {
 
   // Takes a free slot: of those whose memory is kept the one that begins like `prompt` (which set_prompt is still to be
   // given) in at least a tenth of it, otherwise the one unused for longest.
-  // Throws Error(kUsage) for parameters out of range, and if all slots are taken.
+  // Throws Error(kUsage) for parameters out of range, for more sources than Hypotheses::kMaxShared with those of the
+  // engine, and if all slots are taken.
   std::unique_ptr<Session> open(SessionOptions options, std::span<const Token> prompt = {});
 
   // Replaces the session's text by `prompt`; the memory of the common prefix, also that of a session closed before

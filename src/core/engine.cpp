@@ -32,7 +32,7 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
       sampler_(options_.sampling),
       hypotheses_(for_target(options_.speculation, engine.state_->target_.info()), sampler_, calibration,
                   {engine.state_->is_eog_.get(), static_cast<std::size_t>(engine.state_->target_.info().n_vocab)},
-                  engine.state_->target_.info().n_ctx, engine.state_->sources_) {
+                  engine.state_->target_.info().n_ctx, options_.sources) {
   const auto n_ctx = static_cast<std::size_t>(engine.state_->target_.info().n_ctx);
   tokens_.reserve(n_ctx + 1);
   acceptance_.path.reserve(64);
@@ -151,6 +151,10 @@ std::unique_ptr<Session> Engine::State::open(Engine& engine, SessionOptions opti
     throw Error(ErrorCode::kUsage, "All " + std::to_string(slots_.size()) +
                                        " sequences are in use; close a session or create the engine with more.");
   }
+  options.sources.insert(options.sources.begin(), sources_.begin(), sources_.end());
+  if (options.sources.size() > Hypotheses::kMaxShared)
+    throw Error(ErrorCode::kUsage, "A session takes at most " + std::to_string(Hypotheses::kMaxShared) +
+                                       " sources, those of its engine included.");
   Calibration& c = calibration(options.sampling);
   draft_probes_.try_emplace(temperature_key(options.sampling));  // here, since a step allocates nothing
   std::unique_ptr<Session> session(new Session(engine, slot, std::move(options), c));

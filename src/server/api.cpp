@@ -210,7 +210,12 @@ std::vector<Token> Api::prompt_tokens(const Prompt& prompt, bool parse_special) 
 std::vector<std::vector<Token>> Api::all_prompt_tokens(const CompletionRequest& r) const {
   check_choices(r.prompts.size() * static_cast<std::size_t>(r.n));
   std::vector<std::vector<Token>> out;
-  for (const Prompt& p : r.prompts) out.push_back(prompt_tokens(p, r.parse_special));
+  if (r.suffix.empty()) {
+    for (const Prompt& p : r.prompts) out.push_back(prompt_tokens(p, r.parse_special));
+  } else {
+    for (const InfillRequest& fill : with_suffix(r))
+      out.push_back(infill_prompt(fill, model_.vocabulary, model_.n_ctx));
+  }
   return out;
 }
 
@@ -279,9 +284,10 @@ std::unique_ptr<Call> Api::start(CompletionRequest r, std::vector<std::vector<To
 std::unique_ptr<Call> Api::chat(CompletionRequest r, std::unique_ptr<AnswerWriter> writer) {
   if (options_.strict_model) check_model(r.model);
   ChatPrompt prompt = chat_prompt(r.conversation);
-  ReplyPlan plan = calls_.plan(r.conversation, prompt.text);
+  ReplyPlan plan = calls_.plan(r.conversation, prompt.text, r.answer_rules);
   if (plan.grammar && !r.grammar.empty())
-    throw ApiError(400, "The field 'tools' cannot be given beside a grammar or response_format.", "tools");
+    throw ApiError(400, "The field 'tools' cannot be given beside a grammar, which says what the whole answer is.",
+                   "tools");
   return start(std::move(r), {std::move(prompt.tokens)}, &calls_, std::move(plan), std::move(writer));
 }
 

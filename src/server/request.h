@@ -37,7 +37,10 @@ struct CompletionRequest {
   std::int64_t max_tokens = -1;
   int n = 1;  // choices per prompt
   std::vector<std::string> stop;
-  std::string grammar;         // GBNF, also that of response_format
+  std::string grammar;         // GBNF of the whole text
+  std::string answer_rules;    // GBNF of what a chat's response_format asks for, see json_schema.h
+  bool echo = false;           // the text begins with the prompt; of OpenAI's completions, as the next one
+  std::string suffix;          // what comes after the text
   int logprobs = -1;           // alternatives per token, -1 = no report
   bool post_sampling = false;  // reported are probabilities of what is drawn from, not log-probabilities of the model
   bool report_tokens = false;

@@ -184,8 +184,9 @@ TEST(Request, RefusesByName) {
       {R"({"prompt": "x", "logit_bias": 5})", "'logit_bias'"},
       {R"({"prompt": "x", "logprobs": 21})", "'logprobs'"},
       {R"({"prompt": "x", "best_of": 2})", "'best_of' is not supported"},
-      {R"({"prompt": "x", "echo": true})", "'echo' is not supported"},
-      {R"({"prompt": "x", "suffix": "y"})", "'suffix' is not supported"},
+      {R"({"prompt": "x", "echo": true, "logprobs": 1})", "'echo' cannot be given beside logprobs"},
+      {R"({"prompt": "x", "echo": 1})", "'echo' must be true or false"},
+      {R"({"prompt": "x", "suffix": 1})", "'suffix' must be a string"},
       {R"({"prompt": "x", "mirostat": 2})", "'mirostat' is not supported"},
       {R"({"prompt": "x", "adaptive_target": 0.5})", "'adaptive_target' is not supported"},
       {R"({"prompt": "x", "samplers": ["nope"]})", "no sampler 'nope'"},
@@ -211,6 +212,8 @@ TEST(Request, RefusesByName) {
   };
   for (const auto& [body, words] : cases) EXPECT_THAT(message_of(body), HasSubstr(words)) << body;
   EXPECT_THAT(message_of(R"({"messages": []})", true), HasSubstr("'messages'"));
+  EXPECT_THAT(message_of(R"({"messages": [], "echo": true})", true), HasSubstr("'echo' is not supported"));
+  EXPECT_THAT(message_of(R"({"messages": [], "suffix": "y"})", true), HasSubstr("'suffix' is not supported"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "robot", "content": ""}]})", true), HasSubstr("'messages.role'"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", true),
               HasSubstr("'messages.content'"));

@@ -250,6 +250,7 @@ TEST(MeasurementFile, GivesBackWhatWasWritten) {
   EXPECT_EQ(back.list[0].stats.drafter[1].name, "dflash");
   EXPECT_EQ(back.list[0].stats.drafter[1].accepted, 9);
   m.stats.steps = 1;
+  m.tuning = false;
   EXPECT_THAT(markdown({{}, {m}}), testing::HasSubstr("dflash: 6.00 passes, 10.50 ms, 8.00 tokens verified, 9.00"));
 }
 

@@ -177,8 +177,8 @@ void BlockDrafter::cut(std::int32_t slot, std::int32_t from) {
 }
 
 void BlockDrafter::forget(std::int32_t slot) {
-  llama_memory_seq_rm(memory(), slot, -1, -1);  // a whole sequence can always be removed
   at(slot).held = 0;
+  remove_sequence(memory(), slot);
 }
 
 void BlockDrafter::truncate(std::int32_t slot, std::int32_t n) {

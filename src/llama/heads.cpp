@@ -80,7 +80,8 @@ const char* draft_type_name(DraftType type) {
 const std::map<std::string_view, std::optional<DraftType>>& draft_types_by_name() {
   static const auto types = [] {
     std::map<std::string_view, std::optional<DraftType>> out{{"auto", std::nullopt}};
-    for (const DraftType t : {DraftType::kModel, DraftType::kMtp, DraftType::kEagle3}) out[draft_type_name(t)] = t;
+    for (const DraftType t : {DraftType::kModel, DraftType::kMtp, DraftType::kEagle3, DraftType::kDFlash})
+      out[draft_type_name(t)] = t;
     return out;
   }();
   return types;

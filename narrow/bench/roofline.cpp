@@ -1,10 +1,12 @@
 // What this machine can do, what it leaves as the least time of a product, and how near the kernels come.
 //
 //   gsd_narrow_roofline [--threads 2] [--k 2048] [--megaweights 100] [--repetitions 7] [--formats Q4_0,F32]
-//                       [--huge-pages 1] [--cells 1024] [--heads 12] [--kv-heads 12] [--head-size 64] [--layers 12]
+//                       [--huge-pages 1] [--ggml 0] [--cells 1024] [--heads 12] [--kv-heads 12] [--head-size 64]
+//                       [--layers 12]
 //
 // Per format and width: the floor, which is the larger of weights / bandwidth and products / arithmetic; the time
-// measured over matrices far larger than the caches; and floor / time. Medians, in ms. Then the same for attention over
+// measured over matrices far larger than the caches; and floor / time. Medians, in ms. With --ggml 1 also the time of
+// ggml's own kernels, on weights as they stand in a file and without the backend. Then the same for attention over
 // caches in half precision ("attention" among the formats).
 #include <omp.h>
 #include <sys/mman.h>
@@ -19,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "../tests/ggml_devices.h"
 #include "attention.h"
 #include "dispatch.h"
 #include "work.h"
@@ -33,33 +36,43 @@ struct Options {
   double megaweights = 100;
   int repetitions = 7;
   int huge_pages = 1;
+  int ggml = 0;
   int64_t cells = 1024, heads = 12, kv_heads = 12, head_size = 64, layers = 12;
   std::string formats;
 };
 
-struct FormatInfo {
+struct FormatTimed {
   const char* name;
   Format format;
-  double bytes;  // of a weight
+  ggml_type type;
+  double bytes() const { return static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type)); }
 };
 
-constexpr FormatInfo kFormatInfo[] = {
-    {"F32", Format::kF32, 4},
-    {"F16", Format::kF16, 2},
-    {"BF16", Format::kBF16, 2},
-    {"Q8_0", Format::kQ8_0, 34.0 / 32},
-    {"Q4_0", Format::kQ4_0, 18.0 / 32},
-    {"Q4_1", Format::kQ4_1, 20.0 / 32},
-    {"Q5_0", Format::kQ5_0, 22.0 / 32},
-    {"Q5_1", Format::kQ5_1, 24.0 / 32},
-    {"IQ4_NL", Format::kIQ4_NL, 18.0 / 32},
-    {"MXFP4", Format::kMXFP4, 17.0 / 32},
-    {"Q2_K", Format::kQ2_K, 84.0 / 256},
-    {"Q3_K", Format::kQ3_K, 110.0 / 256},
-    {"Q4_K", Format::kQ4_K, 144.0 / 256},
-    {"Q5_K", Format::kQ5_K, 176.0 / 256},
-    {"Q6_K", Format::kQ6_K, 210.0 / 256},
-    {"IQ4_XS", Format::kIQ4_XS, 136.0 / 256},
+constexpr FormatTimed kTimed[] = {
+    {"F32", Format::kF32, GGML_TYPE_F32},
+    {"F16", Format::kF16, GGML_TYPE_F16},
+    {"BF16", Format::kBF16, GGML_TYPE_BF16},
+    {"Q8_0", Format::kQ8_0, GGML_TYPE_Q8_0},
+    {"Q4_0", Format::kQ4_0, GGML_TYPE_Q4_0},
+    {"Q4_1", Format::kQ4_1, GGML_TYPE_Q4_1},
+    {"Q5_0", Format::kQ5_0, GGML_TYPE_Q5_0},
+    {"Q5_1", Format::kQ5_1, GGML_TYPE_Q5_1},
+    {"IQ4_NL", Format::kIQ4_NL, GGML_TYPE_IQ4_NL},
+    {"MXFP4", Format::kMXFP4, GGML_TYPE_MXFP4},
+    {"Q2_K", Format::kQ2_K, GGML_TYPE_Q2_K},
+    {"Q3_K", Format::kQ3_K, GGML_TYPE_Q3_K},
+    {"Q4_K", Format::kQ4_K, GGML_TYPE_Q4_K},
+    {"Q5_K", Format::kQ5_K, GGML_TYPE_Q5_K},
+    {"Q6_K", Format::kQ6_K, GGML_TYPE_Q6_K},
+    {"IQ4_XS", Format::kIQ4_XS, GGML_TYPE_IQ4_XS},
+    {"NVFP4", Format::kNVFP4, GGML_TYPE_NVFP4},
+    {"IQ3_S", Format::kIQ3_S, GGML_TYPE_IQ3_S},
+    {"IQ3_XXS", Format::kIQ3_XXS, GGML_TYPE_IQ3_XXS},
+    {"IQ2_S", Format::kIQ2_S, GGML_TYPE_IQ2_S},
+    {"IQ2_XS", Format::kIQ2_XS, GGML_TYPE_IQ2_XS},
+    {"IQ2_XXS", Format::kIQ2_XXS, GGML_TYPE_IQ2_XXS},
+    {"IQ1_M", Format::kIQ1_M, GGML_TYPE_IQ1_M},
+    {"IQ1_S", Format::kIQ1_S, GGML_TYPE_IQ1_S},
 };
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -87,12 +100,23 @@ class Memory {
     if (p == MAP_FAILED) throw std::runtime_error("out of memory");
     data_ = static_cast<uint8_t*>(p);
     madvise(p, bytes, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-    std::memset(p, 1, bytes);
+    fill(false);
   }
   ~Memory() { munmap(data_, bytes_); }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
+  // Ones, or any bits: where weights are looked up, equal ones would always be found in the same place.
+  void fill(bool random) const {
+    std::memset(data_, 1, bytes_);
+    uint64_t x = 0x9e3779b97f4a7c15;
+    for (size_t i = 0; random && i + sizeof x <= bytes_; i += sizeof x) {
+      x ^= x << 13;
+      x ^= x >> 7;
+      x ^= x << 17;
+      std::memcpy(data_ + i, &x, sizeof x);
+    }
+  }
   uint8_t* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
@@ -167,9 +191,9 @@ double arithmetic(Packing packing, const Machine& m, int threads, int repetition
 }
 
 // Products of one large matrix with `columns` columns, as the backend runs them.
-double product_seconds(const Kernel& kernel, const FormatInfo& info, const Memory& memory, const Options& o,
+double product_seconds(const Kernel& kernel, const FormatTimed& info, const Memory& memory, const Options& o,
                        int64_t columns) {
-  const auto row_bytes = static_cast<size_t>(static_cast<double>(o.k) * info.bytes);
+  const size_t row_bytes = ggml_row_size(info.type, o.k);
   const auto rows = static_cast<int64_t>(o.megaweights * 1e6 / static_cast<double>(o.k));
   const std::vector<float> x(static_cast<size_t>(columns * o.k), 0.5F);
   std::vector<float> out(static_cast<size_t>(columns * rows));
@@ -184,6 +208,28 @@ double product_seconds(const Kernel& kernel, const FormatInfo& info, const Memor
 #pragma omp barrier
       work.multiply(omp_get_thread_num());
     }
+  });
+}
+
+// The same by ggml's CPU backend.
+double stock_seconds(const FormatTimed& info, const Memory& memory, const Options& o, int64_t columns) {
+  const auto rows = static_cast<int64_t>(o.megaweights * 1e6 / static_cast<double>(o.k));
+  const ggml_context_ptr context = test::make_context();
+  ggml_tensor* weights = ggml_new_tensor_2d(context.get(), info.type, o.k, rows);
+  ggml_tensor* x = ggml_new_tensor_2d(context.get(), GGML_TYPE_F32, o.k, columns);
+  ggml_cgraph* graph = ggml_new_graph(context.get());
+  ggml_build_forward_expand(graph, ggml_mul_mat(context.get(), weights, x));
+  const ggml_backend_buffer_ptr in_place(ggml_backend_cpu_buffer_from_ptr(memory.data(), memory.bytes()));
+  ggml_backend_tensor_alloc(in_place.get(), weights, memory.data());
+  const ggml_backend_ptr cpu(ggml_backend_dev_init(test::devices().cpu, nullptr));
+  const auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(ggml_backend_reg_get_proc_address(
+      ggml_backend_dev_backend_reg(test::devices().cpu), "ggml_backend_set_n_threads"));
+  set_threads(cpu.get(), o.threads);
+  const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(context.get(), cpu.get()));
+  const std::vector<float> ones(static_cast<size_t>(columns * o.k), 0.5F);
+  ggml_backend_tensor_set(x, ones.data(), 0, ggml_nbytes(x));
+  return seconds_of(Take::kMedian, o.repetitions, [&] {
+    if (ggml_backend_graph_compute(cpu.get(), graph) != GGML_STATUS_SUCCESS) throw std::runtime_error("ggml failed");
   });
 }
 
@@ -241,9 +287,11 @@ bool wanted(const std::string& list, const char* name) {
   return list.empty() || between_commas(list).find(between_commas(name)) != std::string::npos;
 }
 
-void print_row(const char* name, double peak, int64_t width, double floor, double time, double bytes) {
-  std::printf("| %s | %.0f | %d | %.2f | %.2f | %.0f%% | %.1f |\n", name, peak / 1e9, static_cast<int>(width),
+void print_row(const char* name, double peak, int64_t width, double floor, double time, double bytes,
+               double stock = 0) {
+  std::printf("| %s | %.0f | %d | %.2f | %.2f | %.0f%% | %.1f |", name, peak / 1e9, static_cast<int>(width),
               floor * 1e3, time * 1e3, 100 * floor / time, bytes / time / 1e9);
+  std::printf(stock > 0 ? " %.2f |\n" : "\n", stock * 1e3);
   std::fflush(stdout);
 }
 
@@ -259,17 +307,19 @@ void report(const Options& o) {
   std::printf(
       "\n| %g M weights | GMAC/s | width | floor ms | time ms | floor / time | GB/s |\n|---|---|---|---|---|---|---|\n",
       o.megaweights);
-  for (const FormatInfo& info : kFormatInfo) {
+  for (const FormatTimed& info : kTimed) {
     const Kernel& kernel = kernels.of[static_cast<int>(info.format)];
     if (kernel.tile == nullptr || !wanted(o.formats, info.name)) continue;
     const double peak = arithmetic(kernel.packing, machine, o.threads, o.repetitions);
+    memory.fill(is_quantised(kernel.packing));
     for (const int64_t columns : {1, 2, 4, 8, 16, 32, 64}) {
       // Both ceilings move with the machine's neighbours: measured beside each product.
       const double stream = bandwidth(memory, o.threads, 3);
-      const double bytes = o.megaweights * 1e6 * info.bytes;
+      const double bytes = o.megaweights * 1e6 * info.bytes();
       const double floor = std::max(bytes / stream, o.megaweights * 1e6 * static_cast<double>(columns) / peak);
       const double time = product_seconds(kernel, info, memory, o, columns);
-      print_row(info.name, peak, columns, floor, time, bytes);
+      const double stock = o.ggml != 0 && columns <= 16 ? stock_seconds(info, memory, o, columns) : 0;
+      print_row(info.name, peak, columns, floor, time, bytes, stock);
     }
   }
   const double layer_elements = static_cast<double>(o.layers * o.cells * o.head_size * 2);  // keys and values of a head
@@ -300,6 +350,8 @@ Options parse(int argc, char** argv) {
       o.repetitions = std::stoi(value);
     else if (name == "--huge-pages")
       o.huge_pages = std::stoi(value);
+    else if (name == "--ggml")
+      o.ggml = std::stoi(value);
     else if (name == "--cells")
       o.cells = std::stoi(value) / kAttentionStep * kAttentionStep;
     else if (name == "--heads")

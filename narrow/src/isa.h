@@ -51,6 +51,12 @@ GSD_INLINE Ints look_up(Ints table, Ints index) { return _mm512_shuffle_epi8(tab
 GSD_INLINE Ints table_of(const int8_t bytes[16]) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
+// Those of table[0..] that a register of indices names.
+GSD_INLINE Ints gather(const uint32_t* table, Ints index) { return _mm512_i32gather_epi32(index, table, 4); }
+// a - b in the bytes where s has a bit of `bits`, else b.
+GSD_INLINE Ints subtract_where(Ints s, Ints bits, Ints a, Ints b) {
+  return _mm512_mask_sub_epi8(b, _mm512_test_epi8_mask(s, bits), a, b);
+}
 GSD_INLINE Ints load_bytes(const uint8_t* p) {  // widened
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -146,6 +152,13 @@ GSD_INLINE Ints select_bits(Ints mask, Ints a, Ints b) { return or_(and_(mask, a
 GSD_INLINE Ints look_up(Ints table, Ints index) { return _mm256_shuffle_epi8(table, index); }
 GSD_INLINE Ints table_of(const int8_t bytes[16]) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+}
+GSD_INLINE Ints gather(const uint32_t* table, Ints index) {
+  return _mm256_i32gather_epi32(reinterpret_cast<const int*>(table), index, 4);
+}
+GSD_INLINE Ints subtract_where(Ints s, Ints bits, Ints a, Ints b) {
+  const Ints unset = _mm256_cmpeq_epi8(and_(s, bits), zero_ints());
+  return _mm256_blendv_epi8(_mm256_sub_epi8(a, b), b, unset);
 }
 GSD_INLINE Ints load_bytes(const uint8_t* p) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));

@@ -28,9 +28,17 @@ enum class Format : uint8_t {
   kQ4_K,
   kQ5_K,
   kQ6_K,
-  kIQ4_XS
+  kIQ4_XS,
+  kNVFP4,
+  kIQ3_S,
+  kIQ3_XXS,
+  kIQ2_S,
+  kIQ2_XS,
+  kIQ2_XXS,
+  kIQ1_M,
+  kIQ1_S
 };
-inline constexpr int kFormats = 16;
+inline constexpr int kFormats = 24;
 
 // How activations are packed. Products that share activations and a packing can share one packed copy.
 enum class Packing : uint8_t {
@@ -52,13 +60,13 @@ inline constexpr size_t kBlockBytes = 64;  // of every packing
 // w + offset, sum(w * q) = sum((w + offset) * q) - offset * sum(q), so a dot product starts at -offset * sum(q).
 struct alignas(kBlockBytes) PackedQ8 {
   int8_t q[32];
-  float scale;        // NaN if one of the 32 is
-  int32_t start_8;    // -8 * sum(q), for Q4_0
-  int32_t start_12;   // and so on, for MXFP4
-  int32_t start_16;   // for Q5_0
-  int32_t start_128;  // for Q8_0 and IQ4_NL
-  float sum;          // scale * sum(q), for Q4_1 and Q5_1
-  int32_t unused[2];
+  float scale;             // NaN if one of the 32 is
+  int32_t start_8;         // -8 * sum(q), for Q4_0
+  int32_t start_12;        // and so on, for MXFP4
+  int32_t start_16;        // for Q5_0
+  int32_t start_128;       // for Q8_0 and IQ4_NL
+  float sum;               // scale * sum(q), for Q4_1 and Q5_1
+  int32_t start_12_of[2];  // of each half, for NVFP4
 };
 static_assert(sizeof(PackedQ8) == kBlockBytes);
 
@@ -66,9 +74,9 @@ static_assert(sizeof(PackedQ8) == kBlockBytes);
 struct alignas(kBlockBytes) PackedQ8K {
   int8_t q[32];
   float scale;          // NaN if one of the 256 is
-  int32_t start_32[2];  // -32 * sum of each half, for Q6_K and Q3_K
+  int32_t start_32[2];  // -32 * sum of each half, for Q6_K, Q3_K, IQ2_S, IQ2_XS, IQ1_M
   int16_t halves[2];    // the sum of each half, for Q2_K
-  int16_t sums[4][2];   // in the last of the 8: sum(q) of blocks {0, 2}, {1, 3}, {4, 6}, {5, 7}, for Q4_K, Q5_K, IQ4_XS
+  int16_t sums[4][2];   // in the last of the 8: sum(q) of blocks {0, 2}, {1, 3}, {4, 6}, {5, 7}, for Q4_K, Q5_K, IQ
 };
 static_assert(sizeof(PackedQ8K) == kBlockBytes);
 inline constexpr int kBlocksK = 8;  // blocks that share a scale

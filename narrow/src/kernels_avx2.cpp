@@ -1,5 +1,5 @@
 #include "tile_attention.h"
-#include "tile_quant.h"
+#include "tile_codebook.h"
 
 namespace gsd::narrow {
 
@@ -7,6 +7,7 @@ KernelTable kernels_avx2() {
   KernelTable table;
   add_float_kernels(table);
   add_quant_kernels(table);
+  add_codebook_kernels(table);
   return table;
 }
 

@@ -1,10 +1,11 @@
-#include "tile_quant.h"
+#include "tile_codebook.h"
 
 namespace gsd::narrow {
 
 KernelTable kernels_avx512vnni() {
   KernelTable table;
   add_quant_kernels(table);
+  add_codebook_kernels(table);
   return table;
 }
 

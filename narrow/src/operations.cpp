@@ -44,6 +44,22 @@ std::optional<Format> format_of(ggml_type type) {
       return Format::kQ6_K;
     case GGML_TYPE_IQ4_XS:
       return Format::kIQ4_XS;
+    case GGML_TYPE_NVFP4:
+      return Format::kNVFP4;
+    case GGML_TYPE_IQ3_S:
+      return Format::kIQ3_S;
+    case GGML_TYPE_IQ3_XXS:
+      return Format::kIQ3_XXS;
+    case GGML_TYPE_IQ2_S:
+      return Format::kIQ2_S;
+    case GGML_TYPE_IQ2_XS:
+      return Format::kIQ2_XS;
+    case GGML_TYPE_IQ2_XXS:
+      return Format::kIQ2_XXS;
+    case GGML_TYPE_IQ1_M:
+      return Format::kIQ1_M;
+    case GGML_TYPE_IQ1_S:
+      return Format::kIQ1_S;
     default:
       return std::nullopt;
   }

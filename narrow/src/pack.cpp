@@ -86,6 +86,7 @@ void pack_q8(const float* x, PackedQ8* out) {
   out->start_12 = static_cast<int32_t>(0U - 12U * sum);
   out->start_16 = static_cast<int32_t>(0U - 16U * sum);
   out->start_128 = static_cast<int32_t>(0U - 128U * sum);
+  for (int i = 0; i < 2; ++i) out->start_12_of[i] = static_cast<int32_t>(0U - 12U * sums[i]);
   out->sum = scale.scale * static_cast<float>(static_cast<int32_t>(sum));
 }
 

@@ -56,10 +56,11 @@ GSD_INLINE void dot_quads(const Ints* w, int first, const typename Tile::Column*
 // What stands before the weights in the blocks of a tile's rows, kWidth bytes at kAt, collected kAhead blocks before it
 // is needed: a copy of a few bytes keeps no vector unit busy, and by then the copies have left the store buffer, so
 // that one wide load may read them all. It also has the rows' next cache line fetched from the second level.
-template <size_t kBytes, size_t kAt, size_t kWidth>
+template <size_t kBytes, size_t kAt, size_t kWidth, int64_t kWeights = 32>
 class RowQueue {
  public:
-  GSD_INLINE explicit RowQueue(const TileArgs& t) : p_(t.weights + kAt), stride_(t.row_stride), blocks_(t.k / 32) {
+  GSD_INLINE explicit RowQueue(const TileArgs& t)
+      : p_(t.weights + kAt), stride_(t.row_stride), blocks_(t.k / kWeights) {
     for (int64_t i = 0; i < kAhead && i < blocks_; ++i) copy(i);
   }
   // To be called for i = 0, 1, 2, ...: kWidth bytes of each row of block i, and some more that may be read.
@@ -97,13 +98,14 @@ struct PieceTile {
   static constexpr size_t kBytes = kBytes_;
   static constexpr bool kSigned = false;
   static constexpr bool kMinimum = false;
+  static constexpr int kParts = 1;
   using Column = PackedQ8;
 };
 
 // { half scale; int8 w[32]; }
 struct TileQ8_0 : PieceTile<34> {
   static constexpr bool kSigned = !kUnsignedDot;
-  static GSD_INLINE Ints start(const Column& x) { return kSigned ? zero_ints() : splat(x.start_128); }
+  static GSD_INLINE Ints start(const Column& x, int) { return kSigned ? zero_ints() : splat(x.start_128); }
 
   GSD_INLINE explicit TileQ8_0(const TileArgs& t) : scales(t) {}
   GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
@@ -119,7 +121,7 @@ struct TileQ8_0 : PieceTile<34> {
 
 // { half scale; uint8 w[16]; } 8 too large
 struct TileQ4_0 : PieceTile<18> {
-  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_8); }
+  static GSD_INLINE Ints start(const Column& x, int) { return splat(x.start_8); }
 
   GSD_INLINE explicit TileQ4_0(const TileArgs& t) : scales(t) {}
   GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
@@ -133,7 +135,7 @@ struct TileQ4_0 : PieceTile<18> {
 // The same, standing for values of a table.
 struct TileIQ4_NL : PieceTile<18> {
   static constexpr bool kSigned = !kUnsignedDot;
-  static GSD_INLINE Ints start(const Column& x) { return kSigned ? zero_ints() : splat(x.start_128); }
+  static GSD_INLINE Ints start(const Column& x, int) { return kSigned ? zero_ints() : splat(x.start_128); }
 
   GSD_INLINE explicit TileIQ4_NL(const TileArgs& t) : scales(t) {}
   GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
@@ -146,16 +148,20 @@ struct TileIQ4_NL : PieceTile<18> {
   RowQueue<kBytes, 0, 2> scales;
 };
 
-// { uint8 exponent; uint8 w[16]; } w stands for values of a table, twice what the format says and 12 too large; hence
-// the scale is 2^(exponent - 128).
+// The values that the nibbles of MXFP4 and NVFP4 stand for, doubled and 12 too large.
+GSD_INLINE Ints fp4_values() {
+  constexpr int8_t kValues[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+  return table_of(kValues);
+}
+
+// { uint8 exponent; uint8 w[16]; } with values doubled, the scale is 2^(exponent - 128).
 struct TileMXFP4 : PieceTile<17> {
-  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_12); }
+  static GSD_INLINE Ints start(const Column& x, int) { return splat(x.start_12); }
 
   GSD_INLINE explicit TileMXFP4(const TileArgs& t) : exponents(t) {}
   GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
     load_nibbles(p + 1, stride, piece.w);
-    constexpr int8_t kValues[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
-    const Ints values = table_of(kValues);
+    const Ints values = fp4_values();
     for (int j = 0; j < kQuads; ++j) piece.w[j] = look_up(values, piece.w[j]);
     // Exponents 0 and 1, which would make denormal floats, count as zero.
     const Ints e = largest_ints(load_bytes(exponents.get(i)), splat(1));
@@ -163,6 +169,41 @@ struct TileMXFP4 : PieceTile<17> {
   }
 
   RowQueue<kBytes, 0, 1> exponents;
+};
+
+// { uint8 scales[4]; uint8 w[32]; } 64 weights, a scale for every 16, which are in the low and high halves of 8 bytes.
+// A block is two pieces.
+struct TileNVFP4 : PieceTile<18> {
+  static constexpr int kParts = 2;
+  static GSD_INLINE Ints start(const Column& x, int part) { return splat(x.start_12_of[part]); }
+
+  GSD_INLINE explicit TileNVFP4(const TileArgs& t) : queue(t) {}
+  GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
+    if (i % 2 == 0) scales = load_ints(queue.get(i / 2));
+    Ints chunk[4];
+    load_dwords<1>(p + 4 - 2 * (i % 2), stride, chunk);
+    const Ints values = fp4_values();
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const int first = j + j / 2 * 2;
+      piece.w[first] = look_up(values, low_nibbles(chunk[j]));
+      piece.w[first + 2] = look_up(values, high_nibbles(chunk[j]));
+    }
+    for (Floats& s : piece.scale) {
+      s = scale(and_(scales, splat(0xff)));
+      scales = shift_right(scales, 8);
+    }
+  }
+
+ private:
+  // Four bits of exponent and three of mantissa are the middle of a half; 127 stands for zero, as it does in ggml.
+  static GSD_INLINE Floats scale(Ints byte) {
+    const Floats s = halves_to_floats(shift_left(and_(byte, splat(0x7f)), 7));
+    return where_equal(to_floats(byte), splat(127.0F), zero(), mul(s, splat(128.0F)));
+  }
+
+  RowQueue<36, 0, 4, 64> queue;
+  Ints scales;
 };
 
 // Two halves of each row, kept as one dword.
@@ -178,7 +219,7 @@ struct ScaleAndMinimum {
 // { half scale, minimum; uint8 w[16]; }
 struct TileQ4_1 : PieceTile<20> {
   static constexpr bool kMinimum = true;
-  static GSD_INLINE Ints start(const Column&) { return zero_ints(); }
+  static GSD_INLINE Ints start(const Column&, int) { return zero_ints(); }
 
   GSD_INLINE explicit TileQ4_1(const TileArgs& t) : scales(t) {}
   GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
@@ -191,23 +232,27 @@ struct TileQ4_1 : PieceTile<20> {
   RowQueue<kBytes, 0, 4> scales;
 };
 
+// Byte n of each dword, in all of its four places.
+GSD_INLINE Ints spread_byte(Ints a, int n) {
+  constexpr int8_t kFirst[16] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
+  return look_up(a, add_ints(table_of(kFirst), splat(bytes4(static_cast<uint32_t>(n)))));
+}
+
 // Adds the fifth bits of 32 weights, those of a row in one dword: each byte is brought to four places, keeps the bit of
 // its place and looks up what that stands for.
 GSD_INLINE void add_fifth_bits(Ints bits, Ints w[kQuads]) {
   constexpr int8_t kBit[16] = {0, 16, 16, 0, 16, 0, 0, 0, 16};
-  constexpr int8_t kFirst[16] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
   const Ints bit = table_of(kBit);
   const Ints nibbles[2] = {low_nibbles(bits), high_nibbles(bits)};
 #pragma GCC unroll 8
   for (int j = 0; j < kQuads; ++j) {
-    const Ints spread = look_up(nibbles[j % 2], add_ints(table_of(kFirst), splat(bytes4(j / 2))));
-    w[j] = or_(w[j], look_up(bit, and_(spread, splat(0x08040201))));
+    w[j] = or_(w[j], look_up(bit, and_(spread_byte(nibbles[j % 2], j / 2), splat(0x08040201))));
   }
 }
 
 // { half scale; uint8 fifth[4]; uint8 w[16]; } 16 too large; bit i of `fifth` belongs to weight i
 struct TileQ5_0 : PieceTile<22> {
-  static GSD_INLINE Ints start(const Column& x) { return splat(x.start_16); }
+  static GSD_INLINE Ints start(const Column& x, int) { return splat(x.start_16); }
 
   GSD_INLINE explicit TileQ5_0(const TileArgs& t) : scales(t), fifth(t) {}
   GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
@@ -223,7 +268,7 @@ struct TileQ5_0 : PieceTile<22> {
 // { half scale, minimum; uint8 fifth[4]; uint8 w[16]; }
 struct TileQ5_1 : PieceTile<24> {
   static constexpr bool kMinimum = true;
-  static GSD_INLINE Ints start(const Column&) { return zero_ints(); }
+  static GSD_INLINE Ints start(const Column&, int) { return zero_ints(); }
 
   GSD_INLINE explicit TileQ5_1(const TileArgs& t) : scales(t), fifth(t) {}
   GSD_INLINE void decode(int64_t i, const uint8_t* p, size_t stride, Piece& piece) {
@@ -372,6 +417,17 @@ struct TileQ6_K {
   Ints high[kQuads];
 };
 
+// The sums of a block's eight pieces times their scales. x: the column's last piece of it.
+GSD_INLINE Ints dot_sums(const Ints scales[kBlocksK], const PackedQ8K* x) {
+  Ints s = zero_ints();
+  for (int i = 0; i < 4; ++i) {
+    const int first = i / 2 * 4 + i % 2;
+    const Ints pair = select_bits(splat(0xffff), scales[first], shift_left(scales[first + 2], 16));
+    s = dot_words(s, pair, x->sums[i]);
+  }
+  return s;
+}
+
 // { half d; uint16 scales_high; uint8 scales_low[4]; uint8 w[128]; } w like IQ4_NL's, a piece in 16 bytes; scales of 6
 // bits, 32 too large. Where values are 128 too large, finish() takes what they add.
 struct TileIQ4_XS {
@@ -407,13 +463,7 @@ struct TileIQ4_XS {
   }
   GSD_INLINE Floats finish(Floats sum, const Column* x, int) const {
     if constexpr (kSigned) return sum;
-    Ints s = zero_ints();
-    for (int i = 0; i < 4; ++i) {
-      const int first = i / 2 * 4 + i % 2;
-      const Ints pair = select_bits(splat(0xffff), scales[first], shift_left(scales[first + 2], 16));
-      s = dot_words(s, pair, x->sums[i]);
-    }
-    return fma(to_floats(s), mul(d, splat(-128.0F)), sum);
+    return fma(to_floats(dot_sums(scales, x)), mul(d, splat(-128.0F)), sum);
   }
 
   const uint8_t* weights;
@@ -541,11 +591,18 @@ void piece_tile(const TileArgs& t) {
       constexpr int kCount = decltype(count)::kCount;
       prefetch.step();
       Ints s[kCount];
-      for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n]);
-      dot_quads<Tile, kCount, kQuads>(piece.w, 0, x + c, s);
+      for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n], 0);
+      dot_quads<Tile, kCount, kQuads / Tile::kParts>(piece.w, 0, x + c, s);
+      Floats products[kCount];
+      for (int n = 0; n < kCount; ++n) products[n] = mul(to_floats(s[n]), piece.scale[0]);
+      if constexpr (Tile::kParts == 2) {
+        for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n], 1);
+        dot_quads<Tile, kCount, kQuads / 2>(piece.w, kQuads / 2, x + c, s);
+        for (int n = 0; n < kCount; ++n) products[n] = fma(to_floats(s[n]), piece.scale[1], products[n]);
+      }
       for (int n = 0; n < kCount; ++n) {
         if constexpr (Tile::kMinimum) sums[c + n] = fma(piece.minimum, splat(x[c + n].sum), sums[c + n]);
-        sums[c + n] = fma(mul(to_floats(s[n]), piece.scale[0]), splat(x[c + n].scale), sums[c + n]);
+        sums[c + n] = fma(products[n], splat(x[c + n].scale), sums[c + n]);
       }
     });
   }
@@ -611,6 +668,7 @@ GSD_INLINE void add_quant_kernels(gsd::narrow::KernelTable& table) {
   table[Format::kQ5_0] = {piece_tile<TileQ5_0>, kRows, Packing::kQ8};
   table[Format::kQ5_1] = {piece_tile<TileQ5_1>, kRows, Packing::kQ8};
   table[Format::kIQ4_NL] = {piece_tile<TileIQ4_NL>, kRows, Packing::kQ8};
+  table[Format::kNVFP4] = {piece_tile<TileNVFP4>, kRows, Packing::kQ8};
   table[Format::kMXFP4] = {piece_tile<TileMXFP4>, kRows, Packing::kQ8};
   table[Format::kQ2_K] = {k_tile<TileQ2_K>, kRows, Packing::kQ8K};
   table[Format::kQ3_K] = {k_tile<TileQ3_K>, kRows, Packing::kQ8K};

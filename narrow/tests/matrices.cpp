@@ -1,8 +1,10 @@
 #include "matrices.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <new>
 
@@ -12,6 +14,31 @@ namespace {
 struct AlignedFree {
   void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{kBlockBytes}); }
 };
+
+// Blocks of a format whose weights are looked up: any bits are weights like others. What ggml would write for given
+// values takes it seconds to find; these have about their size.
+std::vector<uint8_t> random_blocks(const FormatInfo& info, const std::vector<float>& values) {
+  constexpr size_t kBlock = 256;
+  std::vector<uint8_t> bytes(values.size() / kBlock * ggml_type_size(info.type));
+  std::mt19937 random(static_cast<uint32_t>(values.size()));
+  for (uint8_t& b : bytes) b = static_cast<uint8_t>(random());
+  uint8_t* block = bytes.data();
+  for (size_t first = 0; first < values.size(); first += kBlock, block += ggml_type_size(info.type)) {
+    double squares = 0;
+    for (size_t i = first; i < first + kBlock; ++i) squares += static_cast<double>(values[i]) * values[i];
+    const double each = info.type == GGML_TYPE_IQ1_M || info.type == GGML_TYPE_IQ1_S ? 7 : 40;  // of a weight to d
+    const ggml_fp16_t d = ggml_fp32_to_fp16(static_cast<float>(std::sqrt(squares / kBlock) / each));
+    if (info.scaled_by_float) {
+      std::memcpy(block + info.scales_at, &d, sizeof d);
+      continue;
+    }
+    for (size_t i = 0; i < 4; ++i) {  // IQ1_M: four bits of it in the upper half of every second byte
+      uint8_t& b = block[info.scales_at + 2 * i + 1];
+      b = static_cast<uint8_t>((b & 0x0f) | (d >> (4 * i) & 0x0f) << 4);
+    }
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -54,8 +81,12 @@ Matrix make_matrix(ggml_type type, const std::vector<float>& values, int64_t k, 
   // Exactly as long as the data: reading past it is an error that AddressSanitizer reports.
   m.bytes.resize(offset + static_cast<size_t>(rows) * m.row_bytes());
   std::vector<uint8_t> aligned(static_cast<size_t>(rows) * m.row_bytes());
+  const auto* info =
+      std::find_if(std::begin(kAllFormats), std::end(kAllFormats), [&](const FormatInfo& i) { return i.type == type; });
   if (type == GGML_TYPE_F32) {
     std::memcpy(aligned.data(), values.data(), aligned.size());
+  } else if (info != std::end(kAllFormats) && info->codebook) {
+    aligned = random_blocks(*info, values);
   } else {
     ggml_quantize_chunk(type, values.data(), aligned.data(), 0, rows, k, nullptr);
   }

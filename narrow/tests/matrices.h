@@ -21,6 +21,8 @@ struct FormatInfo {
   int64_t block;  // rows are multiples of it
   // Where a block has the floats that scale all of it.
   size_t scales_at = 0, scales_bytes = 2;
+  bool codebook = false;        // weights are looked up, and take ggml long to find
+  bool scaled_by_float = true;  // which can be a NaN
 };
 
 inline constexpr FormatInfo kAllFormats[] = {
@@ -33,13 +35,21 @@ inline constexpr FormatInfo kAllFormats[] = {
     {Format::kQ5_0, GGML_TYPE_Q5_0, "Q5_0", 32},
     {Format::kQ5_1, GGML_TYPE_Q5_1, "Q5_1", 32, 0, 4},
     {Format::kIQ4_NL, GGML_TYPE_IQ4_NL, "IQ4_NL", 32},
-    {Format::kMXFP4, GGML_TYPE_MXFP4, "MXFP4", 32, 0, 1},
+    {Format::kMXFP4, GGML_TYPE_MXFP4, "MXFP4", 32, 0, 1, false, false},
     {Format::kQ2_K, GGML_TYPE_Q2_K, "Q2_K", 256, 80, 4},
     {Format::kQ3_K, GGML_TYPE_Q3_K, "Q3_K", 256, 108, 2},
     {Format::kQ4_K, GGML_TYPE_Q4_K, "Q4_K", 256, 0, 4},
     {Format::kQ5_K, GGML_TYPE_Q5_K, "Q5_K", 256, 0, 4},
     {Format::kQ6_K, GGML_TYPE_Q6_K, "Q6_K", 256, 208, 2},
     {Format::kIQ4_XS, GGML_TYPE_IQ4_XS, "IQ4_XS", 256},
+    {Format::kNVFP4, GGML_TYPE_NVFP4, "NVFP4", 64, 0, 4, false, false},
+    {Format::kIQ3_S, GGML_TYPE_IQ3_S, "IQ3_S", 256, 0, 2, true},
+    {Format::kIQ3_XXS, GGML_TYPE_IQ3_XXS, "IQ3_XXS", 256, 0, 2, true},
+    {Format::kIQ2_S, GGML_TYPE_IQ2_S, "IQ2_S", 256, 0, 2, true},
+    {Format::kIQ2_XS, GGML_TYPE_IQ2_XS, "IQ2_XS", 256, 0, 2, true},
+    {Format::kIQ2_XXS, GGML_TYPE_IQ2_XXS, "IQ2_XXS", 256, 0, 2, true},
+    {Format::kIQ1_M, GGML_TYPE_IQ1_M, "IQ1_M", 256, 48, 8, true, false},
+    {Format::kIQ1_S, GGML_TYPE_IQ1_S, "IQ1_S", 256, 0, 2, true},
 };
 
 // A format's kernel under one instruction set that this machine has.

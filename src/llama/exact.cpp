@@ -29,8 +29,10 @@ bool same_bits(const GgufFile::Tensor& t, Use use, bool narrow) {
   if (is_one_of({GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0})) return true;
   const bool matrix = t.shape[3] == 1 && (use == Use::kExperts || t.shape[2] == 1);  // what the narrow backend takes
   return narrow && matrix &&
-         is_one_of({GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS,
-                    GGML_TYPE_MXFP4, GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K});
+         is_one_of({GGML_TYPE_Q4_0,    GGML_TYPE_Q4_1,   GGML_TYPE_Q5_0,  GGML_TYPE_Q5_1,    GGML_TYPE_IQ4_NL,
+                    GGML_TYPE_IQ4_XS,  GGML_TYPE_MXFP4,  GGML_TYPE_NVFP4, GGML_TYPE_Q2_K,    GGML_TYPE_Q3_K,
+                    GGML_TYPE_Q4_K,    GGML_TYPE_Q5_K,   GGML_TYPE_Q6_K,  GGML_TYPE_IQ1_S,   GGML_TYPE_IQ1_M,
+                    GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ2_XS, GGML_TYPE_IQ2_S, GGML_TYPE_IQ3_XXS, GGML_TYPE_IQ3_S});
 }
 
 }  // namespace

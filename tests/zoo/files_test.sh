@@ -25,9 +25,9 @@ note "" llama+moe # rows of 256, by expert too, in the narrow backend's format
 note "experts in q4_K, weights in q4_K" llama+moe --no-narrow
 "$zoo" write "$dir" --type .weight=q5_0 --type .weight=q4_K llama || fail "zoo write" # as llama-quantize does with rows of 384
 note "" llama
-"$zoo" write "$dir" --type .weight=iq3_s llama llama+moe || fail "zoo write"
-note "weights in iq3_s" llama
-note "experts in iq3_s, weights in iq3_s" llama+moe
+"$zoo" write "$dir" --type .weight=tq2_0 llama llama+moe || fail "zoo write"
+note "weights in tq2_0" llama
+note "experts in tq2_0, weights in tq2_0" llama+moe
 "$zoo" write "$dir" --type token_embd=q4_K llama gemma || fail "zoo write"
 note "" llama --no-narrow                  # only looked up
 note "weights in q4_K" gemma --no-narrow # the output matrix too

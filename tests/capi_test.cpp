@@ -108,7 +108,7 @@ TEST(CapiOptions, FlagsAreCheckedWhenTheyAreSet) {
   refused("parallel", "0", "from 1 to 64");
   refused("seed", "-3", "whole number");
   refused("stop", "", "not empty");
-  refused("draft-type", "big", "one of auto, eagle3, model, mtp");
+  refused("draft-type", "big", "one of auto, dflash, eagle3, model, mtp");
   for (const auto& [flag, value] : std::vector<std::pair<const char*, const char*>>{{"width", "auto"},
                                                                                     {"width", "12"},
                                                                                     {"mode", "graph"},

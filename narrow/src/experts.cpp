@@ -130,9 +130,9 @@ void ExpertWork::multiply(int thread) {
     const int64_t begin = r.begins[static_cast<size_t>(run)];
     const int64_t end = r.begins[static_cast<size_t>(run) + 1];
     while (true) {
-      const int64_t tile = begin + claims_[static_cast<size_t>(run)].next.fetch_add(1, std::memory_order_relaxed);
-      if (tile >= end) break;
-      multiply_tile(r, tile, run, copy_of(thread));
+      const Part mine = take(claims_[static_cast<size_t>(run)].next, end - begin);
+      if (mine.first >= mine.last) break;
+      for (int64_t n = mine.first; n < mine.last; ++n) multiply_tile(r, begin + n, run, copy_of(thread));
     }
   }
 }

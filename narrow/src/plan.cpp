@@ -209,6 +209,12 @@ class RowStep : public Step {
     }
     return true;
   }
+  // Whether the step neither reads nor writes what the node is written to.
+  bool is_apart_from(const ggml_tensor& node) const {
+    const auto apart = [&](const ggml_tensor& t) { return disjoint(node, t); };
+    return std::all_of(nodes_.begin(), nodes_.end(),
+                       [&](const ggml_tensor* n) { return apart(*n) && all_sources(*n, apart); });
+  }
   // Whether the rows of x are those that the step has computed.
   bool computes(const ggml_tensor& x) const {
     return x.op != GGML_OP_SET_ROWS && row_stride(x, rows_) != 0 &&
@@ -384,13 +390,20 @@ void Plan::add(const ggml_tensor& node) {
 
 void Plan::add_product(const ggml_tensor& node) {
   const Product product = product_of(node);
+  // An earlier product of the same activations takes it along, past rows that it has nothing to do with: libllama puts
+  // the rotation of q between q and k.
+  for (auto s = steps_.rbegin(); s != steps_.rend(); ++s) {
+    if (auto* before = dynamic_cast<ProductStep*>(s->get())) {
+      if (before->takes(node, product)) return before->add(product);
+      break;
+    }
+    const auto* rows = dynamic_cast<RowStep*>(s->get());
+    if (rows == nullptr || !rows->is_apart_from(node)) break;
+  }
   auto* last = steps_.empty() ? nullptr : steps_.back().get();
-  if (auto* before = dynamic_cast<ProductStep*>(last); before != nullptr && before->takes(node, product))
-    return before->add(product);
   auto step = std::make_unique<ProductStep>(*node.src[1]);
   step->add(product);
-  // Steps on rows leave the memory for packed activations alone. (libllama puts the rotation of q between the products
-  // of one set of activations that make q, and k and v.)
+  // Steps on rows leave the memory for packed activations alone.
   const auto user = std::find_if(steps_.rbegin(), steps_.rend(),
                                  [](const auto& s) { return dynamic_cast<RowStep*>(s.get()) == nullptr; });
   auto* shared = user == steps_.rend() ? nullptr : dynamic_cast<ProductStep*>(user->get());

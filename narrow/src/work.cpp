@@ -71,9 +71,9 @@ void Work::multiply(int thread) {
   for (int i = 0; i < threads_; ++i) {
     const int run = (thread + i) % threads_;
     while (true) {
-      const int64_t tile = runs_[run].next.fetch_add(1, std::memory_order_relaxed);
-      if (tile >= runs_[run].end) break;
-      multiply_tile(tile, run, copy_of(thread));
+      const Part mine = take(runs_[run].next, runs_[run].end);
+      if (mine.first >= mine.last) break;
+      for (int64_t tile = mine.first; tile < mine.last; ++tile) multiply_tile(tile, run, copy_of(thread));
     }
   }
 }

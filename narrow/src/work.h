@@ -99,6 +99,19 @@ Stretch streamed_in(const Product& product, bool alike, bool first, Later&& late
   return ahead.bytes <= 2 * kStreamedTile ? ahead : Stretch{};
 }
 
+// A part of a run of tiles, first to last (exclusive), that is one thread's alone. Empty: all are taken.
+struct Part {
+  int64_t first, last;
+};
+// Several at a time while many are left: a claim waits until all that the thread has stored has left it.
+inline Part take(std::atomic<int64_t>& next, int64_t end) {
+  const int64_t left = end - next.load(std::memory_order_relaxed);
+  if (left <= 0) return {end, end};
+  const int64_t some = std::clamp<int64_t>(left / 4, 1, 8);
+  const int64_t first = next.fetch_add(some, std::memory_order_relaxed);
+  return {first, std::min(first + some, end)};
+}
+
 // How a job is shared among threads. Each thread calls pack(), all wait for each other, each calls multiply().
 //
 // Every thread owns a run of neighbouring tiles of equal size, which it reads in address order; one that is done takes

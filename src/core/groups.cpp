@@ -45,13 +45,30 @@ GSD_AVX2 std::size_t maxima_avx2(const float* row, std::size_t n, float* maxima)
   return i;
 }
 
+GSD_AVX512 inline __m512 largest_avx512(const float* x) {
+  __m512 most = _mm512_set1_ps(kLowest);
+  for (std::size_t j = 0; j < kGroup; j += 16) most = _mm512_max_ps(_mm512_loadu_ps(x + j), most);
+  return most;
+}
+// Of two groups, in even and odd places.
+GSD_AVX512 inline __m512d largest_of_two_avx512(const float* x) {
+  const __m512 a = largest_avx512(x);
+  const __m512 b = largest_avx512(x + kGroup);
+  return _mm512_castps_pd(_mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+}
+
+// Four groups at a time: a fourth of the shuffles that each would take alone.
 GSD_AVX512 std::size_t maxima_avx512(const float* row, std::size_t n, float* maxima) {
   std::size_t i = 0;
-  for (; i + kGroup <= n; i += kGroup) {
-    __m512 most = _mm512_set1_ps(kLowest);
-    for (std::size_t j = 0; j < kGroup; j += 16) most = _mm512_max_ps(_mm512_loadu_ps(row + i + j), most);
-    maxima[i / kGroup] = _mm512_reduce_max_ps(most);
+  for (; i + 4 * kGroup <= n; i += 4 * kGroup) {
+    const __m512d a = largest_of_two_avx512(row + i);
+    const __m512d b = largest_of_two_avx512(row + i + 2 * kGroup);
+    const __m512 four =
+        _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
+    _mm_storeu_ps(maxima + i / kGroup, _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
   }
+  for (; i + kGroup <= n; i += kGroup) maxima[i / kGroup] = _mm512_reduce_max_ps(largest_avx512(row + i));
   return i;
 }
 
@@ -97,6 +114,25 @@ GSD_AVX512 std::size_t append_avx512(const float* row, std::size_t begin, float 
   return n;
 }
 
+#endif
+
+// Compilers make vectors of it, each of its own width.
+[[gnu::always_inline]] inline void spread(const std::uint32_t* groups, const std::uint32_t* group_bounds, std::size_t n,
+                                          std::uint32_t* quads, std::uint32_t* bounds) {
+  constexpr std::uint32_t kQuads = kGroup / kQuad;
+  for (std::size_t i = 0; i < n; ++i, quads += kQuads, bounds += kQuads) {
+    for (std::uint32_t j = 0; j < kQuads; ++j) quads[j] = groups[i] * kQuads + j;
+    for (std::uint32_t j = 0; j < kQuads; ++j) bounds[j] = group_bounds[i];
+  }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f,prefer-vector-width=512"))) void spread_avx512(const std::uint32_t* groups,
+                                                                              const std::uint32_t* group_bounds,
+                                                                              std::size_t n, std::uint32_t* quads,
+                                                                              std::uint32_t* bounds) {
+  spread(groups, group_bounds, n, quads, bounds);
+}
 #endif
 
 std::size_t whole_groups(const float* row, std::size_t n, float* maxima) {
@@ -156,6 +192,17 @@ std::size_t quads_at_least(std::span<const float> row, float floor, std::span<co
     }
   }
   return found;
+}
+
+void all_quads(std::span<const std::uint32_t> groups, std::span<const std::uint32_t> group_bounds,
+               std::span<std::uint32_t> quads, std::span<std::uint32_t> bounds) {
+  assert(group_bounds.size() == groups.size() && quads.size() >= groups.size() * kGroup / kQuad &&
+         bounds.size() >= groups.size() * kGroup / kQuad);
+#if defined(__x86_64__)
+  if (isa() == Isa::kAvx512)
+    return spread_avx512(groups.data(), group_bounds.data(), groups.size(), quads.data(), bounds.data());
+#endif
+  spread(groups.data(), group_bounds.data(), groups.size(), quads.data(), bounds.data());
 }
 
 std::size_t at_least(std::span<const float> row, std::span<const float> maxima, float floor, std::span<Token> tokens,

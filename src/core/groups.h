@@ -28,6 +28,10 @@ std::size_t quads_at_least(std::span<const float> row, float floor, std::span<co
                            std::span<const std::uint32_t> group_bounds, std::span<std::uint32_t> quads,
                            std::span<std::uint32_t> bounds);
 
+// The same with all quads of the groups, kGroup / kQuad each, without looking at the row.
+void all_quads(std::span<const std::uint32_t> groups, std::span<const std::uint32_t> group_bounds,
+               std::span<std::uint32_t> quads, std::span<std::uint32_t> bounds);
+
 // Fills `tokens` and `values` with the entries that are at least `floor`, in their order. Returns how many.
 // REQUIRES: maxima as above; tokens and values have room for the row and 16 entries more, which may be written to.
 // Thread safe.

@@ -51,29 +51,38 @@ Noise::Schedule make_schedule(std::uint32_t position, std::uint32_t choice, std:
 
 #if defined(__x86_64__)
 
-constexpr std::size_t kLook = 16;  // quads at a time
+constexpr std::size_t kLook = 32;  // quads at a time
 
 // 64-bit lanes, of which the low half counts: the multiplication looks at nothing else. x: counters; c[k]: the bits of
-// each counter's token k.
+// each counter's token k. kChains registers of counters go through a round together: one alone waits for its own
+// multiplications, and a processor does not look far enough ahead to find the next.
 
 GSD_AVX512 inline __m512i high16(__m512i x) { return _mm512_shuffle_epi32(x, _MM_PERM_DDBB); }
 GSD_AVX512 inline __m512i xor3(__m512i a, __m512i b, __m512i c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
 GSD_AVX512 inline __m512i all16(std::uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 
-GSD_AVX512 inline void philox_avx512(const Noise::Schedule& s, __m512i x, __m512i c[kQuad]) {
-  const __m512i p = _mm512_mul_epu32(x, all16(kMul0));
-  const __m512i q = _mm512_mul_epu32(_mm512_xor_si512(high16(p), all16(s.third)), all16(kMul1));
-  c[0] = _mm512_xor_si512(high16(q), all16(s.first));
-  c[1] = q;
-  c[2] = _mm512_xor_si512(p, all16(s.second));
-  c[3] = all16(s.last);
+template <std::size_t kChains>
+GSD_AVX512 inline void philox_avx512(const Noise::Schedule& s, const __m512i x[kChains], __m512i c[kChains][kQuad]) {
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < kChains; ++i) {
+    const __m512i p = _mm512_mul_epu32(x[i], all16(kMul0));
+    const __m512i q = _mm512_mul_epu32(_mm512_xor_si512(high16(p), all16(s.third)), all16(kMul1));
+    c[i][0] = _mm512_xor_si512(high16(q), all16(s.first));
+    c[i][1] = q;
+    c[i][2] = _mm512_xor_si512(p, all16(s.second));
+    c[i][3] = all16(s.last);
+  }
+#pragma GCC unroll 8
   for (std::size_t round = 0; round < 8; ++round) {
-    const __m512i p0 = _mm512_mul_epu32(c[0], all16(kMul0));
-    const __m512i p1 = _mm512_mul_epu32(c[2], all16(kMul1));
-    c[0] = xor3(high16(p1), c[1], all16(s.key0[round]));
-    c[2] = xor3(high16(p0), c[3], all16(s.key1[round]));
-    c[1] = p1;
-    c[3] = p0;
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < kChains; ++i) {
+      const __m512i p0 = _mm512_mul_epu32(c[i][0], all16(kMul0));
+      const __m512i p1 = _mm512_mul_epu32(c[i][2], all16(kMul1));
+      c[i][0] = xor3(high16(p1), c[i][1], all16(s.key0[round]));
+      c[i][2] = xor3(high16(p0), c[i][3], all16(s.key1[round]));
+      c[i][1] = p1;
+      c[i][3] = p0;
+    }
   }
 }
 
@@ -82,16 +91,23 @@ GSD_AVX512 inline void philox_avx512(const Noise::Schedule& s, __m512i x, __m512
 GSD_AVX512 std::size_t look_avx512(const Noise::Schedule& s, const std::uint32_t* quads, const std::uint32_t* bounds,
                                    std::size_t n, std::uint32_t* out) {
   std::size_t found = 0;
+  constexpr std::size_t kChains = 4;  // the counters in even places of 16 and those in odd ones, twice
   for (std::size_t i = 0; i < n; i += kLook) {
-    const __m512i even = _mm512_loadu_si512(quads + i);
-    __m512i most[2];
-    for (int half = 0; half < 2; ++half) {
-      __m512i c[kQuad];
-      philox_avx512(s, half == 0 ? even : _mm512_srli_epi64(even, 32), c);
-      most[half] = _mm512_max_epu32(_mm512_max_epu32(c[0], c[1]), _mm512_max_epu32(c[2], c[3]));
+    __m512i x[kChains];
+    for (std::size_t half = 0; half < 2; ++half) {
+      x[2 * half] = _mm512_loadu_si512(quads + i + 16 * half);
+      x[2 * half + 1] = _mm512_srli_epi64(x[2 * half], 32);
     }
-    const __m512i all = _mm512_mask_blend_epi32(0xAAAA, most[0], _mm512_slli_epi64(most[1], 32));
-    for (unsigned hit = _mm512_cmpge_epu32_mask(all, _mm512_loadu_si512(bounds + i)); hit != 0; hit &= hit - 1)
+    __m512i c[kChains][kQuad];
+    philox_avx512<kChains>(s, x, c);
+    const auto most = [&](std::size_t chain) GSD_AVX512 {
+      return _mm512_max_epu32(_mm512_max_epu32(c[chain][0], c[chain][1]), _mm512_max_epu32(c[chain][2], c[chain][3]));
+    };
+    const auto hits = [&](std::size_t half) GSD_AVX512 -> std::uint32_t {
+      const __m512i all = _mm512_mask_blend_epi32(0xAAAA, most(2 * half), _mm512_slli_epi64(most(2 * half + 1), 32));
+      return _mm512_cmpge_epu32_mask(all, _mm512_loadu_si512(bounds + i + 16 * half));
+    };
+    for (std::uint32_t hit = hits(0) | hits(1) << 16; hit != 0; hit &= hit - 1)
       out[found++] = static_cast<std::uint32_t>(i) + static_cast<std::uint32_t>(__builtin_ctz(hit));
   }
   return found;
@@ -168,7 +184,8 @@ std::size_t Noise::find(std::span<const std::uint32_t> quads, std::span<const st
   };
   std::size_t begin = 0;
 #if defined(__x86_64__)
-  constexpr std::size_t kMany = 32 * kLook;
+  constexpr std::size_t kMany = 16 * kLook;
+  constexpr std::size_t kWorthwhile = 4;  // quads, for a look at kLook
   std::array<std::uint32_t, kMany> found;
   auto* const look = isa() == Isa::kAvx512 ? look_avx512 : isa() == Isa::kAvx2 ? look_avx2 : nullptr;
   while (look != nullptr && begin + kLook <= quads.size()) {
@@ -176,6 +193,16 @@ std::size_t Noise::find(std::span<const std::uint32_t> quads, std::span<const st
     const std::size_t n_found = look(schedule_, &quads[begin], &bounds[begin], some, found.data());
     for (std::size_t i = 0; i < n_found; ++i) look_into(begin + found[i]);
     begin += some;
+  }
+  const std::size_t rest = quads.size() - begin;
+  if (look != nullptr && rest >= kWorthwhile) {
+    std::array<std::uint32_t, kLook> last{}, bound{};
+    std::copy(quads.end() - static_cast<std::ptrdiff_t>(rest), quads.end(), last.begin());
+    std::copy(bounds.end() - static_cast<std::ptrdiff_t>(rest), bounds.end(), bound.begin());
+    std::fill(bound.begin() + static_cast<std::ptrdiff_t>(rest), bound.end(), ~0U);
+    const std::size_t n_found = look(schedule_, last.data(), bound.data(), kLook, found.data());
+    for (std::size_t i = 0; i < n_found && found[i] < rest; ++i) look_into(begin + found[i]);
+    begin = quads.size();
   }
 #endif
   for (; begin < quads.size(); ++begin) look_into(begin);

@@ -149,27 +149,39 @@ struct Sampler::Work {
   template <typename Bound, typename Enter>
   void contenders(const Noise& noise, double temperature, Bound bound, Enter enter) const {
     constexpr std::size_t kChunk = 32;
+    constexpr std::size_t kQuads = kGroup / kQuad;
     std::array<std::uint32_t, kChunk> group, least;  // least: bits that a token needs
     std::array<float, kChunk> ahead, chance;
-    std::array<std::uint32_t, kChunk * kGroup / kQuad> quads, bounds;
+    std::array<std::uint32_t, kChunk * kQuads> quads, bounds;
     std::array<Noise::Hit, kChunk * kGroup> hits;
+    const auto inverse = static_cast<float>(1 / temperature);
+    // Which quads have a chance is found out for as long as there are some that have none.
+    std::size_t unlisted = 0;  // chunks that are yet to be taken whole
     for (std::size_t chunk = 0; chunk < maxima.size(); chunk += kChunk) {
       const double wanted = bound();
       const auto floor =
           std::max(cut.logit, std::nextafter(static_cast<float>((wanted - kMostNoise) * temperature), kLowest));
+      const auto lead = static_cast<float>(wanted);
+      const float rounding = 1e-4F + 1e-6F * std::abs(lead);  // of the exponential; of the difference
       std::size_t n = 0;
-      for (std::size_t g = chunk; g < std::min(chunk + kChunk, maxima.size()); ++g) {
-        if (!(maxima[g] >= floor)) continue;
-        const double d = static_cast<double>(maxima[g]) / temperature - wanted;
+      for (std::size_t g = chunk; g < std::min(chunk + kChunk, maxima.size()); ++g) {  // without branches
+        const float d = maxima[g] * inverse - lead;
         group[n] = static_cast<std::uint32_t>(g);
-        ahead[n++] = d < 1 ? static_cast<float>(d) : 1.0F;  // no number where both are infinite
+        ahead[n] = d < 1 ? d : 1.0F;  // no number where both are infinite
+        n += maxima[g] >= floor ? 1 : 0;
       }
       if (n == 0) continue;
-      exp_shifted(std::span(ahead).first(n), 1, -1e-4F, std::span(chance).first(n));  // the exponential rounds
+      exp_shifted(std::span(ahead).first(n), 1, -rounding, std::span(chance).first(n));
       for (std::size_t i = 0; i < n; ++i)
         least[i] = chance[i] < 1 ? ~static_cast<std::uint32_t>(chance[i] * 0x1p32F) : 0;
-      const std::size_t n_quads =
-          quads_at_least(row, floor, std::span(group).first(n), std::span(least).first(n), quads, bounds);
+      std::size_t n_quads = n * kQuads;
+      if (unlisted > 0) {
+        --unlisted;
+        all_quads(std::span(group).first(n), std::span(least).first(n), quads, bounds);
+      } else {
+        n_quads = quads_at_least(row, floor, std::span(group).first(n), std::span(least).first(n), quads, bounds);
+        if (n_quads > n * kQuads / 8 * 7) unlisted = 15;
+      }
       const std::size_t n_hits = noise.find(std::span(quads).first(n_quads), std::span(bounds).first(n_quads), hits);
       for (const Noise::Hit& hit : std::span(hits).first(n_hits)) {
         const auto t = static_cast<std::size_t>(hit.token);

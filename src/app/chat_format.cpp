@@ -16,6 +16,11 @@ std::shared_ptr<const chat::ChatFormat> named(const Model& model, const std::str
   });
 }
 
+// ChatML as a template, so that /props can give it to clients that render by themselves.
+constexpr const char* kChatMl =
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
 }  // namespace
 
 void add_template_flags(CLI::App& app, TemplateFlags& flags, const std::string& group) {
@@ -34,23 +39,25 @@ void add_template_flags(CLI::App& app, TemplateFlags& flags, const std::string& 
 }
 
 LoadedFormat load_format(const Model& model, const TemplateFlags& flags) {
+  const SpecialTexts texts = special_texts(model);
+  const auto jinja = [&](const std::string& source) {
+    return std::make_shared<chat::JinjaFormat>(source, texts.bos, texts.eos);
+  };
   const std::string asked = flags.file.empty() ? flags.text : read_file(flags.file);
   const bool is_name =
       flags.file.empty() && asked.find("{{") == std::string::npos && asked.find("{%") == std::string::npos;
   LoadedFormat out;
   out.own = true;
   if (!asked.empty() && is_name) {
-    out.format = named(model, asked);
+    out.format = asked == "chatml" ? jinja(kChatMl) : named(model, asked);
     return out;
   }
   const std::string source = asked.empty() ? model.chat_template() : asked;
   if (source.empty()) {
-    out = {named(model, "chatml"), false,
-           "the model has no chat template; chats use chatml. --chat-template names another."};
+    out = {jinja(kChatMl), false, "the model has no chat template; chats use chatml. --chat-template names another."};
     return out;
   }
-  const SpecialTexts texts = special_texts(model);
-  out.format = std::make_shared<chat::JinjaFormat>(source, texts.bos, texts.eos);
+  out.format = jinja(source);
   if (const std::string problem = out.format->problem(); !problem.empty()) {
     out.warning = problem + " Chats are refused; give another with --chat-template or --chat-template-file.";
     out.own = !asked.empty();

@@ -29,9 +29,12 @@ class Builder {
       : f_(format), functions_(functions), options_(options) {}
 
   std::string run() {
-    const std::string calls = f_.style == CallStyle::kHarmony ? harmony() : all_calls();
-    std::string out = fmt::format("root ::= {} {}\n", options_.from_start ? before() : "", calls);
+    std::vector<std::string> list;
+    if (!functions_.empty()) list.push_back(f_.style == CallStyle::kHarmony ? harmony() : all_calls());
+    if (!options_.answer.empty()) list.push_back(answer());
+    std::string out = fmt::format("root ::= {} {}\n", options_.from_start ? before() : "", alternatives(list));
     out += "gap ::= | \" \" | \"\\n\" [ \\t\\n]{0,20}\n";
+    out += "lead ::= | \" \" | \"\\n\" \"\\n\"?\n";  // a model that may go on with blank lines does
     return out + rules_ + options_.rules;
   }
 
@@ -70,12 +73,21 @@ class Builder {
 
   // White space and reasoning before the first call.
   std::string before() {
+    if (f_.style == CallStyle::kHarmony && options_.reasoning_closed) return "";
     if (f_.style == CallStyle::kHarmony)
       return fmt::format("( \"<|channel|>analysis<|message|>\" {} \"<|start|>assistant\" )?", until("<|end|>"));
-    if (f_.reasoning_close.empty() || options_.reasoning_closed) return "gap";
+    if (f_.reasoning_close.empty() || options_.reasoning_closed) return "lead";
     const std::string rest = until(f_.reasoning_close);
-    if (options_.reasoning_open) return rest + " gap";
-    return fmt::format("gap ( {} {} )? gap", literal(f_.reasoning_open), rest);
+    if (options_.reasoning_open) return rest + " lead";
+    return fmt::format("lead ( {} {} )? lead", literal(f_.reasoning_open), rest);
+  }
+
+  std::string answer() const {
+    if (f_.style == CallStyle::kHarmony)
+      return fmt::format("\"<|channel|>final\" ( \" \"? \"<|constrain|>\"? \"json\" )? \"<|message|>\" {}",
+                         options_.answer);
+    if (f_.dropped.empty()) return options_.answer;
+    return fmt::format("{}? {} {}?", literal(f_.dropped.front()), options_.answer, literal(f_.dropped.back()));
   }
 
   std::string alternatives(const std::vector<std::string>& list) {

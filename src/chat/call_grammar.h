@@ -29,12 +29,13 @@ struct FunctionRules {
 struct CallGrammarOptions {
   std::string
       rules;  // GBNF of the rules that the functions name; `root` and names with call-, until-, gemma- are taken
+  std::string answer = {};      // the rule of an answer without calls, from the start; empty: there must be calls
   bool parallel = true;         // more than one call
   bool from_start = false;      // the whole answer, with the reasoning before; otherwise from the begin of the call on
   bool reasoning_open = false;  // the prompt has opened it
   bool reasoning_closed = false;  // and closed it: none comes
 };
-// GBNF. `functions`: at least one.
+// GBNF. `functions`: at least one, or an answer.
 std::string call_grammar(const ToolFormat& format, const std::vector<FunctionRules>& functions,
                          const CallGrammarOptions& options);
 

@@ -234,7 +234,7 @@ NamedFormat::NamedFormat(std::string name, Apply apply) : name_(std::move(name))
 // between two control characters stands for each.
 Rendered NamedFormat::render(const ChatRequest& r) const {
   const bool goes_on = r.continue_final && !r.messages.empty();
-  const Json messages = goes_on ? without_last(r.messages) : r.messages;
+  const Json messages = without_calls(goes_on ? without_last(r.messages) : r.messages);
   std::vector<std::pair<std::string, std::string>> list;
   std::vector<Text> contents;
   for (const Json& m : messages) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <map>
+#include <utility>
 
 #include "json_scan.h"
 
@@ -232,7 +233,19 @@ class TaggedParser : public ReplyParser {
         return true;
       }
     }
+    if (options_.json_answer && !leave_calls(rest.substr(blank))) return false;
     at_ = At::kContent;
+    return true;
+  }
+
+  // No calls are looked for where the answer begins with something else; false if that is not known yet.
+  bool leave_calls(std::string_view text) {
+    for (std::size_t i = 0; i < n_triggers_; ++i) {
+      const Found found = begins(text, markers_[i], ended_);
+      if (found != Found::kNo) return found == Found::kYes;
+    }
+    markers_.erase(markers_.begin(), markers_.begin() + static_cast<std::ptrdiff_t>(n_triggers_));
+    n_triggers_ = 0;
     return true;
   }
 
@@ -346,6 +359,7 @@ class TaggedParser : public ReplyParser {
   void begin_call(At at) {
     at_ = at;
     name_.clear();
+    perhaps_.clear();
     arguments_.clear();
     named_ = false;
     has_arguments_ = false;
@@ -402,6 +416,11 @@ class TaggedParser : public ReplyParser {
     put(*out_, Kind::kArguments, call_, text);
   }
 
+  bool is_tool(const std::string& name) const {
+    return std::any_of(options_.tools.begin(), options_.tools.end(),
+                       [&](const Json& tool) { return tool["function"]["name"] == name; });
+  }
+
   bool list_item() {
     if (!space()) return false;
     const char c = in_.rest()[0];
@@ -449,7 +468,12 @@ class TaggedParser : public ReplyParser {
       fail();
       return true;
     }
+    if (!perhaps_.empty() && key != f_.arguments_key) {
+      fail();
+      return true;
+    }
     take(n + blank + 1);
+    if (!perhaps_.empty()) announce(std::exchange(perhaps_, {}));
     key_ = key;
     scanner_ = {};
     at_ = At::kMemberValue;
@@ -466,11 +490,17 @@ class TaggedParser : public ReplyParser {
       }
       const std::size_t n = json_string(name);
       if (n == 0) return false;
-      if (name.empty() || named_) {
+      const bool maybe = options_.json_answer && f_.trigger().empty();
+      if (name.empty() || named_ || (maybe && !is_tool(name))) {
         fail();
         return true;
       }
       take(n);
+      if (maybe) {
+        perhaps_ = std::move(name);
+        at_ = At::kAfterMember;
+        return true;
+      }
       announce(std::move(name));
       argument(arguments_);
       at_ = At::kAfterMember;
@@ -779,6 +809,7 @@ class TaggedParser : public ReplyParser {
   std::string held_;  // white space that may have to be dropped
   std::string raw_;   // of a call without a name yet
   std::string name_;
+  std::string perhaps_;  // a function's name in what may be the answer
   std::string key_;
   std::string arguments_;  // that came before the name
   JsonScanner scanner_;

@@ -38,6 +38,7 @@ struct ReplyOptions {
   bool calls = false;           // calls are looked for
   bool reasoning = true;        // it is split off
   bool reasoning_open = false;  // the prompt has opened it already
+  bool json_answer = false;     // what does not begin with a call is JSON: whatever its texts hold, there is no call
   Json tools;                   // of the request: types of parameters
 };
 std::unique_ptr<ReplyParser> make_reply_parser(const ToolFormat& format, ReplyOptions options);

@@ -98,34 +98,45 @@ chat::ChatRequest CallSupport::with_tools(const chat::ChatRequest& request) cons
   return out;
 }
 
-Grammar CallSupport::grammar(const Conversation& conversation, std::string_view prompt) const {
+Grammar CallSupport::grammar(const Conversation& conversation, std::string_view prompt,
+                             const std::string& answer_rules) const {
   const bool by_parameter = format_.style == chat::CallStyle::kTagged || format_.style == chat::CallStyle::kPythonic ||
                             format_.style == chat::CallStyle::kGemma;
-  chat::CallGrammarOptions options{.rules = schema::json_rules(),
+  const bool answer = !answer_rules.empty();
+  // Where reasoning would be left in the text, or the answer has begun, the text is the answer alone.
+  const bool alone = answer && (conversation.reasoning == ReasoningFormat::kNone || conversation.chat.continue_final);
+  chat::CallGrammarOptions options{.rules = schema::json_rules() + answer_rules,
+                                   .answer = answer ? "answer" : "",
                                    .parallel = conversation.parallel_calls,
-                                   .from_start = conversation.tool_use == ToolUse::kRequired,
+                                   .from_start = answer || conversation.tool_use == ToolUse::kRequired,
                                    .reasoning_open = chat::opens_reasoning(format_, prompt),
-                                   .reasoning_closed = chat::closes_reasoning(format_, prompt)};
+                                   .reasoning_closed = alone || chat::closes_reasoning(format_, prompt)};
   std::vector<chat::FunctionRules> functions;
   for (const Json& tool : conversation.chat.tools)
     functions.push_back(function_rules(tool["function"], functions.size(), by_parameter, options.rules));
   return Grammar(chat::call_grammar(format_, functions, options), texts());
 }
 
-ReplyPlan CallSupport::plan(const Conversation& conversation, std::string_view prompt) const {
+ReplyPlan CallSupport::plan(const Conversation& conversation, std::string_view prompt,
+                            const std::string& answer_rules) const {
   ReplyPlan out;
   const bool calls = conversation.tool_use != ToolUse::kNone;
+  const bool answer = !answer_rules.empty() && conversation.tool_use != ToolUse::kRequired;
   const bool harmony = format_.style == chat::CallStyle::kHarmony;
   const bool reasoning =
       conversation.reasoning != ReasoningFormat::kNone && (harmony || !format_.reasoning_close.empty());
   const bool open = chat::opens_reasoning(format_, prompt);
   out.bound = bound(conversation, open);
-  if (!calls && !reasoning) return out;
+  if (!calls && !reasoning && !answer) return out;
   out.format = &format_;
-  out.options = {.calls = calls, .reasoning = reasoning, .reasoning_open = open, .tools = conversation.chat.tools};
-  if (!calls) return out;
-  out.grammar = grammar(conversation, prompt);
-  out.lazy = conversation.tool_use != ToolUse::kRequired;
+  out.options = {.calls = calls,
+                 .reasoning = reasoning,
+                 .reasoning_open = open,
+                 .json_answer = answer,
+                 .tools = conversation.chat.tools};
+  if (!calls && !answer) return out;
+  out.grammar = grammar(conversation, prompt, answer ? answer_rules : "");
+  out.lazy = !answer && conversation.tool_use != ToolUse::kRequired;
   return out;
 }
 

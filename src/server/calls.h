@@ -21,7 +21,7 @@ namespace gsd::server {
 struct ReplyPlan {
   const chat::ToolFormat* format = nullptr;
   chat::ReplyOptions options;
-  std::optional<Grammar> grammar;  // of calls, over the texts of CallSupport
+  std::optional<Grammar> grammar;  // of calls and of what response_format asks for, over the texts of CallSupport
   bool lazy = false;               // it takes hold where a call begins
   std::optional<chat::ReasoningBound> bound;
 };
@@ -39,14 +39,15 @@ class CallSupport {
 
   // What the template is given: for one that does not write tools, a system message tells of them.
   chat::ChatRequest with_tools(const chat::ChatRequest& request) const;
-  // `prompt`: the rendered text. Throws ApiError(400) for a schema that cannot be kept where the function is strict,
-  // and for a bound on reasoning that is not written between tags, Error(kGrammar).
-  ReplyPlan plan(const Conversation& conversation, std::string_view prompt) const;
+  // `prompt`: the rendered text. `answer_rules`: what response_format asks for (json_schema.h); empty: any text. Beside
+  // tools the answer, after the reasoning, is calls or that. Throws ApiError(400) for a schema that cannot be kept
+  // where the function is strict, and for a bound on reasoning that is not written between tags, Error(kGrammar).
+  ReplyPlan plan(const Conversation& conversation, std::string_view prompt, const std::string& answer_rules) const;
   // A state of its own for each answer; nothing where the plan has neither a grammar nor a bound.
   std::optional<Constraint> constraint(const ReplyPlan& plan) const;
 
  private:
-  Grammar grammar(const Conversation& conversation, std::string_view prompt) const;
+  Grammar grammar(const Conversation& conversation, std::string_view prompt, const std::string& answer_rules) const;
   std::optional<chat::ReasoningBound> bound(const Conversation& conversation, bool opened) const;
 
   const std::shared_ptr<const TokenTexts>& texts() const;

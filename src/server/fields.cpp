@@ -134,7 +134,7 @@ std::vector<Fields> Fields::objects(const char* name) const {
 void Fields::refuse_unsupported(std::initializer_list<const char*> names) const {
   for (const char* name : names) {
     const Json* v = find(name);
-    if (v != nullptr && *v != Json(false) && *v != Json(0) && !(v->is_structured() && v->empty()))
+    if (v != nullptr && *v != Json(false) && *v != Json(0) && *v != Json("") && !(v->is_structured() && v->empty()))
       refuse(path(name), "is not supported by this server");
   }
 }

@@ -71,6 +71,19 @@ InfillRequest parse_infill(std::string_view body, const RequestDefaults& default
   return r;
 }
 
+std::vector<InfillRequest> with_suffix(const CompletionRequest& r) {
+  std::vector<InfillRequest> out;
+  for (const Prompt& p : r.prompts) {
+    if (p.size() != 1 || !p[0].tokens.empty()) refuse("suffix", "needs prompts that are texts");
+    InfillRequest fill;
+    fill.completion.max_tokens = r.max_tokens;
+    fill.prefix = p[0].text;
+    fill.suffix = r.suffix;
+    out.push_back(std::move(fill));
+  }
+  return out;
+}
+
 std::vector<Token> infill_prompt(const InfillRequest& r, const Vocabulary& v, int n_ctx) {
   check(v.fill);
   const auto text = [&](const std::string& t) { return v.tokenize(t, AddBegin::kNo, ParseControl::kNo); };

@@ -25,6 +25,10 @@ struct InfillRequest {
 // Throws ApiError(400) naming the field.
 InfillRequest parse_infill(std::string_view body, const RequestDefaults& defaults);
 
+// A completion with a suffix, as /infill would be asked for it: one request for each prompt. Throws ApiError(400) for a
+// prompt of tokens.
+std::vector<InfillRequest> with_suffix(const CompletionRequest& request);
+
 // The prompt as models for filling in are trained with it: other files, then prefix, suffix and the token for the
 // middle. What does not fit `n_ctx` beside the answer is cut where it is furthest from the gap: the suffix keeps at
 // least a quarter, the prefix what the suffix leaves, the files the rest. Throws ApiError(501) where the vocabulary has

@@ -5,14 +5,18 @@
 
 namespace gsd::server {
 
-std::string json_object_grammar() { return std::string("root ::= ws object\n") + schema::json_rules(); }
+std::string json_object_rules() { return "answer ::= object\n"; }
 
-std::string schema_grammar(const Json& schema) {
+std::string schema_rules(const Json& schema) {
   try {
-    return "root ::= ws schema\n" + schema::rules_for(schema, "schema") + schema::json_rules();
+    return schema::rules_for(schema, "answer");
   } catch (const Error& e) {
     throw ApiError(400, e.what(), "response_format");
   }
 }
+
+std::string answer_grammar(const std::string& rules) { return "root ::= ws answer\n" + rules + schema::json_rules(); }
+
+std::string schema_grammar(const Json& schema) { return answer_grammar(schema_rules(schema)); }
 
 }  // namespace gsd::server

@@ -95,6 +95,17 @@ Json OpenAiWriter::head(bool chunk) const {
   return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_.id}, {"system_fingerprint", "gsd"}};
 }
 
+// What the text begins with: the prompt where that was asked for, as it was given; tokens by their names.
+std::string OpenAiWriter::echoed(const Answers& answers, std::size_t choice) const {
+  std::string out;
+  if (!answers.request.echo) return out;
+  for (const auto& part : answers.request.prompts[choice / static_cast<std::size_t>(answers.request.n)]) {
+    out += part.text;
+    for (const Token t : part.tokens) out += model_.vocabulary.piece(t, ShowControl::kYes);
+  }
+  return out;
+}
+
 // What a step adds, of each call its pieces together.
 Json OpenAiWriter::chat_delta(const Answer& a, const Addition& x, bool greeted) const {
   Json out = Json::object();
@@ -128,7 +139,7 @@ void OpenAiWriter::add(const Answers& answers, Addition& x, std::string& out) {
   if (chat_) {
     choice["delta"] = chat_delta(a, x, s.greeted);
   } else {
-    choice["text"] = x.pieces.empty() ? "" : x.pieces[0].text;
+    choice["text"] = (s.greeted ? "" : echoed(answers, x.choice)) + (x.pieces.empty() ? "" : x.pieces[0].text);
   }
   if (request.logprobs >= 0) choice["logprobs"] = logprobs(x.tokens, s.offset);
   choice["finish_reason"] = a.finished ? finish_reason(a) : Json();
@@ -219,7 +230,7 @@ std::string OpenAiWriter::whole(const Answers& answers) {
     if (chat_) {
       choice["message"] = chat_message(a);
     } else {
-      choice["text"] = a.text(Kind::kText);
+      choice["text"] = echoed(answers, i) + a.text(Kind::kText);
     }
     TextOffset offset;
     choice["logprobs"] = answers.request.logprobs >= 0 ? logprobs(a.tokens, offset) : Json();

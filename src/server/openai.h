@@ -40,6 +40,7 @@ class OpenAiWriter : public AnswerWriter {
   };
 
   Json head(bool chunk) const;
+  std::string echoed(const Answers& answers, std::size_t choice) const;
   Json chat_delta(const Answer& answer, const Addition& addition, bool greeted) const;
   Json logprobs(const std::vector<TokenReport>& tokens, TextOffset& offset) const;
 

@@ -137,11 +137,11 @@ void read_sampling(const Fields& f, const RequestDefaults& defaults, CompletionR
   }
 }
 
-void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
+void read_speculation(const Fields& f, SpeculationParams& p, bool& trace, bool& store) {
   const Json* v = f.find("speculative");
   if (v == nullptr) return;
   if (!v->is_object()) refuse("speculative", "must be an object");
-  std::set<std::string> known{"trace"};
+  std::set<std::string> known{"trace", "store"};
   visit_params(p, [&](const Param& param, auto&) { known.insert(param.name); });
   for (const auto& [key, value] : v->items()) {
     if (!known.contains(key)) refuse("speculative." + key, "is not known");
@@ -150,10 +150,11 @@ void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
   visit_params(p, [&](const Param& param, auto& field) { s.read(param, field); });
   if (s.find("max_width") != nullptr && p.max_width == 0) refuse("speculative.max_width", "must be from 1 to 64");
   s.read("trace", trace);
+  s.read("store", store);
 }
 
-// Sets `grammar` to what response_format asks for, if anything.
-void read_response_format(const Fields& f, std::string& grammar) {
+// Sets `answer_rules` to what response_format asks for, if anything.
+void read_response_format(const Fields& f, CompletionRequest& r) {
   const Json* top_schema = f.find("json_schema");  // llama.cpp's
   const Json* v = f.find("response_format");
   std::string out;
@@ -164,23 +165,28 @@ void read_response_format(const Fields& f, std::string& grammar) {
     format.read("type", type);
     if (type == "json_object") {
       const Json* schema = format.find("schema");
-      out = schema != nullptr ? schema_grammar(*schema) : json_object_grammar();
+      out = schema != nullptr ? schema_rules(*schema) : json_object_rules();
     } else if (type == "json_schema") {
       const Json* wrapper = format.find("json_schema");
       if (wrapper == nullptr || !wrapper->is_object() || !wrapper->contains("schema"))
         refuse("response_format.json_schema", "must be an object with a schema");
-      out = schema_grammar((*wrapper)["schema"]);
+      out = schema_rules((*wrapper)["schema"]);
     } else if (type != "text") {
       refuse("response_format.type", "must be text, json_object or json_schema");
     }
   }
   if (top_schema != nullptr) {
     if (!out.empty()) refuse("json_schema", "cannot be given beside response_format");
-    out = schema_grammar(*top_schema);
+    out = schema_rules(*top_schema);
   }
-  if (out.empty()) return;
-  if (!grammar.empty()) refuse("grammar", "cannot be given beside response_format");
-  grammar = std::move(out);
+  if (!out.empty() && !r.grammar.empty()) refuse("grammar", "cannot be given beside response_format");
+  r.answer_rules = std::move(out);
+}
+
+// Outside of chats there is nothing beside the answer.
+void answer_only(CompletionRequest& r) {
+  if (!r.answer_rules.empty()) r.grammar = answer_grammar(r.answer_rules);
+  r.answer_rules.clear();
 }
 
 void read_common(const Fields& f, const RequestDefaults& defaults, CompletionRequest& r) {
@@ -188,7 +194,7 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   r.speculation = defaults.speculation;
   r.max_tokens = defaults.max_tokens;
   f.refuse_unsupported({"functions", "function_call", "audio", "modalities", "prediction", "web_search_options",
-                        "suffix", "echo", "images", "lora", "mirostat", "n_indent"});
+                        "images", "lora", "mirostat", "n_indent"});
   if (const Json* target = f.find("adaptive_target"); target != nullptr && !(target->is_number() && *target < 0))
     refuse("adaptive_target", "is not supported by this server");
   f.read("model", r.model);
@@ -205,14 +211,14 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   f.read("t_max_predict_ms", r.max_predict_ms, -1, INT64_MAX);
   read_stop(f, r.stop);
   f.read("grammar", r.grammar);
-  read_response_format(f, r.grammar);
+  read_response_format(f, r);
   if (const Json* o = f.find("stream_options"); o != nullptr) {
     if (!o->is_object()) refuse("stream_options", "must be an object");
     Fields(*o, "stream_options").read("include_usage", r.include_usage);
   }
   try {
     read_sampling(f, defaults, r);
-    read_speculation(f, r.speculation, r.trace);
+    read_speculation(f, r.speculation, r.trace, r.store);
     validate(r.sampling);
     validate(r.speculation);
   } catch (const Error& e) {
@@ -267,7 +273,7 @@ CompletionRequest parse_chat(std::string_view body, const RequestDefaults& defau
 CompletionRequest read_chat(const Json& object, const RequestDefaults& defaults) {
   const Fields f(object);
   CompletionRequest r;
-  f.refuse_unsupported({"n_probs"});
+  f.refuse_unsupported({"n_probs", "echo", "suffix"});
   read_common(f, defaults, r);
   r.conversation = read_conversation(object, defaults.conversation);
   bool report = false;
@@ -285,12 +291,16 @@ CompletionRequest parse_completion(std::string_view body, const RequestDefaults&
   CompletionRequest r;
   f.refuse_unsupported({"n_probs"});
   read_common(f, defaults, r);
+  answer_only(r);
   r.prompts = read_prompts(f);
   f.read("parse_special", r.parse_special);
   std::int64_t best_of = r.n;
   f.read("best_of", best_of, 1, kMaxChoices);
   if (best_of != r.n) refuse("best_of", "is not supported by this server");
   f.read("logprobs", r.logprobs, 0, kMaxTopLogprobs);
+  f.read("echo", r.echo);
+  if (r.echo && r.logprobs >= 0) refuse("echo", "cannot be given beside logprobs: tokens of the prompt are not scored");
+  f.read("suffix", r.suffix);
   return r;
 }
 
@@ -304,7 +314,9 @@ CompletionRequest parse_native(std::string_view body, const RequestDefaults& def
 CompletionRequest read_native(const Json& object, const RequestDefaults& defaults) {
   const Fields f(object);
   CompletionRequest r;
+  f.refuse_unsupported({"echo", "suffix"});
   read_common(f, defaults, r);
+  answer_only(r);
   f.read("parse_special", r.parse_special);
   f.read("n_cmpl", r.n, 1, kMaxChoices);
   int n_probs = 0;

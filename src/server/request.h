@@ -41,7 +41,10 @@ struct CompletionRequest {
   std::int64_t max_tokens = -1;
   int n = 1;  // choices per prompt
   std::vector<std::string> stop;
-  std::string grammar;         // GBNF, also that of response_format
+  std::string grammar;         // GBNF of the whole text
+  std::string answer_rules;    // GBNF of what a chat's response_format asks for, see json_schema.h
+  bool echo = false;           // the text begins with the prompt; of OpenAI's completions, as the next one
+  std::string suffix;          // what comes after the text
   int logprobs = -1;           // alternatives per token, -1 = no report
   bool post_sampling = false;  // reported are probabilities of what is drawn from, not log-probabilities of the model
   bool report_tokens = false;
@@ -56,7 +59,9 @@ struct CompletionRequest {
   bool cache_prompt = true;
   bool ignore_eos = false;
   bool timings_per_token = false;
-  bool trace = false;  // the graph of every step
+  bool trace = false;      // the graph of every step
+  bool store = true;       // draw on earlier answers, and be drawn on, where the server keeps some
+  std::size_t client = 0;  // whose answers: one of another number sees nothing of them
 };
 
 struct TokenizeRequest {

@@ -320,7 +320,8 @@ void Scheduler::publish() {
                                                  .n_prompt = s.n_prompt(),
                                                  .n_prompt_left = engine_.prefill_left(s),
                                                  .n_decoded = s.generated().size(),
-                                                 .tokens_per_step = s.stats().tokens_per_step()};
+                                                 .tokens_per_step = s.stats().tokens_per_step(),
+                                                 .drafter = s.stats().drafter};
   }
 }
 

@@ -108,6 +108,11 @@ TEST(ChatFormat, AKnownNamesContentsAreTheRequests) {
   EXPECT_EQ(r.text, "<system>S<user>a <user> b<assistant>");
   ASSERT_EQ(r.from_request.size(), 2U);
   EXPECT_EQ(r.text.substr(r.from_request[1].first, r.from_request[1].second - r.from_request[1].first), "a <user> b");
+  EXPECT_EQ(f.render(request(R"([{"role": "user", "content": "x"}, {"role": "assistant", "content": null, "tool_calls":
+                [{"id": "1", "type": "function", "function": {"name": "now", "arguments": "{}"}}]},
+                {"role": "tool", "name": "now", "content": "noon"}])"))
+                .text,
+            R"(<user>x<assistant>{"name": "now", "arguments": {}}<user>Result of now: noon<assistant>)");
 }
 
 }  // namespace

@@ -62,6 +62,26 @@ TEST(Api, TheSameTextInEveryModeStreamedOrNot) {
   }
 }
 
+TEST(Api, EchoBeginsEachTextWithItsPromptAsItWasGiven) {
+  Rig rig;
+  rig.start();
+  Json body{{"prompt", {"once upon", Json::array({97, "b c", 100})}}, {"n", 2}, {"max_tokens", 20}, {"temperature", 0}};
+  const Json without = ask(rig.api, body);
+  body["echo"] = true;
+  const Json with = ask(rig.api, body);
+  std::vector<std::string> streamed(4);
+  for (const Json& c : stream(rig.api, body))
+    streamed[c["choices"][0]["index"].get<std::size_t>()] += c["choices"][0]["text"].get<std::string>();
+  for (std::size_t i = 0; i < 4; ++i) {
+    const std::string text = (i < 2 ? "once upon" : "ab cd") + text_of(without, i);
+    EXPECT_EQ(text_of(with, i), text);
+    EXPECT_EQ(streamed[i], text);
+  }
+  EXPECT_EQ(with["usage"]["completion_tokens"], without["usage"]["completion_tokens"]);
+  body["max_tokens"] = 0;
+  EXPECT_EQ(text_of(ask(rig.api, body)), "once upon");
+}
+
 TEST(Api, HonoursSpeculationPerRequest) {
   Rig rig;
   rig.start();
@@ -182,6 +202,11 @@ TEST(Api, ChatStreamsInOpenAisShape) {
     if (!c.contains("gsd")) continue;
     n_traced += c["gsd"]["emitted"].size();
     EXPECT_EQ(c["gsd"]["tree"][0]["origin"], "root");
+    EXPECT_EQ(c["gsd"]["drafters"][0]["name"], "model");
+    for (const auto& node : c["gsd"]["tree"]) {
+      const bool drafted = node["origin"] == "draft" || node["origin"] == "merged";
+      EXPECT_TRUE(!drafted || node["drafters"] == Json::array({"model"})) << node;
+    }
     EXPECT_GE(c["gsd"]["graph"]["nodes"].size(), 1U);
   }
   EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);

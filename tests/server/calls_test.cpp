@@ -220,10 +220,106 @@ TEST(Calls, NoneMeansThatNothingIsACall) {
   EXPECT_EQ(choice["finish_reason"], "stop");
 }
 
+// The properties are those that a call of a function without a marker has too.
+Json name_and_days() {
+  const Json schema{{"type", "object"},
+                    {"properties", {{"name", {{"type", "string"}}}, {"days", {{"type", "integer"}}}}},
+                    {"required", {"name", "days"}},
+                    {"additionalProperties", false}};
+  return {{"type", "json_schema"}, {"json_schema", {{"name", "n"}, {"schema", schema}}}};
+}
+
+TEST(Calls, BesideResponseFormatTheAnswerIsACallOrWhatTheSchemaSays) {
+  for (const auto& [format, both] : answers()) {
+    // Text before a call is no JSON.
+    const std::size_t begin = format == "harmony"           ? both.rfind("assistant") + 9
+                              : both.starts_with("I look.") ? both.find_first_not_of(" \n", 7)
+                                                            : 0;
+    Rig rig(rig_for(format, both.substr(begin)));
+    rig.start();
+    for (const char* mode : {"plain", "graph"}) {
+      const Json body = question({{"speculative", {{"mode", mode}}}, {"response_format", name_and_days()}});
+      for (const Json& choice : {ask(rig, body), streamed(rig, body)}) {
+        EXPECT_EQ(choice["finish_reason"], "tool_calls") << format << ": " << choice;
+        EXPECT_GE(choice["message"]["tool_calls"].size(), 1U);
+        EXPECT_TRUE(choice["message"]["content"].is_null() || choice["message"]["content"] == "") << choice;
+      }
+    }
+  }
+}
+
+TEST(Calls, AnAnswerInJsonIsNoCallWhateverItHolds) {
+  const std::vector<std::string> wanted{R"({"name": "Ulm", "days": 3})", R"({"name": "get_weather", "days": 3})",
+                                        R"({"name": "<tool_call><function=now></function></tool_call>", "days": 3})",
+                                        R"({"name": "[TOOL_CALLS]now[ARGS]{}", "days": 3})"};
+  for (const std::string& format : chat::tool_format_names()) {
+    if (format.starts_with("deepseek")) continue;  // its markers are no ASCII
+    for (const std::string& json : wanted) {
+      const std::string before = format == "harmony"     ? "<|channel|>final<|message|>"
+                                 : format == "command-r" ? "<|START_RESPONSE|>"
+                                                         : "";
+      Rig rig(rig_for(format, before + json));
+      rig.start();
+      for (const char* mode : {"plain", "graph"}) {
+        Json body = question({{"speculative", {{"mode", mode}}}, {"response_format", name_and_days()}});
+        for (const Json& choice : {ask(rig, body), streamed(rig, body)}) {
+          EXPECT_EQ(choice["finish_reason"], "stop") << format << ": " << choice;
+          EXPECT_EQ(choice["message"]["content"], json) << format << ": " << choice;
+          EXPECT_FALSE(choice["message"].contains("tool_calls")) << format << ": " << choice;
+        }
+        body["tool_choice"] = "none";
+        EXPECT_EQ(ask(rig, body)["message"]["content"], json) << format;
+        body["tool_choice"] = "required";
+        body["max_tokens"] = 1500;
+        body["parallel_tool_calls"] = false;
+        EXPECT_EQ(ask(rig, body)["finish_reason"], "tool_calls") << format;
+      }
+    }
+  }
+}
+
 RigOptions thinking(const std::string& answer) {
   RigOptions o = rig_for("", answer);
   o.chat_template = std::string(kPlainTemplate) + "{% if open %}<think>{% endif %}{# <think> #}";
   return o;
+}
+
+// A model that thinks first does so before it answers in a form, too.
+TEST(Calls, ReasoningComesBeforeAnAnswerInJson) {
+  const std::string json = R"({"name": "Ulm", "days": 3})";
+  Json body{{"messages", {{{"role", "user"}, {"content", "?"}}}},
+            {"temperature", 0},
+            {"max_tokens", 200},
+            {"response_format", name_and_days()}};
+  const auto expect = [&](Rig& rig) {
+    for (const char* mode : {"plain", "graph"}) {
+      body["speculative"] = {{"mode", mode}};
+      for (const Json& choice : {ask(rig, body), streamed(rig, body)}) {
+        EXPECT_EQ(choice["message"]["reasoning_content"], "Hm.") << choice;
+        EXPECT_EQ(choice["message"]["content"], json) << choice;
+      }
+    }
+  };
+  Rig closed(thinking("<think>\nHm.\n</think>\n\n" + json));
+  closed.start();
+  expect(closed);
+  Json none = body;
+  none["reasoning_format"] = "none";
+  const Json message = ask(closed, none)["message"];
+  EXPECT_TRUE(Json::accept(message["content"].get<std::string>())) << message;
+  RigOptions o = thinking("");
+  o.script = writes("<think>Hm.</think>" + json);
+  Rig opened(o);
+  opened.start();
+  body["chat_template_kwargs"] = {{"open", true}};
+  expect(opened);
+  body.erase("chat_template_kwargs");
+  Rig harmony(rig_for("harmony",
+                      "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final "
+                      "<|constrain|>json<|message|>" +
+                          json));
+  harmony.start();
+  expect(harmony);
 }
 
 TEST(Calls, ReasoningIsGivenApart) {
@@ -367,7 +463,7 @@ TEST(Calls, ToolsAreRefusedByName) {
   EXPECT_THAT(why({{"tool_choice", {{"type", "function"}, {"function", {{"name", "launch"}}}}}}), HasSubstr("launch"));
   EXPECT_THAT(why({{"tools", nullptr}, {"tool_choice", "required"}}), HasSubstr("needs tools"));
   EXPECT_THAT(why({{"reasoning_format", "latin"}}), HasSubstr("'reasoning_format'"));
-  EXPECT_THAT(why({{"response_format", {{"type", "json_object"}}}}), HasSubstr("beside a grammar"));
+  EXPECT_THAT(why({{"grammar", "root ::= [a-z]*"}}), HasSubstr("beside a grammar"));
   Json strict = tools();
   strict[0]["function"]["parameters"] = {{"type", "object"},
                                          {"properties", {{"a", {{"type", "array"}, {"uniqueItems", true}}}}}};

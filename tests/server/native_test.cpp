@@ -408,6 +408,18 @@ TEST(Infill, AnswersInTheNativeFormAndSaysWhatItLacks) {
   const Json a = finish(rig.api.infill(body.dump()));
   EXPECT_EQ(a["prompt"], "[1]int a[2];[3]");
   EXPECT_EQ(a["tokens_predicted"], 6);
+  // A suffix of OpenAI's completions asks for the same.
+  const Json suffix{{"prompt", "int a"}, {"suffix", ";"}, {"max_tokens", 6}, {"ignore_eos", true}, {"temperature", 0}};
+  Json same = body;
+  same["temperature"] = 0;
+  const Json completion = finish(rig.api.completion(suffix.dump(), false));
+  EXPECT_EQ(completion["choices"][0]["text"], finish(rig.api.infill(same.dump()))["content"]);
+  EXPECT_EQ(completion["usage"]["prompt_tokens"], a["tokens_evaluated"]);
+  Json tokens = suffix;
+  tokens["prompt"] = {97, 98};
+  EXPECT_THAT(refused([&] { rig.api.completion(tokens.dump(), false); }).what(), HasSubstr("'suffix' needs prompts"));
+  EXPECT_EQ(refused([&] { rig.api.native(R"({"prompt": "x", "suffix": "y"})"); }).param(), "suffix");
+  EXPECT_EQ(refused([&] { rig.api.native(R"({"prompt": "x", "echo": true})"); }).param(), "echo");
   const auto field = [&](const Json& b) { return refused([&] { rig.api.infill(b.dump()); }).param(); };
   EXPECT_EQ(field({{"input_suffix", "x"}}), "input_prefix");
   EXPECT_EQ(field({{"input_prefix", "x"}}), "input_suffix");

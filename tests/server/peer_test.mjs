@@ -191,7 +191,11 @@ check("a cancelled request leaves its slot", async (s) => {
 });
 
 // OpenAI's completions
-check("/v1/completions passes echo and suffix over", async (s) => s.post("/v1/completions", { prompt: "a", max_tokens: 1, echo: true, suffix: "b" }), "400 by name");
+check("/v1/completions passes echo and suffix over", async (s) => {
+  const text = async (more) => (await s.post("/v1/completions", { prompt, max_tokens: 8, temperature: 0, ...more })).choices[0].text;
+  assert.equal(await text({ echo: true, suffix: "\n\n> tar -x" }), await text({}));
+}, "the text begins with the prompt, and goes before the suffix");
+check("/props has the text of ChatML where the model has no template", async (s) => assert.match((await s.get("/props")).chat_template, /<\|im_start\|>/));
 check("/v1/completions has OpenAI's form", async (s) => {
   const a = await s.post("/v1/completions", { model: "davinci-002", prompt, max_tokens: 8 });
   assert.equal(a.object, "text_completion");

@@ -184,8 +184,9 @@ TEST(Request, RefusesByName) {
       {R"({"prompt": "x", "logit_bias": 5})", "'logit_bias'"},
       {R"({"prompt": "x", "logprobs": 21})", "'logprobs'"},
       {R"({"prompt": "x", "best_of": 2})", "'best_of' is not supported"},
-      {R"({"prompt": "x", "echo": true})", "'echo' is not supported"},
-      {R"({"prompt": "x", "suffix": "y"})", "'suffix' is not supported"},
+      {R"({"prompt": "x", "echo": true, "logprobs": 1})", "'echo' cannot be given beside logprobs"},
+      {R"({"prompt": "x", "echo": 1})", "'echo' must be true or false"},
+      {R"({"prompt": "x", "suffix": 1})", "'suffix' must be a string"},
       {R"({"prompt": "x", "mirostat": 2})", "'mirostat' is not supported"},
       {R"({"prompt": "x", "adaptive_target": 0.5})", "'adaptive_target' is not supported"},
       {R"({"prompt": "x", "samplers": ["nope"]})", "no sampler 'nope'"},
@@ -211,6 +212,8 @@ TEST(Request, RefusesByName) {
   };
   for (const auto& [body, words] : cases) EXPECT_THAT(message_of(body), HasSubstr(words)) << body;
   EXPECT_THAT(message_of(R"({"messages": []})", true), HasSubstr("'messages'"));
+  EXPECT_THAT(message_of(R"({"messages": [], "echo": true})", true), HasSubstr("'echo' is not supported"));
+  EXPECT_THAT(message_of(R"({"messages": [], "suffix": "y"})", true), HasSubstr("'suffix' is not supported"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "robot", "content": ""}]})", true), HasSubstr("'messages.role'"));
   EXPECT_THAT(message_of(R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", true),
               HasSubstr("'messages.content'"));
@@ -238,6 +241,7 @@ TEST(Metrics, CountAndPrintHistograms) {
   step.emitted = 3;
   step.accepted = 2;
   step.verified = 7;
+  step.drafter[0] = {"mtp", 1, 2, 5, 1, 0.5};
   m.session_step(step, 0);
   m.session_step(step, 6);
   m.first_token(30);
@@ -246,6 +250,8 @@ TEST(Metrics, CountAndPrintHistograms) {
   EXPECT_THAT(text, HasSubstr("\ngsd:tokens_predicted_total 6\n"));
   EXPECT_THAT(text, HasSubstr("\ngsd:requests_deferred 5\n"));
   EXPECT_THAT(text, HasSubstr("\ngsd:spec_decode_num_draft_tokens_total 14\n"));
+  EXPECT_THAT(text, HasSubstr("\ngsd:drafter_tokens_total{drafter=\"mtp\"} 10\n"));
+  EXPECT_THAT(text, HasSubstr("\ngsd:drafter_accepted_tokens_total{drafter=\"mtp\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("per_pos_total{position=\"1\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("per_pos_total{position=\"2\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("gsd:accepted_tokens_per_step_bucket{le=\"1\"} 0\n"));

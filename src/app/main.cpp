@@ -38,15 +38,8 @@ int report(const char* sentence, gsd::ErrorCode code) {
   return static_cast<int>(code);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   using namespace gsd;
-  app::open_standard_descriptors();
-  app::catch_signals();
-#ifdef __linux__
-  prctl(PR_SET_NAME, "gsd");  // an installed tree's own loader would lend its name
-#endif
   CLI::App program("Graph-structured speculative decoding for GGUF models: the target's own text, faster.", "gsd");
   program.get_formatter()->enable_footer_formatting(false);  // examples keep their lines
   program.footer(kFooter);
@@ -75,6 +68,21 @@ int main(int argc, char** argv) {
     for (const std::string& name : code == 0 ? std::vector<std::string>{} : from_environment)
       std::fprintf(stderr, "gsd: note: the environment's %s counts as a flag.\n", name.c_str());
     return code == 0 ? 0 : static_cast<int>(ErrorCode::kUsage);
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace gsd;
+  app::open_standard_descriptors();
+  app::catch_signals();
+#ifdef __linux__
+  prctl(PR_SET_NAME, "gsd");  // an installed tree's own loader would lend its name
+#endif
+  try {
+    return run(argc, argv);
   } catch (const Error& e) {
     if (app::interrupted()) return app::kExitInterrupted;
     return report(e.what(), e.code());
@@ -83,5 +91,4 @@ int main(int argc, char** argv) {
   } catch (const std::exception& e) {
     return report(e.what(), ErrorCode::kInternal);
   }
-  return exit_code;
 }

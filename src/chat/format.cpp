@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <new>
 
 #include "gsd/error.h"
 
@@ -100,6 +101,8 @@ JinjaFormat::JinjaFormat(std::string source, std::string bos, std::string eos, s
   try {
     template_.emplace(source_);
     probe();
+  } catch (const std::bad_alloc&) {
+    throw;  // no fault of the template
   } catch (const std::exception& e) {
     problem_ = e.what();
   }
@@ -117,7 +120,9 @@ Rendered JinjaFormat::plain(const Json& messages, const Json& tools, const Json&
     return template_->render(all, clock_());
   } catch (const Error&) {
     throw;
-  } catch (const std::exception& e) {  // of memory, say
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& e) {
     throw Error(ErrorCode::kModelUnsupported, fmt::format("The chat template cannot be rendered: {}.", e.what()));
   }
 }

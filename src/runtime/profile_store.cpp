@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -68,6 +69,8 @@ json read_profiles(const std::filesystem::path& file) {
     std::ifstream in(file);
     json all = json::parse(in, shallow);
     if (all.is_object()) return all;
+  } catch (const std::bad_alloc&) {
+    throw;  // what is there stays
   } catch (const std::exception&) {
   }
   return json::object();

@@ -188,15 +188,15 @@ void Api::check_model(const std::string& name) const {
 std::vector<Token> Api::prompt_tokens(const Prompt& prompt, bool parse_special) const {
   std::vector<Token> out;
   AddBegin begin = AddBegin::kYes;
-  for (const auto& part : prompt) {
-    if (const auto* text = std::get_if<std::string>(&part)) {
-      check_length(*text, "prompt");
+  for (const auto& [text, own] : prompt) {
+    if (own.empty()) {
+      check_length(text, "prompt");
       const ParseControl control = parse_special ? ParseControl::kYes : ParseControl::kNo;
-      const std::vector<Token> tokens = begin == AddBegin::kYes ? chat::tokenize_text(*text, control, model_.vocabulary)
-                                                                : model_.vocabulary.tokenize(*text, begin, control);
+      const std::vector<Token> tokens = begin == AddBegin::kYes ? chat::tokenize_text(text, control, model_.vocabulary)
+                                                                : model_.vocabulary.tokenize(text, begin, control);
       out.insert(out.end(), tokens.begin(), tokens.end());
     } else {
-      for (const Token t : std::get<std::vector<Token>>(part)) {
+      for (const Token t : own) {
         if (t < 0 || t >= model_.vocabulary.size)
           throw ApiError(400, fmt::format("The prompt holds token {}, which is not in the vocabulary.", t), "prompt");
         out.push_back(t);

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -188,6 +189,8 @@ void HttpServer::Impl::configure() {
       std::rethrow_exception(ep);
     } catch (const ApiError& e) {
       fail(req, res, e);
+    } catch (const std::bad_alloc&) {
+      fail(req, res, ApiError(500, "There is not enough memory for this request; try a smaller one."));
     } catch (const std::exception& e) {
       fail(req, res, ApiError(500, e.what()));
     } catch (...) {

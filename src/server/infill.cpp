@@ -74,11 +74,10 @@ InfillRequest parse_infill(std::string_view body, const RequestDefaults& default
 std::vector<InfillRequest> with_suffix(const CompletionRequest& r) {
   std::vector<InfillRequest> out;
   for (const Prompt& p : r.prompts) {
-    const auto* text = p.size() == 1 ? std::get_if<std::string>(p.data()) : nullptr;
-    if (text == nullptr) refuse("suffix", "needs prompts that are texts");
+    if (p.size() != 1 || !p[0].tokens.empty()) refuse("suffix", "needs prompts that are texts");
     InfillRequest fill;
     fill.completion.max_tokens = r.max_tokens;
-    fill.prefix = *text;
+    fill.prefix = p[0].text;
     fill.suffix = r.suffix;
     out.push_back(std::move(fill));
   }

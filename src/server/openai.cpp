@@ -100,11 +100,8 @@ std::string OpenAiWriter::echoed(const Answers& answers, std::size_t choice) con
   std::string out;
   if (!answers.request.echo) return out;
   for (const auto& part : answers.request.prompts[choice / static_cast<std::size_t>(answers.request.n)]) {
-    if (const auto* text = std::get_if<std::string>(&part)) {
-      out += *text;
-    } else {
-      for (const Token t : std::get<std::vector<Token>>(part)) out += model_.vocabulary.piece(t, ShowControl::kYes);
-    }
+    out += part.text;
+    for (const Token t : part.tokens) out += model_.vocabulary.piece(t, ShowControl::kYes);
   }
   return out;
 }

@@ -230,22 +230,21 @@ constexpr const char* kPrompts =
     "must be a text, a list of texts and token numbers, an object with a prompt_string, or a list of such";
 
 Prompt read_prompt(const Json& v) {
-  if (v.is_string()) return {v.get<std::string>()};
+  if (v.is_string()) return {{v.get<std::string>(), {}}};
   if (v.is_object()) {
     const Fields o(v, "prompt");
     o.refuse_unsupported({"multimodal_data"});
     if (o.find("prompt_string") == nullptr) refuse("prompt.prompt_string", "is missing");
-    return {o.text("prompt_string")};
+    return {{o.text("prompt_string"), {}}};
   }
   if (!v.is_array()) refuse("prompt", kPrompts);
   Prompt out;
   for (const Json& part : v) {
     if (part.is_string()) {
-      out.emplace_back(part.get<std::string>());
+      out.push_back({part.get<std::string>(), {}});
     } else if (part.is_number()) {
-      if (out.empty() || !std::holds_alternative<std::vector<Token>>(out.back()))
-        out.emplace_back(std::vector<Token>());
-      std::get<std::vector<Token>>(out.back()).push_back(token_list(Json::array({part}), "prompt")[0]);
+      if (out.empty() || out.back().tokens.empty()) out.emplace_back();
+      out.back().tokens.push_back(token_list(Json::array({part}), "prompt")[0]);
     } else {
       refuse("prompt", kPrompts);
     }

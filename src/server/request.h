@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <variant>
 #include <vector>
 
 #include "api_error.h"
@@ -24,8 +23,13 @@ struct RequestDefaults {
   Conversation conversation;     // of chats; without messages
 };
 
+// A text, or tokens. No std::variant: libstdc++ 12's frees what it never had where a copy finds no memory.
+struct PromptPart {
+  std::string text;
+  std::vector<Token> tokens;  // empty: it is a text
+};
 // Texts and tokens, one after the other. A begin of text is put before a text in front, not before tokens.
-using Prompt = std::vector<std::variant<std::string, std::vector<Token>>>;
+using Prompt = std::vector<PromptPart>;
 
 struct CompletionRequest {
   std::string model;

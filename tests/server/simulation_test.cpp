@@ -15,7 +15,7 @@ using Fate = test::FaultyBackend::Fate;
 constexpr int kLookBack = 256;  // all of a context
 
 struct Marks {
-  int whole = 0, vanished = 0, failed = 0, refused = 0, drained = 0, no_room = 0, broken = 0;
+  int whole = 0, vanished = 0, failed = 0, refused = 0, drained = 0, no_room = 0, broken = 0, remembered = 0;
 };
 
 Script whole_prefix(float drift) {
@@ -88,7 +88,11 @@ void simulate(std::uint64_t seed, Marks& marks) {
   const TextModel model = ascii_model(info.n_ctx);
   Metrics metrics;
   Scheduler scheduler(engine, metrics, {.max_queue = rng() % 6});
-  Api api(model, scheduler, metrics, api_options());
+  RigOptions stores;  // of two clients, where there are any; a third one has none
+  stores.n_stores = rng() % 2 * 2;
+  stores.store_capacity = 64 << rng() % 6;
+  const ApiOptions options = api_options(stores);
+  Api api(model, scheduler, metrics, options);
   std::vector<Client> clients;
   const int n_rounds = 30 + static_cast<int>(rng() % 60);
   const int drain_at = rng() % 4 == 0 ? static_cast<int>(rng() % 60) : 1000;
@@ -113,7 +117,8 @@ void simulate(std::uint64_t seed, Marks& marks) {
                       {"seed", request_seed}, {"max_tokens", most},
                       {"stream", true},       {"speculative", {{"mode", mode_name(static_cast<Mode>(rng() % 5))}}}};
       try {
-        clients.push_back({api.completion(body.dump(), false), alone(prompt, temperature, request_seed, most), "",
+        clients.push_back({api.completion(body.dump(), false, rng() % 3),
+                           alone(prompt, temperature, request_seed, most), "",
                            rng() % 5 == 0 ? static_cast<int>(rng() % 20) : 100000});
       } catch (const ApiError& e) {
         EXPECT_EQ(e.status(), 503) << e.what();
@@ -139,6 +144,10 @@ void simulate(std::uint64_t seed, Marks& marks) {
     EXPECT_FALSE(c.call) << "an accepted request never finishes";
   }
   EXPECT_EQ(scheduler.n_processing(), 0U);
+  for (const auto& store : options.stores) {
+    store->check_integrity();
+    marks.remembered += store->size() > 0 ? 1 : 0;
+  }
 }
 
 TEST(Simulation, NothingIsLostOrMixedUp) {
@@ -147,7 +156,8 @@ TEST(Simulation, NothingIsLostOrMixedUp) {
     GSD_SEEDED(rng, i);
     simulate(rng(), m);
   }
-  for (const int mark : {m.whole, m.vanished, m.failed, m.refused, m.drained, m.no_room, m.broken}) EXPECT_GT(mark, 10);
+  for (const int mark : {m.whole, m.vanished, m.failed, m.refused, m.drained, m.no_room, m.broken, m.remembered})
+    EXPECT_GT(mark, 10);
 }
 
 }  // namespace

@@ -204,6 +204,11 @@ TEST_F(AnswerFile, IsWrittenNowAndThen) {
   EXPECT_NO_THROW(for (n = 0; n < 40'000; n += 1001) store.add({}, std::vector<Token>(1000, 5)));
   EXPECT_THROW(store.save(), Error);
   std::filesystem::remove(path);
+  {
+    const FileLock held(path + ".lock");  // by another process, for however long
+    for (std::size_t more = 0; more < 40'000; more += 1001) store.add({}, std::vector<Token>(1000, 5));
+    EXPECT_FALSE(std::filesystem::exists(path));
+  }
   store.save();
   AnswerStore whole;
   whole.keep_in(path, "mine", kVocabulary);

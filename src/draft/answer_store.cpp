@@ -9,7 +9,6 @@
 #include <string_view>
 #include <utility>
 
-#include "../util/atomic_file.h"
 #include "gsd/error.h"
 
 namespace gsd {
@@ -58,8 +57,8 @@ void AnswerStore::add(std::span<const Token> prompt, std::span<const Token> answ
   if (path_.empty() || end_ < save_at_) return;
   save_at_ = end_ + kSaveEvery;
   try {
-    save();
-  } catch (const Error&) {  // no reason to fail a request; who saves at the end is told
+    write(FileLock::Busy::kThrow);  // nobody's token waits for another process
+  } catch (const Error&) {          // no reason to fail a request; who saves at the end is told
   }
 }
 
@@ -153,8 +152,11 @@ std::string AnswerStore::keep_in(std::string path, std::string vocabulary, Token
 }
 
 void AnswerStore::save() {
-  if (path_.empty() || saved_ == end_) return;
-  const FileLock lock(path_ + ".lock");
+  if (!path_.empty() && saved_ != end_) write(FileLock::Busy::kWait);
+}
+
+void AnswerStore::write(FileLock::Busy busy) {
+  const FileLock lock(path_ + ".lock", busy);
   std::vector<Token> tokens;
   read(tokens);
   for (std::int64_t i = std::max(saved_, end_ - capacity()); i < end_; ++i) tokens.push_back(token_[slot(i)]);

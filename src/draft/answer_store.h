@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../util/atomic_file.h"
 #include "gsd/source.h"
 #include "gsd/types.h"
 
@@ -63,6 +64,7 @@ class AnswerStore final : public Source {
   std::int32_t agreement(std::int64_t position, std::span<const Token> text) const;
   const Place* place(std::uint64_t hash) const;
   std::string read(std::vector<Token>& tokens) const;
+  void write(FileLock::Busy busy);
   std::string put_aside(const std::string& why) const;
 
   std::vector<Token> token_;   // [capacity] ring; -1 parts the answers

@@ -54,9 +54,10 @@ void AtomicFile::fail(int error) const {
   throw Error(ErrorCode::kIo, "The " + what_ + " '" + path_ + "' cannot be written: " + std::strerror(error) + ".");
 }
 
-FileLock::FileLock(const std::string& path) : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+FileLock::FileLock(const std::string& path, Busy busy) : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+  const int operation = LOCK_EX | (busy == Busy::kThrow ? LOCK_NB : 0);
   int result = -1;
-  while (fd_ >= 0 && (result = ::flock(fd_, LOCK_EX)) != 0 && errno == EINTR) {
+  while (fd_ >= 0 && (result = ::flock(fd_, operation)) != 0 && errno == EINTR) {
   }
   if (result == 0) return;
   const std::string reason = std::strerror(errno);

@@ -42,11 +42,12 @@ class AtomicFile {
 };
 
 // Held by one object at a time, over all threads and processes: for reading a file, changing it and writing it again.
-// Waits until it has it; a process that ends lets go. The file at `path` is made and stays.
+// A process that ends lets go. The file at `path` is made and stays.
 class FileLock {
  public:
+  enum class Busy { kWait, kThrow };  // what to do while another one holds it
   // Throws Error(kIo) if the file cannot be made or locked.
-  explicit FileLock(const std::string& path);
+  explicit FileLock(const std::string& path, Busy busy = Busy::kWait);
   ~FileLock();
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;

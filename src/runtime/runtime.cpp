@@ -47,7 +47,14 @@ std::optional<DraftType> choose_draft_type(const RuntimeOptions& o, const MtpLay
   return mtp.count > 0 && mtp.obstacle.empty() ? std::optional(DraftType::kMtp) : std::nullopt;
 }
 
-int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
+// Where a sequence may have all that there is, it gets no more than the models are to be trusted with.
+int default_context(const Model& target, const Model* draft, int n_shared) {
+  int most = n_shared > 0 ? std::min(n_shared, target.n_ctx_trusted()) : std::min(4096, target.n_ctx_train());
+  for (const Model* m : {&target, draft}) {
+    if (m != nullptr && m->max_positions() > 0) most = std::min(most, m->max_positions());
+  }
+  return std::max(16, most);
+}
 
 }  // namespace
 
@@ -139,7 +146,7 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
                   "The draft '" + options.draft + "' does not fit the target '" + options.target + "': " + why + ".");
   }
   ContextOptions context = options.context;
-  if (context.n_ctx == 0) context.n_ctx = default_context(*m.target);
+  if (context.n_ctx == 0) context.n_ctx = default_context(*m.target, m.draft.get(), context.n_shared);
   for (const Model* model : {m.target.get(), m.draft.get()}) {
     const int positions = model != nullptr ? model->max_positions() : 0;
     if (positions > 0 && context.n_ctx > positions)
@@ -153,6 +160,7 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   ContextOptions draft_context = context;
   draft_context.exact = false;                // it only proposes
   draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
+  if (context.n_shared > 0) draft_context.n_shared = context.n_shared + 256 * context.n_seq;
   if (m.type && m.type != DraftType::kModel) {
     BackendsWithHead both = make_backends(*m.target, m.draft ? *m.draft : *m.target, *m.type, context, draft_context);
     m.target_backend = std::move(both.target);

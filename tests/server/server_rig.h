@@ -24,6 +24,7 @@ struct RigOptions {
   int n_ctx = 512;
   int prefill_chunk = 16;
   std::size_t max_queue = 64;
+  std::size_t n_shared = 0;
   bool with_draft = true;
   int step_us = 0;  // a pass of the target takes that long for each row
   Script script;    // of both models; empty: random ones
@@ -99,7 +100,7 @@ struct Rig {
         engine(target, o.with_draft ? &draft : nullptr,
                {.exact = false, .prefill_chunk = o.prefill_chunk, .max_total_width = 64, .keep_prefixes = true}),
         model(ascii_model(o.n_ctx, o.chat_template)),
-        scheduler(engine, metrics, {.max_queue = o.max_queue}),
+        scheduler(engine, metrics, {.max_queue = o.max_queue, .n_shared = o.n_shared}),
         api(model, scheduler, metrics, api_options(o)) {
     // Times of the scripted backend mean nothing; a machine on which speculation pays.
     engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});

@@ -87,7 +87,8 @@ void simulate(std::uint64_t seed, Marks& marks) {
                  .clock = [&] { return clock += static_cast<double>(rng() % 100) / 50; }});
   const TextModel model = ascii_model(info.n_ctx);
   Metrics metrics;
-  Scheduler scheduler(engine, metrics, {.max_queue = rng() % 6});
+  const std::size_t n_shared = rng() % 2 == 0 ? 0 : 160 + rng() % 200;  // of texts up to 120 tokens
+  Scheduler scheduler(engine, metrics, {.max_queue = rng() % 6, .n_shared = n_shared});
   Api api(model, scheduler, metrics, api_options());
   std::vector<Client> clients;
   const int n_rounds = 30 + static_cast<int>(rng() % 60);
@@ -121,6 +122,10 @@ void simulate(std::uint64_t seed, Marks& marks) {
       }
     }
     scheduler.turn();
+    std::size_t held = 0;
+    for (std::int32_t i = 0; i < info.n_seq; ++i) held += static_cast<std::size_t>(target.n_committed(i));
+    // What a step adds comes on top, as with a context's cells.
+    EXPECT_TRUE(n_shared == 0 || held <= n_shared + static_cast<std::size_t>(info.max_outputs)) << held;
     for (Client& c : clients) {
       if (!c.call || rng() % 3 == 0) continue;  // it stalls
       if (--c.patience < 0) {

@@ -1,5 +1,5 @@
 // Many clients on few slots: no token may be lost, doubled or swapped, and memory may not grow.
-//   node stress.mjs GSD TARGET DRAFT [--seconds 60] [--clients 64] [--slots 4] [--exact] [--threads 2] [--tokens 48]
+//   node stress.mjs GSD TARGET DRAFT [--seconds 60] [--clients 64] [--slots 4] [--exact] [--threads 2] [--tokens 48] [--shared N]
 // Each client asks for the same prompts again and again, at temperature 0, streamed or not, in every mode, and now and then
 // goes away in the middle. What it gets is compared with the prompt's text when nothing else runs. Kernels round
 // differently at different widths: without --exact a text may part from that one where the two best tokens are nearly
@@ -10,14 +10,14 @@ import {startServer} from "./start_server.mjs";
 
 const [gsd, target, draft, ...rest] = process.argv.slice(2);
 const flag = (name, initial) => { const i = rest.indexOf("--" + name); return i < 0 ? initial : Number(rest[i + 1]); };
-const exact = rest.includes("--exact");
+const exact = rest.includes("--exact"), shared = flag("shared", 0);  // positions that four slots share
 const seconds = flag("seconds", 60), clients = flag("clients", 64), slots = flag("slots", 4), tokens = flag("tokens", 48), threads = flag("threads", 2);
 const kNearTie = 0.25;  // gap in log-probability up to which two tokens count as nearly equal
 const prompts = ["# tar", "# git commit", "# ls", "# docker run", "The history of", "# ssh-keygen\n\n> ", "Question: Ann has 5 apples", "# curl"];
 const modes = ["plain", "chain", "tree", "graph", "auto"];
 
-const server = await startServer(gsd, ["-m", target, "-md", draft, "--port", "0", "-np", String(slots), "-t", String(threads),
-  "-c", String(512 * slots), "--queue", String(2 * clients), ...(exact ? ["--exact"] : [])], process.env);
+const server = await startServer(gsd, ["-m", target, "-md", draft, "--port", "0", "-t", String(threads),
+  ...(shared ? ["-c", String(shared)] : ["-np", String(slots), "-c", String(512 * slots)]), "--queue", String(2 * clients), ...(exact ? ["--exact"] : [])], process.env);
 const {child} = server;
 const url = new URL(server.url);
 const agent = new http.Agent({keepAlive: true, maxSockets: clients + 4});

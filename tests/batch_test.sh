@@ -76,6 +76,23 @@ grep -q '"status_code":5' "$dir/int.jsonl" && fail "the interrupt is an answer"
 grep -q "($done_ by earlier runs)" "$dir/err" || fail "the summary: $(cat "$dir/err")"
 essence "$dir/int.jsonl" | cmp -s - "$dir/a" || fail "other answers after an interrupt"
 
+echo "== a store of answers"
+steps() { grep -o '"steps":[0-9]*' "$1" | awk -F: '{ n += $2 } END { print n }'; }
+for run_ in first second; do
+  "$gsd" batch "$dir/in.jsonl" "$dir/$run_.jsonl" "${pair[@]}" --mode graph --store "$dir/answers" 2>"$dir/err" || fail "with a store: $(cat "$dir/err")"
+  grep -q "note: the store" "$dir/err" && fail "$run_ run with a store: $(cat "$dir/err")"
+  essence "$dir/$run_.jsonl" | cmp -s - "$dir/a" || fail "other answers in the $run_ run with a store"
+done
+[ $(($(steps "$dir/second.jsonl") * 10)) -lt $(($(steps "$dir/first.jsonl") * 8)) ] || fail "$(steps "$dir/second.jsonl") steps with answers of the run before, $(steps "$dir/first.jsonl") without"
+truncate -s -9 "$dir/answers"
+"$gsd" batch "$dir/in.jsonl" "$dir/third.jsonl" "${pair[@]}" --store "$dir/answers" 2>"$dir/err" || fail "a damaged store: $(cat "$dir/err")"
+grep -q "note: the store of answers .* is damaged; it was renamed" "$dir/err" && [ -e "$dir/answers.old" ] || fail "a damaged store: $(cat "$dir/err")"
+essence "$dir/third.jsonl" | cmp -s - "$dir/a" || fail "other answers with a damaged store"
+cp "$dir/in.jsonl" "$dir/other"
+"$gsd" batch "$dir/in.jsonl" "$dir/fourth.jsonl" "${pair[@]}" --store "$dir/other" 2>"$dir/err"
+code=$?
+{ [ $code = 11 ] && grep -q "is no store of answers" "$dir/err" && cmp -s "$dir/in.jsonl" "$dir/other"; } || fail "something else as a store: exit code $code, $(cat "$dir/err")"
+
 echo "== files that are none"
 refused() {
   "$gsd" batch "$2" "$3" -m /none.gguf 2>"$dir/err"

@@ -239,12 +239,19 @@ TEST(MeasurementFile, GivesBackWhatWasWritten) {
   m.plain_ms_per_token = 1.5;
   m.same_text = false;
   m.first_token_ms = 12.25;
+  m.stats.drafter[0] = {"model", 1, 2, 3, 4, 5.5};
+  m.stats.drafter[1] = {"dflash", 6, 7, 8, 9, 10.5};
   const File file(to_line(Conditions{{"target", "t"}}) + to_line(m));
   const Measurements back = read_measurements(file.path());
   EXPECT_EQ(back.conditions.at("target"), "t");
   ASSERT_EQ(back.list.size(), 1U);
   EXPECT_EQ(back.list[0].key(), m.key());
   EXPECT_EQ(to_line(back.list[0]), to_line(m));
+  EXPECT_EQ(back.list[0].stats.drafter[1].name, "dflash");
+  EXPECT_EQ(back.list[0].stats.drafter[1].accepted, 9);
+  m.stats.steps = 1;
+  m.tuning = false;
+  EXPECT_THAT(markdown({{}, {m}}), testing::HasSubstr("dflash: 6.00 passes, 10.50 ms, 8.00 tokens verified, 9.00"));
 }
 
 TEST(MeasurementFile, LeavesOutAHalfWrittenEndAndRefusesTheRest) {

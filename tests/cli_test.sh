@@ -58,14 +58,19 @@ kind "control vector.*--control-vector" general.architecture str controlvector
 kind "reads images or sound.*--mmproj" general.architecture str clip
 kind "reads images or sound" general.type str mmproj
 kind "part 2 of 3 .*-00001-of-00003.gguf" split.no u16 1 split.count u16 3
-"$edit_gguf" "$draft" "$dir/kind.gguf" general.architecture str eagle3 || fail "edit_gguf"
-expect 4 "^gsd: .*kind.gguf' .*EAGLE-3 head.*EAGLE-3 heads with --draft.*--spec-type draft-eagle3" generate -m "$dir/kind.gguf" -p x
+"$edit_gguf" "$draft" "$dir/kind.gguf" general.architecture str dflash || fail "edit_gguf"
+expect 4 "^gsd: .*kind.gguf' .*DFlash drafter.*EAGLE-3 heads and DFlash heads with --draft.*--spec-type draft-dflash" generate -m "$dir/kind.gguf" -p x
 expect 3 "^gsd: .*kind.gguf' cannot be loaded" generate -m "$target" -d "$dir/kind.gguf" -p x
-expect 2 "kind.gguf' is an EAGLE-3 head.*leave out --draft-type model" generate -m "$target" -d "$dir/kind.gguf" -p x --draft-type model
-expect 2 "is no EAGLE-3 head.*leave out --draft-type eagle3" generate "${pair[@]}" -p x --draft-type eagle3
+"$edit_gguf" "$draft" "$dir/kind.gguf" general.architecture str eagle3 || fail "edit_gguf"
+expect 4 "^gsd: .*kind.gguf' .*EAGLE-3 head.*EAGLE-3 heads and DFlash heads with --draft.*--spec-type draft-eagle3" generate -m "$dir/kind.gguf" -p x
+expect 3 "^gsd: .*kind.gguf' cannot be loaded" generate -m "$target" -d "$dir/kind.gguf" -p x
+expect 2 "kind.gguf' is a head of the type eagle3; leave out --draft-type model" generate -m "$target" -d "$dir/kind.gguf" -p x --draft-type model
+expect 2 "is a model of its own; leave out --draft-type eagle3" generate "${pair[@]}" -p x --draft-type eagle3
 expect 2 "has no MTP layers.*--draft" generate -m "$target" -p x --draft-type mtp
 expect 2 "file of its own" generate -m "$target" -p x --draft-type eagle3
-kind "DFlash drafter.*--draft.*--spec-type draft-dflash" general.architecture str dflash
+expect 2 "file of its own" generate -m "$target" -p x --draft-type dflash
+expect 2 "both of the type model" generate "${pair[@]}" -d "$draft" -p x
+expect 2 "has no MTP layers" generate "${pair[@]}" -p x --with-mtp
 kind "an MTP head of Gemma 4.*--draft.*--spec-type draft-mtp" general.architecture str gemma4-assistant
 kind "only the MTP layers.*--draft.*--spec-type draft-mtp" --drop blk.0. llama.nextn_predict_layers u32 1
 kind "vocabulary and no weights" --drop ""

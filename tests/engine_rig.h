@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <random>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,6 +29,7 @@ struct World {
   int max_batch = 128;
   Token eog = -1;
   bool with_draft = true;
+  std::vector<float> more_drafts = {};  // drifts of further ones
   std::uint64_t seed = 1;
   EngineOptions engine;
 };
@@ -37,7 +40,26 @@ inline BackendInfo draft_info(BackendInfo target) {
   return target;
 }
 
-// A target, a draft that mostly agrees with it, and an engine over both.
+// The drafters of a world, and what they ask.
+struct Drafts {
+  Drafts(const World& s, const BackendInfo& target) {
+    if (!s.with_draft) return;
+    std::vector<float> drifts = s.more_drafts;
+    drifts.insert(drifts.begin(), s.drift);
+    for (const float drift : drifts)
+      backends.push_back(std::make_unique<ScriptedBackend>(
+          draft_info(target), random_script(s.seed, s.order, s.sharpness, drift), s.order, s.eog));
+  }
+  std::vector<std::unique_ptr<Drafter>> drafters() const {
+    std::vector<std::unique_ptr<Drafter>> out;
+    for (const auto& b : backends) out.push_back(make_model_drafter(*b, b->info().n_vocab, kNames[out.size()]));
+    return out;
+  }
+  static constexpr std::string_view kNames[] = {"model", "second", "third", "fourth"};
+  std::vector<std::unique_ptr<ScriptedBackend>> backends;
+};
+
+// A target, drafts that mostly agree with it, and an engine over them.
 struct Rig {
   explicit Rig(const World& s)
       : info{.n_vocab = s.n_vocab,
@@ -48,13 +70,15 @@ struct Rig {
              .max_leaves = s.max_leaves,
              .max_rollback = s.max_rollback},
         target(info, random_script(s.seed, s.order, s.sharpness), s.order, s.eog),
-        draft(draft_info(info), random_script(s.seed, s.order, s.sharpness, s.drift), s.order, s.eog),
-        engine(target, s.with_draft ? &draft : nullptr, s.engine) {
+        drafts(s, info),
+        engine(target, drafts.drafters(), s.engine) {
     // Times of the scripted backend mean nothing; a machine on which speculation pays.
     engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
-    engine.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
     engine.state().planner_.target_cost().freeze(true);
-    engine.state().planner_.draft_cost().freeze(true);
+    for (CostModel& cost : engine.state().planner_.draft_costs()) {
+      cost.load({{1, 0.5}, {16, 1}});
+      cost.freeze(true);
+    }
   }
 
   std::vector<Token> run(SessionOptions options, std::vector<Token> prompt) {
@@ -72,7 +96,7 @@ struct Rig {
     return {s->generated().begin(), s->generated().end()};
   }
 
-  // The target's memory holds everything but the last token; the draft's never more, and no wrong token.
+  // The target's memory holds everything but the last token; the drafts' never more, and no wrong token.
   void check(const Session& s) const {
     const auto all = s.tokens();
     const auto held = target.committed(0);
@@ -80,16 +104,19 @@ struct Rig {
       ASSERT_EQ(held.size(), all.size() - 1);
     }
     ASSERT_TRUE(std::equal(held.begin(), held.end(), all.begin()));
-    const auto drafted = draft.committed(0);
-    ASSERT_LE(drafted.size(), all.size());
-    ASSERT_TRUE(std::equal(drafted.begin(), drafted.end(), all.begin()));
     ASSERT_EQ(target.n_speculative(0), 0);
-    ASSERT_EQ(draft.n_speculative(0), 0);
+    for (const auto& draft : drafts.backends) {
+      const auto drafted = draft->committed(0);
+      ASSERT_LE(drafted.size(), all.size());
+      ASSERT_TRUE(std::equal(drafted.begin(), drafted.end(), all.begin()));
+      ASSERT_EQ(draft->n_speculative(0), 0);
+    }
   }
+  ScriptedBackend& draft() { return *drafts.backends.front(); }
 
   BackendInfo info;
   ScriptedBackend target;
-  ScriptedBackend draft;
+  Drafts drafts;
   Engine engine;
   Stats stats;
   FinishReason finish = FinishReason::kNone;
@@ -128,6 +155,7 @@ inline Case random_case(std::mt19937_64& rng) {
     w.max_rollback = static_cast<int>(rng() % 6);
   }
   w.with_draft = rng() % 8 != 0;
+  for (auto n = rng() % 3; n > 0; --n) w.more_drafts.push_back(static_cast<float>(rng() % 10) / 10);
   w.engine.exact = rng() % 3 == 0;
   w.engine.prefill_chunk = 1 + static_cast<int>(rng() % 20);
   w.eog = rng() % 2 ? 0 : -1;

@@ -228,7 +228,7 @@ TEST(Engine, NarrowsWhenTheCacheHasNoRoom) {
     Session* list[] = {s.get()};
     for (int i = 0; !s->finished(); ++i) {
       if (i % 3 == 1) rig.target.fail_next(1);
-      if (i % 4 == 1) rig.draft.fail_next(1);
+      if (i % 4 == 1) rig.draft().fail_next(1);
       try {
         rig.engine.step(list);
       } catch (const Error& e) {
@@ -331,7 +331,7 @@ TEST(Engine, AnEditedPromptAndAReusedSlotStartFromTheRightPrefix) {
     }
     s.reset();
     EXPECT_EQ(rig.target.n_committed(0), 0) << "a closed session gives its memory back";
-    EXPECT_EQ(rig.draft.n_committed(0), 0);
+    EXPECT_EQ(rig.draft().n_committed(0), 0);
   }
 }
 
@@ -524,7 +524,7 @@ double speed_where_tokens_are_fed_again(float drift, double each_ms, const Specu
   Rig rig(s);
   double clock = 0;
   SimulatedMachine target(rig.target, clock, 10, each_ms, true);
-  SimulatedMachine draft(rig.draft, clock, 0.3, 0.02, false);
+  SimulatedMachine draft(rig.draft(), clock, 0.3, 0.02, false);
   EngineOptions options;
   options.clock = [&] { return clock; };
   Engine engine(target, &draft, options);
@@ -612,6 +612,99 @@ TEST(Engine, AutoKeepsUpWithPlainDecodingAndWithTheBestChain) {
     log_ratio += std::log(automatic / best) / kRounds;
   }
   EXPECT_GT(std::exp(log_ratio), 1.03);
+}
+
+// The rate of `auto` with the drafters of the given drifts and milliseconds a pass, and whose passes they were.
+struct Drafted {
+  double rate;
+  std::array<DraftStats, kMaxDrafters> by;
+};
+Drafted drafted(World world, const std::vector<std::pair<float, double>>& drafters, const SessionOptions& o) {
+  world.drift = drafters.front().first;
+  for (std::size_t i = 1; i < drafters.size(); ++i) world.more_drafts.push_back(drafters[i].first);
+  Rig rig(world);
+  for (std::size_t i = 0; i < drafters.size(); ++i) {
+    CostModel& cost = rig.engine.state().planner_.draft_costs()[i];
+    cost.freeze(false);
+    cost.load({{1, drafters[i].second}, {16, 2 * drafters[i].second}});
+    cost.freeze(true);
+  }
+  rig.run(o, {1, 2, 3});
+  return {static_cast<double>(rig.stats.emitted) / rig.stats.modelled_ms, rig.stats.drafter};
+}
+
+// Nobody can know before which of two drafters will be the better one; soon it must not matter.
+TEST(Engine, AutoWithTwoDraftersKeepsUpWithTheBetterOne) {
+  double log_ratio = 0;
+  constexpr int kRounds = 24;
+  for (int round = 0; round < kRounds; ++round) {
+    GSD_SEEDED(rng, round);
+    World world;
+    world.seed = rng();
+    world.n_ctx = 1024;
+    world.n_vocab = 40;
+    world.order = 3;
+    const std::pair<float, double> a{static_cast<float>(rng() % 10) / 10, 0.2 + static_cast<double>(rng() % 20) / 10};
+    const std::pair<float, double> b{static_cast<float>(rng() % 10) / 10, 0.2 + static_cast<double>(rng() % 20) / 10};
+    SessionOptions o = options(Mode::kAuto, round % 3 == 0 ? 0 : 0.8F, rng(), 1000);
+    o.speculation.history = false;
+    const double best = std::max(drafted(world, {a}, o).rate, drafted(world, {b}, o).rate);
+    const double both = drafted(world, {a, b}, o).rate;
+    EXPECT_GT(both, 0.9 * best) << a.first << " at " << a.second << ", " << b.first << " at " << b.second;
+    log_ratio += std::log(both / best) / kRounds;
+  }
+  EXPECT_GT(std::exp(log_ratio), 0.97) << "to find out which costs a little";
+}
+
+TEST(Engine, AsksTheDrafterThatIsWorthMost) {
+  World world;
+  world.n_ctx = 2048;
+  world.n_vocab = 40;
+  world.order = 3;
+  SessionOptions o = options(Mode::kAuto, 0, 1, 1500);
+  o.speculation.history = false;
+  const auto share = [](const Drafted& d) {
+    return static_cast<double>(d.by[1].forwards) / static_cast<double>(d.by[0].forwards + d.by[1].forwards);
+  };
+  EXPECT_LT(share(drafted(world, {{0.1F, 1}, {0.9F, 1}}, o)), 0.2);
+  EXPECT_GT(share(drafted(world, {{0.9F, 1}, {0.1F, 1}}, o)), 0.8);
+  EXPECT_LT(share(drafted(world, {{0.3F, 0.3}, {0.3F, 3}}, o)), 0.2) << "as good, and ten times as expensive";
+}
+
+TEST(Engine, StatisticsTellWhoOfTheDraftersNamedWhat) {
+  World world;
+  world.more_drafts = {0.6F};
+  Rig rig(world);
+  SessionOptions o = options(Mode::kTree, 0, 1, 80);
+  o.speculation.history = false;
+  Stats sum;
+  o.on_step = [&](const StepView& v) {
+    const TokenTree& tree = v.hypotheses.tree();
+    std::array<std::int64_t, 2> verified{};
+    for (std::int32_t i = 1; i < tree.size(); ++i) {
+      const DrafterSet by = tree.drafters[static_cast<std::size_t>(i)];
+      EXPECT_NE(by, 0) << "only drafters are asked";
+      for (int d = 0; d < 2; ++d) verified[static_cast<std::size_t>(d)] += contains(by, d) ? 1 : 0;
+    }
+    for (std::size_t d = 0; d < 2; ++d) EXPECT_EQ(v.stats.drafter[d].verified, verified[d]);
+    sum.add(v.stats);
+  };
+  rig.run(o, {1, 2, 3});
+  const auto& by = rig.stats.drafter;
+  EXPECT_EQ(by[0].name, "model");
+  EXPECT_EQ(by[1].name, "second");
+  EXPECT_TRUE(by[2].name.empty());
+  EXPECT_EQ(by[0].forwards + by[1].forwards, rig.stats.draft_forwards);
+  EXPECT_EQ(by[0].nodes + by[1].nodes, rig.stats.draft_nodes);
+  for (std::size_t d = 0; d < 2; ++d) {
+    EXPECT_GT(by[d].forwards, 20) << "a mode set by hand asks all";
+    EXPECT_GT(by[d].accepted, 0);
+    EXPECT_LE(by[d].accepted, by[d].verified);
+    EXPECT_EQ(by[d].verified, sum.drafter[d].verified);
+  }
+  EXPECT_GT(by[0].verified + by[1].verified, rig.stats.verified) << "much is named by both";
+  world.more_drafts.resize(kMaxDrafters);
+  EXPECT_THROW(Rig{world}, Error);
 }
 
 TEST(Engine, WhatOneWayOfDecodingLearnsDoesNotSteerAnother) {
@@ -769,7 +862,7 @@ TEST(Engine, WhatTheMemoryCannotGoBackToIsTakenInAgain) {
   world.max_rollback = 5;
   Rig rig(world);
   rig.target.go_back_to_multiples_of(8);
-  rig.draft.go_back_to_multiples_of(6);
+  rig.draft().go_back_to_multiples_of(6);
   std::vector<Token> prompt(30);
   for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<Token>(i * i % 11);
   const std::pair<std::size_t, std::size_t> cases[] = {{30, 0}, {30, 24}, {21, 16}, {27, 16}, {7, 0}, {30, 0}};
@@ -796,7 +889,7 @@ TEST(Engine, AFailedPassCostsTimeAndNoToken) {
       for (int nth = 1; failed; ++nth) {
         SCOPED_TRACE(nth);
         Rig rig(world);
-        ScriptedBackend& broken = target ? rig.target : rig.draft;
+        ScriptedBackend& broken = target ? rig.target : rig.draft();
         broken.go_back_to_multiples_of(multiple);
         broken.break_at(nth);
         failed = false;
@@ -843,24 +936,24 @@ TEST(Engine, CatchingUpTheDraftTakesOneChunkAtATime) {
       auto s = rig.engine.open(options(Mode::kPlain, 0, 0, 1), prompt);
       continue_prompt(rig.engine, *s, prompt);
     }
-    EXPECT_EQ(rig.draft.n_forwards(), 0);
+    EXPECT_EQ(rig.draft().n_forwards(), 0);
     SessionOptions o = options(Mode::kChain, 0, 0, 600);
     o.speculation.history = false;
     auto s = rig.engine.open(o, prompt);
     rig.engine.set_prompt(*s, prompt);
     EXPECT_EQ(s->n_reused(), prompt.size() - 1);
     EXPECT_EQ(rig.engine.prefill(*s), 0U);
-    EXPECT_LE(rig.draft.n_forwards(), 1);
+    EXPECT_LE(rig.draft().n_forwards(), 1);
     Session* list[] = {s.get()};
     int steps_without = 0;
     while (!s->finished()) {
-      const auto before = rig.draft.n_forwards();
-      if (no_room && s->generated().size() % 50 == 10) rig.draft.fail_next(1);
+      const auto before = rig.draft().n_forwards();
+      if (no_room && s->generated().size() % 50 == 10) rig.draft().fail_next(1);
       rig.engine.step(list);
       const bool lagged = s->stats().draft_forwards == 0;
       steps_without += lagged ? 1 : 0;
       if (lagged) {
-        ASSERT_LE(rig.draft.n_forwards() - before, 1);
+        ASSERT_LE(rig.draft().n_forwards() - before, 1);
       }
     }
     EXPECT_GE(steps_without, 4000 / 64 - 3);
@@ -1082,10 +1175,10 @@ struct Proposals {
     return p;
   }
   // Drafts `token` at the frontier's first node, or the root.
-  void draft(std::int32_t node, Token token) {
+  void draft(std::int32_t node, Token token, int drafter = 0, float logit = 9) {
     std::array<float, 12> logits{};
-    logits[static_cast<std::size_t>(token)] = 9;
-    hypotheses.expand(node, logits);
+    logits[static_cast<std::size_t>(token)] = logit;
+    hypotheses.expand(node, logits, drafter);
   }
 
   std::array<bool, 12> is_eog{};
@@ -1108,6 +1201,45 @@ TEST(Hypotheses, ProposesAgainWhatWasDraftedAndNotAccepted) {
   EXPECT_EQ(tree.token, (std::vector<Token>{8, 9, 10}));
   EXPECT_EQ(tree.origin[1], Origin::kRecycled);
   EXPECT_EQ(tree.origin[2], Origin::kRecycled);
+}
+
+// Two drafters that agree are right more often than the surer of them thinks; one that is alone less often.
+TEST(Hypotheses, WhatTwoDraftersNameIsOneNodeAsProbableAsBothTogether) {
+  Proposals p(false);
+  const std::vector<Token> text{5, 6, 7};
+  const auto probability = [&](Token other) {
+    p.hypotheses.begin(text, 0);
+    p.draft(0, 9, 0, 4);
+    p.draft(0, other, 1, 4);
+    const TokenTree& tree = p.hypotheses.build(p.hypotheses.unroll(8, 8, 8));
+    EXPECT_EQ(std::count(tree.token.begin(), tree.token.end(), 9), 1);
+    const auto node = static_cast<std::size_t>(tree.find_child(0, 9));
+    EXPECT_EQ(tree.drafters[node], only(0) | (other == 9 ? only(1) : 0) | (tree.drafters[node] & only(1)));
+    return tree.probability[node];
+  };
+  EXPECT_EQ(probability(9), probability(8)) << "nothing is known yet";
+  for (int i = 0; i < 200; ++i) {
+    probability(i % 2 == 0 ? 9 : 8);
+    p.hypotheses.learn({}, std::vector<Token>{i % 2 == 0 ? 9 : 3});
+  }
+  EXPECT_GT(probability(9), 0.9);
+  EXPECT_LT(probability(8), 0.5);
+}
+
+TEST(Hypotheses, ADrafterGoesOnBelowWhatItHasExpanded) {
+  Proposals p(false);
+  const std::vector<Token> text{5, 6, 7};
+  p.hypotheses.begin(text, 0);
+  p.draft(0, 9, 0);
+  EXPECT_EQ(p.hypotheses.frontier(0).size(), 1U);
+  EXPECT_TRUE(p.hypotheses.frontier(1).empty()) << "it has not seen the root";
+  EXPECT_EQ(p.hypotheses.next_to_expand(1, 8), -1);
+  p.draft(0, 8, 1);
+  EXPECT_EQ(p.hypotheses.frontier(1).size(), 2U) << "its own node and the other's";
+  p.draft(1, 3, 1);
+  EXPECT_EQ(p.hypotheses.graph().node(p.hypotheses.next_to_expand(0, 8)).token, 9);
+  EXPECT_EQ(p.hypotheses.next_to_expand(0, 1), -1) << "no node is less than one token below the root";
+  p.hypotheses.graph().check_integrity();
 }
 
 TEST(Hypotheses, TheHistoryForetellsSomethingOnlyWhereItIsDrawnOnAndMatches) {

@@ -27,6 +27,9 @@ refused "GSD_API_KEY is empty" GSD_API_KEY= "$gsd" serve "${pair[@]}" --port 0
 refused "LLAMA_API_KEY is empty" LLAMA_API_KEY= "$gsd" serve "${pair[@]}" --port 0 --api-key good
 printf '# comment\n\n' >"$dir/keys"
 refused "holds no API key" "$gsd" serve "${pair[@]}" --port 0 --api-key-file "$dir/keys"
+refused "each are kept apart, and in memory only" GSD_API_KEY=one "$gsd" serve "${pair[@]}" --port 0 --api-key other --store "$dir/answers"
+refused "beside one --lookup, not two" "$gsd" serve "${pair[@]}" --port 0 --store memory --lookup "$dir/keys" --lookup "$dir/keys"
+refused "a file, or memory" "$gsd" serve "${pair[@]}" --port 0 --store ""
 refused "leaves less than 16 tokens" "$gsd" serve "${pair[@]}" --port 0 -c 3 -np 4
 refused "did you mean --parallel?" "$gsd" serve "${pair[@]}" --paralel 3
 refused "did you mean serve?" "$gsd" serv "${pair[@]}"

@@ -98,7 +98,7 @@ TEST(CostModel, RandomObservationsStayMonotone) {
 struct Machine {
   CostModel target{32};
   CostModel draft{32};
-  Planner planner{target, draft};
+  Planner planner{target, {&draft, 1}};
 };
 
 std::vector<Planner::Item> items(std::vector<float> gains) {
@@ -126,18 +126,20 @@ TEST(Planner, DraftsALevelOnlyWhereItPays) {
   Machine m;
   m.target.load({{1, 10}, {8, 12}});
   m.draft.load({{1, 1}, {8, 2}});
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 1U);
-  EXPECT_EQ(m.planner.choose_level(items({0.05F}), 1, 1, 0, {0, 0}), 0U);
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}).count, 1U);
+  EXPECT_EQ(m.planner.choose_level(items({0.05F}), 1, 1, 0, {0, 0}).count, 0U);
   m.draft.load({{1, 9}, {8, 10}});
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 0U) << "the draft is as dear as the target";
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}).count, 0U) << "the draft is as dear as the target";
 }
 
 TEST(Planner, LooksBeyondADearFirstStep) {
   Machine m;
   m.target.load({{1, 10}, {2, 18}, {8, 20}});
   m.draft.load({{1, 0.2}, {8, 0.3}});
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 0U) << "the second token alone costs 0.8 of a pass";
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0.7F, 5}), 1U) << "the third and fourth are all but free";
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}).count, 0U)
+      << "the second token alone costs 0.8 of a pass";
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0.7F, 5}).count, 1U)
+      << "the third and fourth are all but free";
 }
 
 TEST(Planner, WithoutRecentStepsTheRateIsPlainDecodings) {
@@ -154,8 +156,8 @@ TEST(Planner, PricesWhatThePassTakesBesideTheItems) {
   Machine m;
   m.target.load({{1, 10}, {8, 12}});
   m.draft.load({{1, 1}, {16, 15}});
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}), 1U);
-  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 15, {0, 0}), 0U) << "a backlog";
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 0, {0, 0}).count, 1U);
+  EXPECT_EQ(m.planner.choose_level(items({0.7F}), 1, 1, 15, {0, 0}).count, 0U) << "a backlog";
 }
 
 TEST(Planner, PricesWhatMustBeComputedAgain) {
@@ -163,14 +165,14 @@ TEST(Planner, PricesWhatMustBeComputedAgain) {
     Machine m;
     m.target.load({{1, 10}, {2, 13}, {32, 103}});  // 3 ms a token
     m.draft.load({{1, 0.1}, {8, 0.2}});
-    Planner p(m.target, m.draft, feeds_again);
+    Planner p(m.target, {&m.draft, 1}, feeds_again);
     // Half of the time one token is computed again.
     EXPECT_EQ(p.choose_width(items({0.4F}), 1, 1), feeds_again ? 0U : 1U);
-    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 1, 0, {0, 0}), feeds_again ? 0U : 1U);
+    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 1, 0, {0, 0}).count, feeds_again ? 0U : 1U);
     EXPECT_EQ(p.choose_width(items({0.6F}), 1, 1), 1U);
     // The fourth token is worth 0.4 tokens and costs 0.3; where it is not accepted the three before it are lost, too.
     EXPECT_EQ(p.choose_width(items({0.95F, 0.9F, 0.85F, 0.4F}), 1, 1), feeds_again ? 3U : 4U);
-    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 4, 0, {0.5F, 0}), feeds_again ? 0U : 1U);
+    EXPECT_EQ(p.choose_level(items({0.4F}), 1, 4, 0, {0.5F, 0}).count, feeds_again ? 0U : 1U);
   }
 }
 
@@ -255,10 +257,55 @@ TEST(Calibration, StartsFromWhatAnEarlierRunLearnedAndStillFollowsAChange) {
   EXPECT_EQ(after.counts(), unchanged);
 }
 
+TEST(Planner, ChargesEachDrafterItsOwnCostAndNothingForLevelsThatOnePassGives) {
+  CostModel target(32);
+  std::vector<CostModel> drafts(2, CostModel(32));
+  Planner planner(target, drafts);
+  target.load({{1, 10}, {8, 12}});
+  drafts[0].load({{1, 1}});
+  drafts[1].load({{1, 6}});
+  const auto value = [&](Planner::Ahead ahead, int drafter) {
+    return planner.choose_level(items({0.7F}), 1, 1, 0, ahead, drafter).value;
+  };
+  EXPECT_GT(value({0, 0}, 0), value({0, 0}, 1));
+  EXPECT_GT(value({0, 0}, 1), 0);
+  EXPECT_LT(value({0.8F, 6}, 1), value({0.8F, 6, 6}, 1));
+  planner.end_step(1, 10, 1, 1, 0, 0);
+  for (int step = 0; step < 40; ++step) planner.end_step(3, 12, 1, 6, only(0), only(0));
+  EXPECT_FALSE(planner.probe(Planner::Probe::kDraft, 1, 0)) << "it was just asked";
+  EXPECT_TRUE(planner.probe(Planner::Probe::kDraft, 1, 1)) << "the other one not for long";
+}
+
+TEST(Calibration, LearnsWhatAgreementOfDraftersIsWorthAndWhatAFurtherOneAdds) {
+  using Voices = Calibration::Voices;
+  Calibration c(true);
+  for (const Voices v : {Voices::kAgree, Voices::kNamed, Voices::kAlone})
+    EXPECT_NEAR(c.probability(c.voices_cell(v, 0.6)), 1, 1e-9) << "the surest is right, as far as is known";
+  for (int i = 0; i < 400; ++i) {
+    c.observe(c.voices_cell(Voices::kAgree, 0.6), i % 10 != 0, 0.6);
+    c.observe(c.voices_cell(Voices::kAlone, 0.6), i % 10 < 3, 0.6);
+    c.observe_further(1, i % 4 == 0);
+  }
+  EXPECT_NEAR(0.6 * c.probability(c.voices_cell(Voices::kAgree, 0.6)), 0.9, 0.05);
+  EXPECT_NEAR(0.6 * c.probability(c.voices_cell(Voices::kAlone, 0.6)), 0.3, 0.05);
+  EXPECT_NEAR(c.probability(c.voices_cell(Voices::kNamed, 0.6)), 1, 1e-9);
+  EXPECT_NEAR(c.further_gain(1), 0.25, 0.05);
+  EXPECT_NEAR(c.further_gain(0), Calibration(true).further_gain(0), 1e-9);
+  for (int i = 0; i < 100; ++i) c.observe_expansion(0, false, 2);
+  EXPECT_LT(c.expansion_gain(3, 2), 0.2);
+  EXPECT_NEAR(c.expansion_gain(3, 1), Calibration(true).expansion_gain(3, 1), 1e-9);
+  Calibration again(true);
+  ASSERT_TRUE(again.set_counts(c.counts()));
+  EXPECT_NEAR(again.further_gain(1), c.further_gain(1), 1e-9);
+}
+
 TEST(Calibration, CellsOfDifferentKindsDoNotMeet) {
   Calibration c(false);
   std::vector<Calibration::Cell> cells;
-  for (int rank = 0; rank < 4; ++rank) cells.push_back(c.draft_cell(rank, -1, 1));
+  for (int d = 0; d < kMaxDrafters; ++d)
+    for (int rank = 0; rank < 4; ++rank) cells.push_back(c.draft_cell(rank, -1, 1, d));
+  for (const auto v : {Calibration::Voices::kAgree, Calibration::Voices::kNamed, Calibration::Voices::kAlone})
+    for (const double p : {0.95, 0.8, 0.6, 0.4, 0.2, 0.05}) cells.push_back(c.voices_cell(v, p));
   for (const Origin o : {Origin::kHistory, Origin::kRecycled, Origin::kLookup, Origin::kHint}) {
     for (const int length : {3, 4, 5, 6, 8, 12, 20}) cells.push_back(c.source_cell(o, length));
   }

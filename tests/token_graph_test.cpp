@@ -16,10 +16,10 @@ namespace {
 
 std::int32_t child(TokenGraph& g, std::int32_t parent, Token t) { return g.add_child(parent, g.find_edge(parent, t)); }
 
-void expand(TokenGraph& g, std::int32_t node, std::vector<Token> tokens) {
+void expand(TokenGraph& g, std::int32_t node, std::vector<Token> tokens, int drafter = 0) {
   std::vector<float> log_q;
   for (std::size_t i = 0; i < tokens.size(); ++i) log_q.push_back(-static_cast<float>(i + 1));
-  g.expand(node, tokens, log_q);
+  g.expand(node, tokens, log_q, drafter);
 }
 
 TEST(TokenGraph, MergesAnEqualTokenAndInheritsItsSubtree) {
@@ -150,6 +150,23 @@ struct Naive {
   }
 };
 
+TEST(TokenGraph, WhatTwoDraftersNameIsOneCandidate) {
+  TokenGraph g(16, TokenGraph::kNoMerge);
+  g.reset(std::vector<Token>{7});
+  expand(g, 0, {1, 2});
+  const auto a = child(g, 0, 1);
+  expand(g, 0, {3, 1}, 2);
+  EXPECT_EQ(g.n_edges(), 3);
+  EXPECT_EQ(g.node(0).expanded, only(0) | only(2));
+  const GraphEdge& both = g.edge(g.find_edge(0, 1));
+  EXPECT_EQ(both.named_by, only(0) | only(2));
+  EXPECT_EQ(both.child, a);
+  EXPECT_EQ(both.log_q[0], -1);
+  EXPECT_EQ(both.log_q[2], -2);
+  EXPECT_EQ(g.edge(g.find_edge(0, 3)).named_by, only(2));
+  g.check_integrity();
+}
+
 TEST(TokenGraph, RandomOperationsAgreeWithANaiveModel) {
   for (int round = 0; round < 300; ++round) {
     GSD_SEEDED(rng, round);
@@ -162,14 +179,16 @@ TEST(TokenGraph, RandomOperationsAgreeWithANaiveModel) {
     Naive naive{{{context, {}}}, m};
     for (int op = 0; op < 40 && !g.full(); ++op) {
       const auto parent = static_cast<std::int32_t>(rng() % g.size());
-      if (g.node(parent).expanded) continue;
+      const auto drafter = static_cast<int>(rng() % 2);
+      if (contains(g.node(parent).expanded, drafter)) continue;
       std::vector<Token> tokens;
       for (Token t = 0; t < vocab; ++t) {
         if (rng() % 2) tokens.push_back(t);
       }
-      expand(g, parent, tokens);
+      expand(g, parent, tokens, drafter);
       for (const Token t : tokens) {
-        if (rng() % 4 == 0) continue;  // stays a bare candidate
+        const bool stands = g.edge(g.find_edge(parent, t)).child >= 0;  // another drafter named it, too
+        if (stands || rng() % 4 == 0) continue;                         // stays a bare candidate
         const auto allowed = naive.allowed(parent, t);
         const int before = g.size();
         const auto v = child(g, parent, t);

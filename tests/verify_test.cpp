@@ -60,13 +60,14 @@ class Company {
         moving_draft_(draft_, seed + 1),
         faulty_(does(Way::kSwap) ? static_cast<Backend&>(moving_) : target_, seed,
                 [this](auto nodes) { return decide(nodes); }),
-        engine_(faulty_, drafter(), c.world.engine) {
+        drafts_(c.world, info_),
+        engine_(faulty_, drafters(), c.world.engine) {
     if (does(Way::kRubbishSources)) {
       engine_.add_source(std::make_shared<test::RubbishSource>(info_.n_vocab, seed));
       engine_.add_source(std::make_shared<test::RubbishSource>(info_.n_vocab, seed + 1));
     }
     engine_.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
-    engine_.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
+    for (CostModel& cost : engine_.state().planner_.draft_costs()) cost.load({{1, 0.5}, {16, 1}});
   }
 
   std::vector<Text> run() {
@@ -113,10 +114,15 @@ class Company {
     return way_ == way || (way_ == Way::kAll && way != Way::kWidthOne && way != Way::kNoMerging);
   }
 
-  std::unique_ptr<Drafter> drafter() {
-    if (does(Way::kRubbishDrafter)) return std::make_unique<test::RubbishDrafter>(info_, rng_());
-    if (!case_.world.with_draft) return nullptr;
-    return make_model_drafter(does(Way::kSwap) ? static_cast<Backend&>(moving_draft_) : draft_, info_.n_vocab);
+  std::vector<std::unique_ptr<Drafter>> drafters() {
+    std::vector<std::unique_ptr<Drafter>> out = drafts_.drafters();
+    if (!out.empty() && does(Way::kSwap)) out.front() = make_model_drafter(moving_draft_, info_.n_vocab);
+    if (does(Way::kRubbishDrafter)) {
+      if (!out.empty()) out.erase(out.begin());
+      out.insert(out.begin() + static_cast<std::ptrdiff_t>(rng_() % (out.size() + 1)),
+                 std::make_unique<test::RubbishDrafter>(info_, rng_()));
+    }
+    return out;
   }
 
   // Every step fails once, after its pass was made, and costs a part of the memory.
@@ -140,6 +146,7 @@ class Company {
   test::MovingBackend moving_;
   test::MovingBackend moving_draft_;
   FaultyBackend faulty_;
+  Drafts drafts_;
   Engine engine_;
   bool failed_ = false;
 };

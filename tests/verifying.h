@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../src/core/planner.h"
+#include "../src/draft/lattice.h"
 #include "gsd/backend.h"
 #include "gsd/drafter.h"
 #include "gsd/error.h"
@@ -135,7 +136,7 @@ class FaultyBackend final : public PassingBackend {
   Decide decide_;
 };
 
-// Names whatever comes, and nothing at times; forgets what it likes.
+// Names whatever comes, for one position or a block of them, and nothing at times; forgets what it likes.
 class RubbishDrafter final : public Drafter {
  public:
   RubbishDrafter(const BackendInfo& target, std::uint64_t seed)
@@ -143,7 +144,9 @@ class RubbishDrafter final : public Drafter {
         info_{.n_seq = target.n_seq,
               .n_ctx = target.n_ctx,
               .max_batch = 1 + static_cast<std::int32_t>(rng_() % 40),
-              .max_nodes = 1 + static_cast<std::int32_t>(rng_() % 8)},
+              .max_nodes = 1 + static_cast<std::int32_t>(rng_() % 8),
+              .levels = rng_() % 2 == 0 ? 1 : 1 + static_cast<std::int32_t>(rng_() % 8),
+              .name = "rubbish"},
         known_(static_cast<std::size_t>(target.n_seq)) {}
 
   const DrafterInfo& info() const override { return info_; }
@@ -157,13 +160,20 @@ class RubbishDrafter final : public Drafter {
     if (rng_() % 4 == 0) return false;
     for (const Root& r : roots) {
       known_[static_cast<std::size_t>(r.slot)] = static_cast<std::int32_t>(r.text.size());
-      r.hypotheses->expand(0, row(*r.hypotheses));
+      if (info_.levels == 1) {
+        r.hypotheses->expand(0, row(*r.hypotheses), r.drafter);
+        continue;
+      }
+      lattice_.clear();
+      for (std::int32_t i = 0; i < info_.levels; ++i) lattice_.add(*r.hypotheses, row(*r.hypotheses));
+      lattice_.expand(*r.hypotheses, pairs_, r.drafter);
+      for (std::size_t i = 1; i < r.text.size(); ++i) pairs_.learn(r.text[i - 1], r.text[i]);
     }
     return true;
   }
   bool level(std::vector<Node>& nodes) override {
     std::erase_if(nodes, [this](const Node&) { return rng_() % 4 == 0; });
-    for (const Node& n : nodes) n.hypotheses->expand(n.id, row(*n.hypotheses));
+    for (const Node& n : nodes) n.hypotheses->expand(n.id, row(*n.hypotheses), n.drafter);
     return !nodes.empty();
   }
   void commit(std::int32_t, const Hypotheses&, std::span<const std::int32_t>) override {}
@@ -191,6 +201,8 @@ class RubbishDrafter final : public Drafter {
   DrafterInfo info_;
   std::vector<std::int32_t> known_;
   std::vector<float> row_;
+  Lattice lattice_;
+  PairTable pairs_;
 };
 
 // A store in which every text is found somewhere, and anything follows.
@@ -223,7 +235,9 @@ class RubbishSource final : public Source {
 // Makes the planner believe something else: what passes cost, what was reached lately, what is due.
 inline void confuse(Planner& planner, std::mt19937_64& rng) {
   const auto any = [&rng](double most) { return most * static_cast<double>(rng() % 1000 + 1) / 1000; };
-  for (CostModel* cost : {&planner.target_cost(), &planner.draft_cost()}) {
+  std::vector<CostModel*> costs{&planner.target_cost()};
+  for (CostModel& draft : planner.draft_costs()) costs.push_back(&draft);
+  for (CostModel* cost : costs) {
     std::vector<CostModel::Point> points;
     double ms = any(10);
     for (int width = 1; width <= std::min(32, cost->max_width()); width *= 2) {

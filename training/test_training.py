@@ -6,6 +6,7 @@ import json
 import signal
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import gguf
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 
 import cache
 import corpus
+import dflash
 import evaluate
 import export
 import generate
@@ -334,6 +336,42 @@ class RunTest(unittest.TestCase):
             with self.assertRaisesRegex(SystemExit, "cannot go on with another"):
                 self.run_of("run.pt", *change)
         self.assertEqual(self.run_of("run.pt", "--steps", "20").step, 1)  # a longer run is the same run
+
+
+class DFlashTest(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(3)
+        self.config = models.Config(vocab=40, width=64, layers=2, heads=2, ff=96, context=64)
+        self.head = dflash.Head(self.config, [0, 1], 1, 4)
+        self.embed = torch.randn(40, 64)
+        self.ids, self.taps = torch.randint(1, 40, (1, 20)), torch.randn(1, 20, 128)
+
+    def rows(self, places: list[int]) -> torch.Tensor:
+        return self.head(self.embed, self.ids, self.taps, torch.tensor([places]))
+
+    def test_a_block_sees_its_first_token_and_the_text_before_it_only(self):
+        before = self.rows([7, 12])
+        self.assertTrue(torch.allclose(before[:, :1], self.rows([7]), atol=1e-5))
+        self.ids[0, 8], self.taps[0, 7:] = 39 - self.ids[0, 8], torch.randn(13, 128)
+        self.assertTrue(torch.allclose(before[:, 0], self.rows([7, 12])[:, 0], atol=1e-5))
+        self.taps[0, 6] += 1
+        self.assertFalse(torch.allclose(before[:, 0], self.rows([7, 12])[:, 0], atol=1e-5))
+        now = self.rows([7])
+        self.ids[0, 7] = 39 - self.ids[0, 7]
+        self.assertFalse(torch.allclose(now, self.rows([7]), atol=1e-5))
+
+    def test_the_loss_asks_a_mask_for_what_the_target_says_before_it(self):
+        last = torch.randn(1, 20, 64)
+        batch = (self.ids, self.taps, last)
+        with unittest.mock.patch.object(self.head, "forward", lambda *_: last[:, 5:8][:, None]):
+            _, hits, accepted = dflash.loss_of(self.head, self.embed, batch, torch.tensor([[5]]), 0.8)
+        self.assertEqual((hits.tolist(), accepted.item()), ([1, 1, 1], 3))
+
+    def test_every_weight_has_a_name_in_the_file(self):
+        names = {dflash.gguf_name(key) for key in self.head.state_dict()}
+        self.assertEqual(len(names), len(self.head.state_dict()))
+        self.assertIn("blk.1.attn_k_norm.weight", names)
+        self.assertIn("enc.output_norm.weight", names)
 
 
 class CorpusTest(unittest.TestCase):

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "gsd/backend.h"
@@ -16,13 +17,17 @@ struct DrafterInfo {
   std::int32_t n_ctx = 0;      // positions of each
   std::int32_t max_batch = 0;  // tokens of one pass
   std::int32_t max_nodes = 0;  // nodes that one pass can expand
+  std::int32_t levels = 1;     // that roots() names candidates for; after more than one nothing is left for level()
+  std::int32_t beside = 0;     // tokens that roots() evaluates for each text beside those that it lacks
+  std::string_view name = "model";  // in statistics and traces; lives as long as the program
 };
 
 // A drafter keeps a memory of each slot's text and names candidates for nodes of the slot's graph. The engine calls,
 // for the slots that draft in a step:
 //   { catch_up }, roots, { level }, and after the verification commit for each of them.
 // It decides before each pass what that pass may cost; a drafter never makes one of its own accord. All nodes are
-// expanded through Hypotheses, where what several drafters and sources name becomes one candidate.
+// expanded through Hypotheses, where what several drafters and sources name becomes one candidate. A drafter looks at
+// nodes that it or another one has made; a node counts as expanded where this one has expanded it.
 //
 // One thread owns a drafter, the one that owns the engine. A backend's error passes through every call that makes a
 // pass; the slots of that pass then have lost what they speculated, and n_known() tells what is left of the text.
@@ -32,11 +37,13 @@ class Drafter {
     std::int32_t slot;
     std::span<const Token> text;  // all of it; its last token is the root of `hypotheses`
     Hypotheses* hypotheses;
+    int drafter = 0;  // this one's place among those that expand `hypotheses`
   };
   struct Node {
     std::int32_t slot;
     std::int32_t id;  // in the graph of `hypotheses`, not expanded; its parent is
     Hypotheses* hypotheses;
+    int drafter = 0;
   };
 
   virtual ~Drafter() = default;
@@ -65,7 +72,7 @@ class Drafter {
 };
 
 // The drafter of a language model: one pass a level. `backend` must outlive it and is used by it alone. Vocabularies
-// may differ in ids at the end; `n_vocab` is the target's.
-std::unique_ptr<Drafter> make_model_drafter(Backend& backend, std::int32_t n_vocab);
+// may differ in ids at the end; `n_vocab` is the target's. `name`: see DrafterInfo.
+std::unique_ptr<Drafter> make_model_drafter(Backend& backend, std::int32_t n_vocab, std::string_view name = "model");
 
 }  // namespace gsd

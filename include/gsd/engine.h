@@ -1,6 +1,7 @@
 // The engine: models shared by any number of sessions, advanced together.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -44,6 +45,7 @@ struct SessionOptions {
   bool ignore_eog = false;       // go on after an end-of-generation token
   bool reuse_prefix = true;  // use the memory of a common prefix, and leave one behind (EngineOptions::keep_prefixes)
   std::optional<Constraint> constraint;
+  std::vector<std::shared_ptr<const Source>> sources;  // to draw on, beside those of the engine
   std::function<bool(Token)> on_token;           // each emitted token, in order; false ends the generation after it
   std::function<void(const StepView&)> on_step;  // after each step, for traces
 };
@@ -82,12 +84,13 @@ class Session {
   FinishReason finish_ = FinishReason::kNone;
   Acceptance acceptance_;
   Stats stats_;
-  Stats step_;  // of the step in progress
-  bool wants_draft_ = false;
+  Stats step_;                     // of the step in progress
+  DrafterSet drafting_ = 0;        // who drafts for it
+  float source_probability_ = -1;  // see Hypotheses; -1: not asked for yet
   int n_chosen_ = 0;
   int depth_limit_ = 0;
   std::int32_t first_row_ = 0;
-  int level_nodes_ = 0;  // tokens of this session in the pass in progress
+  int pass_nodes_ = 0;  // tokens of this session in the drafter's pass in progress
 };
 
 struct EngineOptions {
@@ -103,8 +106,12 @@ struct EngineOptions {
 // Holds the models and what is learned about them; steps sessions. One thread owns an engine and its sessions.
 class Engine {
  public:
-  // Without a drafter only sources are drawn on. The target must outlive the engine and is used by it alone.
-  // Throws Error(kPairMismatch) if the drafter has fewer sequences or a shorter context than the target.
+  // Without drafters only sources are drawn on. Where there are several, the planner chooses in every step whom to ask;
+  // a mode set by hand asks all of them, and a chain the first. The target must outlive the engine and is used by it
+  // alone. Throws Error(kPairMismatch) if a drafter has fewer sequences or a shorter context than the target,
+  // Error(kUsage) for more than kMaxDrafters.
+  Engine(Backend& target, std::vector<std::unique_ptr<Drafter>> drafters, EngineOptions options);
+  // The same with one drafter; null for none.
   explicit Engine(Backend& target, std::unique_ptr<Drafter> drafter = {}, EngineOptions options = {});
   // The same with the drafter of a language model, which must outlive the engine too and is used by it alone; null for
   // none.
@@ -117,7 +124,8 @@ class Engine {
 
   // Takes a free slot: of those whose memory is kept the one that begins like `prompt` (which set_prompt is still to be
   // given) in at least a tenth of it, otherwise the one unused for longest.
-  // Throws Error(kUsage) for parameters out of range, and if all slots are taken.
+  // Throws Error(kUsage) for parameters out of range, for more sources than Hypotheses::kMaxShared with those of the
+  // engine, and if all slots are taken.
   std::unique_ptr<Session> open(SessionOptions options, std::span<const Token> prompt = {});
 
   // Replaces the session's text by `prompt`; the memory of the common prefix, also that of a session closed before
@@ -146,7 +154,7 @@ class Engine {
   void step(std::span<Session* const> sessions);
 
   Backend& target();
-  Drafter* drafter();  // null without one
+  std::span<const std::unique_ptr<Drafter>> drafters() const;
   const EngineOptions& options() const;
   const Stats& stats() const;  // over all sessions and steps; shared passes are counted once
   void reset_stats();

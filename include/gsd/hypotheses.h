@@ -50,12 +50,22 @@ class Hypotheses {
   // `position`: index of the next generated token (it keys the sampling noise).
   void begin(std::span<const Token> tokens, std::uint32_t position);
 
-  // Names the candidates of graph node `node` from the draft's logits [n_vocab] there and gives nodes to those that
-  // pass the thresholds.
-  void expand(std::int32_t node, std::span<const float> logits);
-  // Nodes that the next draft level may evaluate, most probable first, at most params().frontier. Valid until the
-  // next call on this object.
-  std::span<const std::int32_t> frontier();
+  // Names the candidates of graph node `node` from a drafter's logits [n_vocab] there and gives nodes to those that
+  // pass the thresholds. What several drafters name is one candidate. REQUIRES: not expanded by that drafter.
+  void expand(std::int32_t node, std::span<const float> logits, int drafter = 0);
+  // The same where the candidates are known: tokens [k], distinct, and log_q [k], falling; both as likeliest() gives
+  // them, of which the first n_candidates() count.
+  void expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter);
+  // The likeliest tokens by such logits, best first, and the logarithms of their probabilities at the temperature that
+  // is drawn with. tokens, log_q: [k]; returns how many there are.
+  std::size_t likeliest(std::span<const float> logits, std::span<Token> tokens, std::span<float> log_q) const;
+  std::size_t n_candidates() const;
+  // Nodes that the drafter's next level may evaluate, most probable first, at most params().frontier: it has expanded
+  // their parents. Valid until the next call on this object.
+  std::span<const std::int32_t> frontier(int drafter = 0);
+  // The most probable node less than `depth` tokens below the root that the drafter has not expanded, though it has
+  // expanded its parent; -1 if there is none.
+  std::int32_t next_to_expand(int drafter, int depth) const;
 
   // Unrolls the graph best-first into at most `max_nodes` nodes beside the root, none deeper than `max_depth`, with at
   // most `max_leaves` leaves, and returns how many there are.
@@ -76,18 +86,28 @@ class Hypotheses {
   float source_probability();
   // True if acceptance turned out not to be what an earlier run had learned, since the last call.
   bool take_surprise();
-  // Probability that an expansion `depth` levels below the root names the target's token as a likely one.
-  float expansion_gain(int depth) const;
+  // Probability that an expansion by the drafter `depth` levels below the root names the target's token as a likely
+  // one.
+  float expansion_gain(int depth, int drafter = 0) const;
+  // The same for one of graph node `node`, which others may have expanded: that it names what they did not.
+  float expansion_gain_of(std::int32_t node, int drafter) const;
 
  private:
   struct Item;    // a candidate of the unrolling
   struct Popped;  // an item that was unrolled
   struct Ranked;  // a candidate of a node, in the order in which the target would draw
+  struct Named;   // a candidate of a node as the drafters see it
 
   const Item& popped(int i) const;
-  void rank_edges(std::int32_t node, int depth);
+  void rank_edges(std::int32_t node, int depth, int drafter);
   float gap(std::size_t rank) const;
   bool admitted(std::size_t rank) const;
+  std::size_t name_candidates(std::int32_t node, int depth);
+  void name_candidate(std::size_t first, const Named& candidate);
+  void hear_all(std::size_t first, DrafterSet expanded);
+  bool may_expand(std::int32_t id, int drafter) const;
+  void learn_candidate(const Item& c, bool hit, std::array<bool, kMaxDrafters>& named);
+  void learn_expansions(const Item& x, const std::array<bool, kMaxDrafters>& named);
   void enumerate(int popped_index);
   void enumerate_draft(std::int32_t parent, const Item& f);
   void enumerate_sources(std::int32_t parent, const Item& f, std::size_t first);
@@ -112,7 +132,7 @@ class Hypotheses {
   std::vector<Token> hint_;
   std::span<const Token> tokens_;
   std::uint32_t position_ = 0;
-  int level_ = 0;
+  std::array<int, kMaxDrafters> level_{};  // of each drafter
   int max_depth_ = 0;
 
   TokenTree tree_;
@@ -121,6 +141,7 @@ class Hypotheses {
   std::vector<Popped> order_;
   std::vector<std::int32_t> frontier_;
   std::vector<Ranked> ranked_;
+  std::vector<Named> named_;  // of the nodes enumerated so far
   std::vector<Token> scratch_tokens_;
   std::vector<float> scratch_log_q_;
   std::vector<bool> scratch_flags_;

@@ -135,8 +135,8 @@ std::string pair_mismatch(const Model& target, const Model& draft);
 std::string context_warning(const Model& target, const Model* draft, int n_ctx);
 
 // What drafts for a target: a model of its own, layers of the target's file (MTP), or a head that was trained for it.
-// The latter two draft from the target's inner states.
-enum class DraftType : std::uint8_t { kModel, kMtp, kEagle3 };
+// All but the first draft from the target's inner states.
+enum class DraftType : std::uint8_t { kModel, kMtp, kEagle3, kDFlash };
 const char* draft_type_name(DraftType type);
 // By those names, and "auto" for what the files hold.
 const std::map<std::string_view, std::optional<DraftType>>& draft_types_by_name();
@@ -182,16 +182,25 @@ struct ContextOptions {
 // the context cannot be made.
 std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options);
 
-// A target and a head that drafts from its inner states: destroy the head first. It is for the engine that drives the
-// target, with the same sequences: what the target commits the head can be fed.
-struct BackendsWithHead {
-  std::unique_ptr<Backend> target;
-  std::unique_ptr<Backend> head;
+// A head that drafts from its target's inner states.
+struct Head {
+  const Model* model;  // for MTP the target itself, loaded with ModelOptions::mtp
+  DraftType type;
 };
-// `head`: for MTP the target itself, loaded with ModelOptions::mtp. Throws what make_backend throws,
-// Error(kPairMismatch) for a head of another target, Error(kModelUnsupported) where libllama cannot give the states.
-BackendsWithHead make_backends(const Model& target, const Model& head, DraftType type, const ContextOptions& options,
-                               const ContextOptions& head_options);
+// A target and heads: destroy those first. They are for the engine that drives the target, with the same sequences:
+// what the target commits they can be fed.
+struct BackendsWithHeads {
+  struct Of {
+    std::unique_ptr<Backend> backend;  // null for DFlash, which is no model to be asked for what follows a token
+    std::unique_ptr<Drafter> drafter;
+  };
+  std::unique_ptr<Backend> target;
+  std::vector<Of> heads;
+};
+// Throws what make_backend throws, Error(kPairMismatch) for a head of another target, Error(kModelUnsupported) where
+// libllama cannot give the states.
+BackendsWithHeads make_backends(const Model& target, std::span<const Head> heads, const ContextOptions& options,
+                                const ContextOptions& head_options);
 
 // A GBNF grammar over the model's tokens: see Grammar. Only what a token adds to the text counts, so a control token
 // must be named as one ("<think>"). Throws Error(kGrammar). Thread safe.

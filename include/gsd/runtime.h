@@ -19,7 +19,10 @@ struct RuntimeOptions {
   // What drafts; unset = what the draft's file is, or without one the target's own MTP layers where it has them, or
   // nothing but the history.
   std::optional<DraftType> draft_type;
-  std::vector<std::string> lookup;  // text files to draw continuations from (lookup_text.h)
+  // Who drafts beside the draft, each of another type: the planner chooses in every step whom to ask.
+  std::vector<std::string> more_drafts;  // paths
+  bool with_mtp = false;                 // the target's own MTP layers
+  std::vector<std::string> lookup;       // text files to draw continuations from (lookup_text.h)
   int target_gpu_layers = 0;
   int draft_gpu_layers = 0;
   ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096, or at most n_shared
@@ -36,15 +39,16 @@ struct RuntimeOptions {
 class Runtime {
  public:
   // Throws what Model, make_backend and make_backends throw, Error(kPairMismatch) for a draft that does not fit,
-  // Error(kUsage) for a draft of another type than asked for, and Error(kIo) for a lookup file that cannot be read.
+  // Error(kUsage) for a draft of another type than asked for or two of one type, and Error(kIo) for a lookup file that
+  // cannot be read.
   explicit Runtime(const RuntimeOptions& options);
   ~Runtime();
   Runtime(Runtime&&) noexcept;
 
   const Model& target() const;
-  const Model* draft() const;                   // of a file of its own; null without one
-  std::optional<DraftType> draft_type() const;  // what drafts; none: only the history is drawn on
-  // "llama 2.7M Q8_0", "1 MTP layer of the target"; empty if nothing drafts.
+  std::vector<const Model*> drafts() const;    // those in files of their own
+  std::vector<DraftType> draft_types() const;  // what drafts, in the engine's order; none: only the history is drawn on
+  // "llama 2.7M Q8_0", "1 MTP layer of the target", several joined by " + "; empty if nothing drafts.
   std::string draft_description() const;
   // A clause on MTP layers of the target that cannot be drafted with; empty if there are none or a draft was given.
   std::string idle_layers() const;

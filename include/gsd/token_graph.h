@@ -1,10 +1,11 @@
-// The token graph of one step: what the draft model proposes, with recurring n-grams merged.
+// The token graph of one step: what the drafters propose, with recurring n-grams merged.
 //
 // Source: Gong et al., "Graph-Structured Speculative Decoding", arXiv 2407.16207, section 3. Differences, each on
 // purpose: the graph is acyclic by construction, a node may be reached by any number of merge edges, and every edge
 // carries the draft's conditional probability.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -13,16 +14,18 @@
 
 namespace gsd {
 
-// One candidate the draft named as successor of a node.
+// One candidate that drafters named as successor of a node.
 //
 // `child` is -1 while the candidate is only a token with a probability. It becomes a node of the graph by
 // TokenGraph::add_child: a new one, or by a merge one that stood there already.
 struct GraphEdge {
   Token token = -1;
-  float log_q = 0;          // log of the draft's conditional probability of `token` at the parent
   std::int32_t child = -1;  // node id, or -1
-  std::int32_t next = -1;   // next edge of the same parent, best log_q first, or -1
+  std::int32_t next = -1;   // next edge of the same parent, or -1: the first drafter's best first, then what others add
   bool merged = false;      // `child` existed before this edge
+  DrafterSet named_by = 0;
+  // Log of the conditional probability of `token` at the parent, by each drafter that named it.
+  std::array<float, kMaxDrafters> log_q{};
 };
 
 struct GraphNode {
@@ -31,7 +34,7 @@ struct GraphNode {
   std::int32_t depth = 0;        // along the creation parents; root = 0
   std::int32_t first_edge = -1;  // edges to candidates; -1 until expanded
   float probability = 1;         // calibrated path probability along the creation path, (0, 1]
-  bool expanded = false;         // the draft has named its candidates
+  DrafterSet expanded = 0;       // the drafters that have named its candidates
 };
 
 // Directed acyclic graph of tokens with an n-gram index. Node 0 is the root: the last token already emitted.
@@ -52,9 +55,9 @@ class TokenGraph {
   void reset(std::span<const Token> context);
   void reset(std::span<const Token> context, int merge_length);
 
-  // Names `log_q.size()` candidates of `node` in descending order of log_q. Marks the node expanded.
-  // REQUIRES: not expanded before; tokens are distinct. tokens: [k], log_q: [k].
-  void expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q);
+  // Names `log_q.size()` candidates of `node` in descending order of log_q. Marks the node expanded by `drafter`.
+  // REQUIRES: not expanded by it before; tokens are distinct. tokens: [k], log_q: [k].
+  void expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter = 0);
 
   // Gives edge `edge` of `parent` a node: an equal n-gram is reused unless that would close a cycle, otherwise a new
   // node is made. Returns the node's id, or -1 when the graph is full (the edge stays a bare candidate).

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <filesystem>
 #include <utility>
 
+#include "../util/fnv.h"
 #include "console.h"
 
 namespace gsd::app {
@@ -57,7 +59,31 @@ server::Conversation conversation(const ApiFlags& flags) {
   return out;
 }
 
-server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& format) {
+// What the tokens are, in a few words.
+std::string fingerprint(const Model& m) {
+  Fnv h;
+  for (Token t = 0; t < m.n_vocab(); ++t) h.add(m.piece(t, ShowControl::kYes));
+  return fmt::format("{} tokens {:016x}", m.n_vocab(), h.value());
+}
+
+bool in_memory(const ApiFlags& flags) { return flags.store == "memory"; }
+
+std::vector<std::shared_ptr<AnswerStore>> make_stores(const ApiFlags& flags, const Model& m) {
+  std::vector<std::shared_ptr<AnswerStore>> out;
+  if (flags.store.empty()) return out;
+  constexpr std::size_t kTokens = 1 << 18;  // of all clients together; 9 MiB
+  constexpr std::size_t kLeast = 1 << 10;   // of each
+  const std::size_t each = std::bit_floor(std::max(kLeast, kTokens / flags.n_clients));
+  for (std::size_t i = 0; i < flags.n_clients; ++i)
+    out.push_back(std::make_shared<AnswerStore>(static_cast<int>(each)));
+  if (in_memory(flags)) return out;
+  const std::string note = out[0]->keep_in(flags.store, fingerprint(m), m.n_vocab());
+  if (!note.empty()) fmt::print(stderr, "gsd: note: {}.\n", note);
+  return out;
+}
+
+server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& format,
+                               const std::vector<std::shared_ptr<AnswerStore>>& stores) {
   const SessionOptions defaults = flags.model.session();
   const std::optional<chat::ToolFormat> tools = tool_format(flags, format);
   if (flags.reasoning_budget >= 0 &&
@@ -72,7 +98,8 @@ server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& fo
           .exact = flags.model.pair.engine.exact,
           .strict_model = flags.strict_model,
           .tool_format = tools,
-          .version = GSD_VERSION};
+          .version = GSD_VERSION,
+          .stores = stores};
 }
 
 }  // namespace
@@ -98,6 +125,11 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
       ->capture_default_str()
       ->check(CLI::Range(-1, 1 << 30));
   group(app.add_flag("--strict-model", f.strict_model, "Refuse requests that name another model than the served one"));
+  group(app.add_option("--store", f.store,
+                       "Draw on earlier answers too: those in this file, which takes in the new ones at the end, or "
+                       "memory for those of this run alone"))
+      ->type_name("FILE")
+      ->check(CLI::Validator([](const std::string& s) { return s.empty() ? "give a file, or memory" : ""; }, ""));
   // llama-server's defaults
   f.model.sampling.temperature = 0.8F;
   f.model.sampling.top_k = 40;
@@ -115,6 +147,11 @@ void check_api_flags(ApiFlags& flags) {
   flags.model.session();
   conversation(flags);
   if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
+  if (!flags.store.empty() && flags.model.pair.lookup.size() >= Hypotheses::kMaxShared)
+    throw Error(ErrorCode::kUsage, "--store can be given beside one --lookup, not two.");
+  if (!in_memory(flags) && !flags.store.empty() && flags.n_clients > 1)
+    throw Error(ErrorCode::kUsage,
+                "With several API keys the answers to each are kept apart, and in memory only: give --store memory.");
   ContextOptions& context = flags.model.pair.context;
   const bool share = flags.n_slots < 0 && !flags.model.pair.engine.exact;  // exact slots have contexts of their own
   if (flags.n_slots < 0) flags.n_slots = 4;
@@ -134,12 +171,18 @@ void check_api_flags(ApiFlags& flags) {
   flags.model.pair.engine.keep_prefixes = true;
 }
 
-ApiHost::ApiHost(const ApiFlags& flags, bool cancel_passes)
-    : pair(load_pair(flags.model, cancel_passes)),
+ApiHost::ApiHost(const ApiFlags& given, bool cancel_passes)
+    : flags(given),
+      pair(load_pair(flags.model, cancel_passes)),
+      stores(make_stores(flags, pair.target())),
       model(text_model(pair, flags)),
       scheduler(pair.engine(), metrics,
                 {.max_queue = static_cast<std::size_t>(flags.max_queue),
                  .n_shared = static_cast<std::size_t>(flags.model.pair.context.n_shared)}),
-      api(model, scheduler, metrics, api_options(flags, *model.chat)) {}
+      api(model, scheduler, metrics, api_options(flags, *model.chat, stores)) {}
+
+void ApiHost::save_store() const {
+  for (const auto& store : stores) store->save();
+}
 
 }  // namespace gsd::app

@@ -19,6 +19,8 @@ struct ApiFlags {
   std::string reasoning_format = "auto";
   int reasoning_budget = -1;
   bool strict_model = false;
+  std::string store;          // a file, or "memory"; empty = no answers are kept
+  std::size_t n_clients = 1;  // with stores of their own
 };
 // Those that count for every way in, with the model's and with llama-server's defaults for what requests leave out.
 // `group`: the heading in the help.
@@ -30,10 +32,16 @@ void check_api_flags(ApiFlags& flags);
 
 // A loaded pair with the scheduler and the API over it. One thread owns it; see Scheduler and Api for the others.
 struct ApiHost {
-  // The flags were checked, and outlive it. Loads the pair; `cancel_passes` as in load_pair().
+  // The flags were checked, and outlive it. Loads the pair, `cancel_passes` as in load_pair(), and the store of
+  // answers.
   ApiHost(const ApiFlags& flags, bool cancel_passes);
 
+  // Writes the answers that are kept across runs; nothing where none are. Throws Error(kIo).
+  void save_store() const;
+
+  const ApiFlags& flags;
   Runtime pair;
+  std::vector<std::shared_ptr<AnswerStore>> stores;  // see ApiOptions
   server::TextModel model;
   server::Metrics metrics;
   server::Scheduler scheduler;

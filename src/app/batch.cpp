@@ -64,6 +64,7 @@ int batch(BatchFlags flags) {
   }
   output.sync();
   host.pair.save_profile();
+  host.save_store();
   const auto emitted = static_cast<double>(host.pair.engine().stats().emitted);
   fmt::print(stderr,
              "gsd: {} of {} requests are answered ({} by earlier runs), {} of this run's with an error; {:.0f} tokens "

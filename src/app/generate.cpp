@@ -106,6 +106,14 @@ void print_summary(const Run& r, const Run* plain, const std::string& mode) {
   out += fmt::format(
       "per step: {:.2f} tokens emitted, {:.1f} drafted, {:.1f} merged, {:.1f} verified; {:.1f} draft passes\n",
       s.tokens_per_step(), per_step(s.drafted), per_step(s.merged), per_step(s.verified), per_step(s.draft_forwards));
+  if (!s.drafter[1].name.empty())
+    visit_drafters(
+        [&](std::string_view name, const DraftStats& d) {
+          out += fmt::format(
+              "{}: {:.2f} passes a step, {:.1f} % of the time; {:.2f} of its tokens verified, {:.2f} accepted\n", name,
+              per_step(d.forwards), share(d.ms), per_step(d.verified), per_step(d.accepted));
+        },
+        s);
   out += fmt::format("time: draft {:.0f} %, verify {:.0f} %, sequences {:.1f} %, rest {:.1f} % ({:.0f} us a step)\n",
                      share(s.draft_ms), share(s.verify_ms), share(s.sequence_ms), share(rest),
                      s.steps > 0 ? 1000 * rest / static_cast<double>(s.steps) : 0);

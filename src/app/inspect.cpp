@@ -79,31 +79,35 @@ int inspect(const ModelFlags& flags, const std::string& profile, bool as_json) {
   Planner& planner = pair.engine().state().planner_;
   if (!profile.empty()) write_profile(profile, pair, planner);
   const bool narrow = !pair.narrow().empty();
+  const std::vector<const Model*> drafts = pair.drafts();
+  const std::vector<DraftType> types = pair.draft_types();
   if (as_json) {
     json out{{"target", model_json(pair.target(), narrow)},
              {"fits", true},
              {"narrow_backend", pair.narrow()},
              {"profile", pair.profile_source()},
              {"target_ms", cost_json(planner.target_cost())}};
-    if (pair.draft() != nullptr) out["draft"] = model_json(*pair.draft(), narrow);
-    if (pair.draft_type()) {
-      out["draft_type"] = draft_type_name(*pair.draft_type());
+    if (!drafts.empty()) out["draft"] = model_json(*drafts.front(), narrow);
+    if (!types.empty()) {
+      out["draft_type"] = draft_type_name(types.front());
       out["draft_ms"] = cost_json(planner.draft_cost());
     }
+    for (std::size_t i = 1; i < types.size(); ++i)
+      out["more_drafts"].push_back(
+          {{"draft_type", draft_type_name(types[i])}, {"draft_ms", cost_json(planner.draft_costs()[i])}});
     print(out.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
     return 0;
   }
   print_model("target", pair.target(), narrow);
-  if (pair.draft() != nullptr) {
-    print_model("draft", *pair.draft(), narrow);
-    print("the two fit together: their tokens are the same\n");
-  } else if (pair.draft_type()) {
-    print(fmt::format("draft: {}\n", pair.draft_description()));
-  }
+  for (const Model* draft : drafts) print_model("draft", *draft, narrow);
+  if (drafts.size() == 1) print("the two fit together: their tokens are the same\n");
+  if (drafts.size() != types.size() || types.size() > 1) print(fmt::format("draft: {}\n", pair.draft_description()));
   print(fmt::format("narrow-matmul backend: {}\n", narrow ? pair.narrow() : "off"));
   print(fmt::format("\ncost profile: {}\n", pair.profile_source()));
   print_cost("target, milliseconds of a pass by width", planner.target_cost());
-  if (pair.draft_type()) print_cost("draft, milliseconds of a pass by width", planner.draft_cost());
+  for (std::size_t i = 0; i < types.size(); ++i)
+    print_cost(fmt::format("{}, milliseconds of a pass by width", i == 0 ? "draft" : draft_type_name(types[i])).c_str(),
+               planner.draft_costs()[i]);
   return 0;
 }
 

@@ -61,16 +61,24 @@ void add_target_flags(CLI::App& app, ModelFlags& f) {
 void add_model_flags(CLI::App& app, ModelFlags& f) {
   add_target_flags(app, f);
   const auto group = [&](CLI::Option* o) { return o->group("Models"); };
-  group(app.add_option("-d,--draft,--model-draft", f.pair.draft,
-                       "Draft model or EAGLE-3 head (GGUF); without it the target's own MTP layers draft where it has "
-                       "them, or only the history is drawn on"))
+  group(app.add_option_function<std::vector<std::string>>(
+            "-d,--draft,--model-draft",
+            [&f](const std::vector<std::string>& files) {
+              f.pair.draft = files.front();
+              f.pair.more_drafts.assign(files.begin() + 1, files.end());
+            },
+            "Draft model, EAGLE-3 or DFlash head (GGUF); given again for one of another kind, the planner chooses "
+            "among them. "
+            "Without it the target's own MTP layers draft where it has them, or only the history is drawn on"))
+      ->allow_extra_args(false)
       ->type_name("FILE");
+  group(app.add_flag("--with-mtp", f.pair.with_mtp, "Let the target's own MTP layers draft beside what --draft gives"));
   group(app.add_option_function<std::string>(
             "--draft-type", [&f](const std::string& v) { f.pair.draft_type = draft_types_by_name().at(v); },
             "What drafts: auto (what the files hold), model, mtp (layers of the target's file; model without --draft "
-            "leaves them alone), eagle3"))
+            "leaves them alone), eagle3, dflash"))
       ->default_str("auto")
-      ->check(CLI::IsMember({"auto", "model", "mtp", "eagle3"}));
+      ->check(CLI::IsMember({"auto", "model", "mtp", "eagle3", "dflash"}));
   group(app.add_option("--lookup", f.pair.lookup, "A text file to draw continuations from; may be given twice"))
       ->type_name("FILE");
   group(app.add_flag("--exact", f.pair.engine.exact,
@@ -195,15 +203,20 @@ Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
     };
     return Runtime(options);
   }();
-  if (!pair.draft_type() && flags.no_history && flags.mode != "plain" && flags.mode != "auto")
+  if (pair.draft_types().empty() && flags.no_history && flags.mode != "plain" && flags.mode != "auto")
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
-  const std::string warning = context_warning(pair.target(), pair.draft(), pair.n_ctx());
+  std::vector<const Model*> drafts = pair.drafts();
+  for (const Model* draft : drafts)
+    if (draft->n_params() > pair.target().n_params())
+      fmt::print(stderr, "gsd: note: the draft '{}' is larger than the target '{}': is the one in the other's place?\n",
+                 draft->description(), flags.pair.target);
+  if (drafts.empty()) drafts.push_back(nullptr);
+  std::string warning;
+  for (const Model* draft : drafts)
+    if (warning.empty()) warning = context_warning(pair.target(), draft, pair.n_ctx());
   if (!warning.empty()) fmt::print(stderr, "gsd: note: {}.\n", warning);
-  if (pair.draft_type() == DraftType::kModel && pair.draft()->n_params() > pair.target().n_params())
-    fmt::print(stderr, "gsd: note: the draft '{}' is larger than the target '{}': is the one in the other's place?\n",
-               flags.pair.draft, flags.pair.target);
   const std::string idle = pair.idle_layers();
-  if (!pair.draft_type() && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
+  if (pair.draft_types().empty() && !idle.empty()) fmt::print(stderr, "gsd: note: {}.\n", idle);
   const std::string obstacles =
       options.engine.exact ? width_obstacles(pair.target(), !pair.narrow().empty()) : std::string();
   if (!obstacles.empty())

@@ -32,12 +32,13 @@ void Recorder::step(const StepView& v) {
 
 void Recorder::drafts(Runtime& pair, std::span<const Token> prompt, std::span<const Token> generated,
                       const SessionOptions& options) {
-  Drafter* drafter = pair.engine().drafter();
-  if (drafter == nullptr || generated.empty()) return;
-  if (pair.draft_type() != DraftType::kModel) {
-    std::fprintf(stderr,
-                 "gsd: note: what a head would answer depends on the target's states, which a record does not hold: "
-                 "it is for gsd trace, not for gsd simulate.\n");
+  const auto drafters = pair.engine().drafters();
+  if (drafters.empty() || generated.empty()) return;
+  if (drafters.size() > 1 || pair.draft_types().front() != DraftType::kModel) {
+    std::fprintf(
+        stderr,
+        "gsd: note: what a head would answer depends on the target's states, which a record does not hold, and "
+        "of several drafters it holds none: it is for gsd trace, not for gsd simulate.\n");
     return;
   }
   std::vector<Token> text(prompt.begin(), prompt.end());
@@ -52,7 +53,7 @@ void Recorder::drafts(Runtime& pair, std::span<const Token> prompt, std::span<co
   ProgressLine line("Recording the draft's answers");
   Replay r;
   try {
-    r = record_drafts(*drafter, text, prompt.size(), options.sampling, wide, {is_eog.get(), n_vocab},
+    r = record_drafts(*drafters.front(), text, prompt.size(), options.sampling, wide, {is_eog.get(), n_vocab},
                       [&](double share) {
                         line.show(static_cast<float>(share));
                         return !interrupted();

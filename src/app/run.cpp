@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "../core/stopwatch.h"
+#include "../record/step_json.h"
 #include "../server/text_stream.h"
 #include "console.h"
 
@@ -65,6 +66,7 @@ nlohmann::json to_json(const Run& r) {
                      {"decode_ms", r.decode_ms},
                      {"tokens_per_step", r.stats.tokens_per_step()}};
   visit_stats([&](const char* name, const auto& value) { out[name] = value; }, r.stats);
+  out["drafters"] = drafters_json(r.stats);
   return out;
 }
 

@@ -40,6 +40,8 @@ std::vector<std::string> all_keys(const ServeFlags& flags) {
     if (keys.empty()) refuse("The file '" + flags.api_key_file + "' holds no API key");
     out.insert(out.end(), keys.begin(), keys.end());
   }
+  std::sort(out.begin(), out.end());  // one that was given twice is one client
+  out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
 }
 
@@ -54,8 +56,9 @@ void check_address(const server::HttpOptions& o) {
 }
 
 int serve(ServeFlags flags) {
-  check_api_flags(flags.api);
   flags.http.api_keys = all_keys(flags);
+  flags.api.n_clients = std::max<std::size_t>(1, flags.http.api_keys.size());
+  check_api_flags(flags.api);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
   check_address(flags.http);
   server::Service service(flags.http);
@@ -65,10 +68,11 @@ int serve(ServeFlags flags) {
     const std::string share = n_shared > 0 ? fmt::format(", which share {}", n_shared) : "";
     std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s%s)\n", host.model.id.c_str(),
                  server::url_host(flags.http.host).c_str(), service.http().port(), flags.api.n_slots, host.pair.n_ctx(),
-                 share.c_str(), host.pair.draft_type() ? "" : ", no draft model");
+                 share.c_str(), !host.pair.draft_types().empty() ? "" : ", no draft model");
   };
   service.run(host.scheduler, host.api, interrupted, opened);  // a second signal ends the program at once
   host.pair.save_profile();
+  host.save_store();
   return 0;
 }
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <set>
+#include <string_view>
 
 #include "gsd/error.h"
 
@@ -34,6 +36,12 @@ void each_field(M& m, Visit visit) {
   visit("accepted_at", m.seen.accepted);
 }
 
+// A name like that which lives as long as the program.
+std::string_view interned(const std::string& name) {
+  static std::set<std::string> names;
+  return *names.insert(name).first;
+}
+
 json to_json(const Reliability& r) {
   json out = json::array();
   for (const auto& b : r.bin) out.push_back({b.nodes, b.predicted, b.accepted});
@@ -55,6 +63,12 @@ Measurement measurement(const json& j) {
   each_field(m, get);
   visit_stats(get, m.stats);
   m.plain_ms_per_token = j.value("plain_ms_per_token", 0.0);  // older files lack it
+  const json drafters = j.value("drafters", json::array());   // likewise
+  for (std::size_t d = 0; d < drafters.size(); ++d) {
+    DraftStats& sums = m.stats.drafter.at(d);
+    sums.name = interned(drafters[d].at("name").get<std::string>());
+    visit_stats([&](const char* name, auto& value) { drafters[d].at(name).get_to(value); }, sums);
+  }
   for (const auto& [origin, bins] : j.at("reliability").items())
     m.seen.by_origin.at(std::stoul(origin)) = reliability(bins);
   return m;
@@ -110,6 +124,13 @@ std::string to_line(const Measurement& m) {
   each_field(m, put);
   visit_stats(put, m.stats);
   put("plain_ms_per_token", m.plain_ms_per_token);
+  visit_drafters(
+      [&](std::string_view drafter, const DraftStats& sums) {
+        json d{{"name", drafter}};
+        visit_stats([&](const char* name, const auto& value) { d[name] = value; }, sums);
+        j["drafters"].push_back(std::move(d));
+      },
+      m.stats);
   j["reliability"] = json::object();
   for (std::size_t i = 0; i < m.seen.by_origin.size(); ++i) {
     const Reliability& r = m.seen.by_origin[i];

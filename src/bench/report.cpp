@@ -125,6 +125,34 @@ std::string row_text(const Row& r) {
                      r.first_token_ms > 0 ? fmt::format("{:.1f}", r.first_token_ms) : "", r.peak_mib, r.differing);
 }
 
+// Of several drafters, what each did in a step; empty for one.
+std::string drafters_text(const Row& r) {
+  if (r.stats.drafter[1].name.empty() || r.stats.steps == 0) return "";
+  std::string out;
+  const auto steps = static_cast<double>(r.stats.steps);
+  visit_drafters(
+      [&](std::string_view name, const DraftStats& d) {
+        out += fmt::format("{} {}: {:.2f} passes, {:.2f} ms, {:.2f} tokens verified, {:.2f} accepted",
+                           out.empty() ? "" : ";", name, static_cast<double>(d.forwards) / steps, d.ms / steps,
+                           static_cast<double>(d.verified) / steps, static_cast<double>(d.accepted) / steps);
+      },
+      r.stats);
+  return fmt::format("- {}, {}, a step:{}\n", kind_name(r.kind), r.config, out);
+}
+
+json drafters_json(const Stats& s) {
+  json out = json::array();
+  const auto steps = static_cast<double>(std::max<std::int64_t>(1, s.steps));
+  visit_drafters(
+      [&](std::string_view name, const DraftStats& d) {
+        json drafter{{"name", name}};
+        visit_stats([&](const char* sum, const auto& value) { drafter[sum] = static_cast<double>(value) / steps; }, d);
+        out.push_back(std::move(drafter));
+      },
+      s);
+  return out;
+}
+
 std::string setup_title(double temperature, int sessions) {
   return fmt::format("{}, {}", temperature == 0 ? "greedy" : fmt::format("temperature {}", temperature),
                      sessions == 1 ? "one session" : fmt::format("{} sessions", sessions));
@@ -197,6 +225,7 @@ json row_json(const Row& r) {
           {"draft_ms", r.stats.draft_ms / steps},
           {"verify_ms", r.stats.verify_ms / steps},
           {"rest_ms", (r.stats.total_ms - r.stats.draft_ms - r.stats.verify_ms) / steps},
+          {"drafters", drafters_json(r.stats)},
           {"depth", depth},
           {"reliability", reliability_json(r.seen)}};
 }
@@ -266,8 +295,7 @@ EqualTime equal_time(const std::vector<Row>& rows, const std::string& config) {
       out.ms_per_step = ms;
       out.tokens_per_step = r.stats.tokens_per_step();
     }
-    if (r.config == "plain" || r.config.starts_with("chain depth="))
-      chains.emplace_back(ms, r.stats.tokens_per_step());
+    if (r.config == "plain" || r.config.starts_with("chain depth=")) chains.emplace_back(ms, r.stats.tokens_per_step());
   }
   std::sort(chains.begin(), chains.end());
   for (std::size_t i = 1; i < chains.size(); ++i) {
@@ -297,6 +325,9 @@ std::string markdown(const Measurements& m) {
     }
     out += row_text(r);
   }
+  std::string drafters;
+  for (const Row& r : rows) drafters += drafters_text(r);
+  if (!drafters.empty()) out += "\nBy drafter:\n\n" + drafters;
   out += duel_table(m);
   if (const EqualTime e = equal_time(rows, "auto"); e.chain_tokens_per_step > 0) {
     out += fmt::format(

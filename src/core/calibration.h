@@ -23,18 +23,30 @@ class Calibration {
 
   explicit Calibration(bool greedy);
 
-  // Cell of a draft candidate. `rank`: in (perturbed) order, 0 = best; `log_q`: its log-probability; `gap`: distance
-  // in perturbed score to the best candidate, for the best one to the second. Greedy looks at log_q, else at gap.
-  Cell draft_cell(int rank, float log_q, float gap) const;
+  // Cell of a drafter's candidate. `rank`: in (perturbed) order, 0 = best; `log_q`: its log-probability; `gap`:
+  // distance in perturbed score to the best candidate, for the best one to the second. Greedy looks at log_q, else at
+  // gap.
+  Cell draft_cell(int rank, float log_q, float gap, int drafter = 0) const;
   // Cell of the continuation of a source's match. REQUIRES: origin is kHistory, kRecycled, kLookup or kHint.
   Cell source_cell(Origin origin, int match_length) const;
   // Cell of the discount for candidates inherited through a merge that agree in `agreement` >= 1 tokens with the path.
   Cell merge_cell(int agreement) const;
-  // Probability that an expansion `depth` levels below the root names the target's token as a likely one: prices a
-  // level before it is drafted. A depth that was seldom reached is thought to be like the one above it, or a level that
-  // is never drafted would keep its prior for good.
-  double expansion_gain(int depth) const { return expansion_gain(now_, depth); }
-  void observe_expansion(int depth, bool named);
+  // What several drafters that expanded the same node say of a candidate.
+  enum class Voices : std::uint8_t {
+    kAgree,  // each of them thinks it the likeliest
+    kNamed,  // each of them names it
+    kAlone,  // one of them does not
+  };
+  // Cell of the factor for such a candidate, by the probability that the surest of them gives it.
+  Cell voices_cell(Voices voices, double probability) const;
+  // Probability that an expansion by a drafter `depth` levels below the root names the target's token as a likely one:
+  // prices a level before it is drafted. A depth that was seldom reached is thought to be like the one above it, or a
+  // level that is never drafted would keep its prior for good.
+  double expansion_gain(int depth, int drafter = 0) const { return expansion_gain(now_, depth, drafter); }
+  void observe_expansion(int depth, bool named, int drafter = 0);
+  // The same for a node that others have expanded: that it names what they do not.
+  double further_gain(int drafter) const;
+  void observe_further(int drafter, bool named);
 
   double probability(Cell cell) const { return now_[cell].hits / now_[cell].trials; }
 
@@ -47,8 +59,8 @@ class Calibration {
   // True if something that set_counts() took was forgotten since the last call.
   bool take_surprise() { return std::exchange(dropped_, false); }
 
-  // `predicted`: 1 for an ordinary cell; for a merge cell the candidate's probability without the discount, so that
-  // the cell learns accepted / predicted.
+  // `predicted`: 1 for an ordinary cell; for one that holds a factor (merge, voices) the candidate's probability
+  // without it, so that the cell learns accepted / predicted.
   void observe(Cell cell, bool accepted, double predicted = 1);
 
  private:
@@ -57,18 +69,23 @@ class Calibration {
   static constexpr int kLengths = 7;
   static constexpr int kAgreements = 6;
   static constexpr int kDepths = 8;
-  static constexpr int kSourceBase = kRanks * kBins;
+  static constexpr int kVoices = 3;
+  static constexpr int kVoiceBins = 6;
+  static constexpr int kSourceBase = kMaxDrafters * kRanks * kBins;
   static constexpr int kMergeBase = kSourceBase + 4 * kLengths;
-  static constexpr int kCells = kMergeBase + kAgreements;
+  static constexpr int kVoiceBase = kMergeBase + kAgreements;
+  static constexpr int kCells = kVoiceBase + kVoices * kVoiceBins;
+  static constexpr int kFurtherBase = kCells + kMaxDrafters * kDepths;
+  static constexpr int kCounts = kFurtherBase + kMaxDrafters;
 
   struct Counts {
     double hits;
     double trials;
   };
-  // Cells, and behind them expansions by depth, which hold no prior.
-  using State = std::array<Counts, kCells + kDepths>;
+  // Cells, and after them expansions by drafter and depth, which hold no prior, and further ones by drafter.
+  using State = std::array<Counts, kCounts>;
   static void count(Counts& c, bool hit, double predicted);
-  static double expansion_gain(const State& state, int depth);
+  static double expansion_gain(const State& state, int depth, int drafter);
   void judge_kept(std::size_t i, double by_kept, double by_prior, bool hit);
 
   bool greedy_;
@@ -77,8 +94,8 @@ class Calibration {
   // What set_counts() took, where it still counts, and by how much it foretold what came since better than the prior
   // (log-likelihoods).
   State kept_{};
-  std::array<bool, kCells + kDepths> has_kept_{};
-  std::array<double, kCells + kDepths> evidence_{};
+  std::array<bool, kCounts> has_kept_{};
+  std::array<double, kCounts> evidence_{};
   bool dropped_ = false;
 };
 

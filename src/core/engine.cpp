@@ -17,6 +17,12 @@ SpeculationParams for_target(SpeculationParams p, const BackendInfo& target) {
   return p;
 }
 
+std::vector<std::unique_ptr<Drafter>> list_of(std::unique_ptr<Drafter> drafter) {
+  std::vector<std::unique_ptr<Drafter>> list;
+  if (drafter) list.push_back(std::move(drafter));
+  return list;
+}
+
 }  // namespace
 
 Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Calibration& calibration)
@@ -26,7 +32,7 @@ Session::Session(Engine& engine, std::int32_t slot, SessionOptions options, Cali
       sampler_(options_.sampling),
       hypotheses_(for_target(options_.speculation, engine.state_->target_.info()), sampler_, calibration,
                   {engine.state_->is_eog_.get(), static_cast<std::size_t>(engine.state_->target_.info().n_vocab)},
-                  engine.state_->target_.info().n_ctx, engine.state_->sources_) {
+                  engine.state_->target_.info().n_ctx, options_.sources) {
   const auto n_ctx = static_cast<std::size_t>(engine.state_->target_.info().n_ctx);
   tokens_.reserve(n_ctx + 1);
   acceptance_.path.reserve(64);
@@ -41,21 +47,23 @@ Engine::Engine(Backend& target, Backend* draft, EngineOptions options)
     : Engine(target, draft != nullptr ? make_model_drafter(*draft, target.info().n_vocab) : nullptr,
              std::move(options)) {}
 
-Engine::State::State(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions options)
+Engine::State::State(Backend& target, std::vector<std::unique_ptr<Drafter>> drafters, EngineOptions options)
     : target_(target),
-      drafter_(std::move(drafter)),
+      drafters_(std::move(drafters)),
       options_(std::move(options)),
       target_cost_(std::max(1, options_.max_total_width)),
-      draft_cost_(128),
-      planner_(target_cost_, draft_cost_, target.info().feeds_again) {
+      draft_costs_(std::max<std::size_t>(1, drafters_.size()), CostModel(128)),
+      planner_(target_cost_, draft_costs_, target.info().feeds_again) {
   const BackendInfo& t = target.info();
   if (options_.prefill_chunk < 1 || options_.max_total_width < 1) {
     throw Error(ErrorCode::kUsage, "The prefill chunk and the total width must be at least 1.");
   }
   options_.max_total_width = std::min({options_.max_total_width, t.max_batch, t.max_outputs});
   options_.prefill_chunk = std::min(options_.prefill_chunk, t.max_batch);
-  if (drafter_) {
-    const DrafterInfo& d = drafter_->info();
+  if (drafters_.size() > kMaxDrafters)
+    throw Error(ErrorCode::kUsage, "An engine takes at most " + std::to_string(kMaxDrafters) + " drafters.");
+  for (const auto& drafter : drafters_) {
+    const DrafterInfo& d = drafter->info();
     if (d.n_seq < t.n_seq || d.n_ctx < t.n_ctx) {
       throw Error(ErrorCode::kPairMismatch,
                   "The draft model's context (" + std::to_string(d.n_seq) + " sequences of " + std::to_string(d.n_ctx) +
@@ -73,8 +81,11 @@ Engine::State::State(Backend& target, std::unique_ptr<Drafter> drafter, EngineOp
   path_.reserve(static_cast<std::size_t>(t.max_batch));
 }
 
+Engine::Engine(Backend& target, std::vector<std::unique_ptr<Drafter>> drafters, EngineOptions options)
+    : state_(std::make_unique<State>(target, std::move(drafters), std::move(options))) {}
+
 Engine::Engine(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions options)
-    : state_(std::make_unique<State>(target, std::move(drafter), std::move(options))) {}
+    : Engine(target, list_of(std::move(drafter)), std::move(options)) {}
 
 Engine::~Engine() = default;
 
@@ -88,7 +99,7 @@ std::size_t Engine::prefill_left(const Session& session) const { return state_->
 std::size_t Engine::prefill(Session& session) { return state_->prefill(session); }
 void Engine::step(std::span<Session* const> sessions) { state_->step(sessions); }
 Backend& Engine::target() { return state_->target_; }
-Drafter* Engine::drafter() { return state_->drafter_.get(); }
+std::span<const std::unique_ptr<Drafter>> Engine::drafters() const { return state_->drafters_; }
 const EngineOptions& Engine::options() const { return state_->options_; }
 const Stats& Engine::stats() const { return state_->stats_; }
 void Engine::reset_stats() { state_->stats_ = {}; }
@@ -142,8 +153,12 @@ std::unique_ptr<Session> Engine::State::open(Engine& engine, SessionOptions opti
     throw Error(ErrorCode::kUsage, "All " + std::to_string(slots_.size()) +
                                        " sequences are in use; close a session or create the engine with more.");
   }
+  options.sources.insert(options.sources.begin(), sources_.begin(), sources_.end());
+  if (options.sources.size() > Hypotheses::kMaxShared)
+    throw Error(ErrorCode::kUsage, "A session takes at most " + std::to_string(Hypotheses::kMaxShared) +
+                                       " sources, those of its engine included.");
   Calibration& c = calibration(options.sampling);
-  draft_probes_.try_emplace(temperature_key(options.sampling), 0);  // here, since a step allocates nothing
+  draft_probes_.try_emplace(temperature_key(options.sampling));  // here, since a step allocates nothing
   std::unique_ptr<Session> session(new Session(engine, slot, std::move(options), c));
   slots_[static_cast<std::size_t>(slot)].taken = true;
   return session;
@@ -192,7 +207,7 @@ void Engine::State::set_prompt(Session& s, std::span<const Token> prompt) {
           : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
   const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
   s.n_reused_ = static_cast<std::size_t>(target_.truncate(s.slot_, keep));
-  if (drafter_) drafter_->truncate(s.slot_, static_cast<std::int32_t>(common));
+  for (const auto& d : drafters_) d->truncate(s.slot_, static_cast<std::int32_t>(common));
   kept.clear();
   s.tokens_.assign(prompt.begin(), prompt.end());
   s.n_prompt_ = prompt.size();
@@ -204,7 +219,7 @@ void Engine::State::set_prompt(Session& s, std::span<const Token> prompt) {
 
 void Engine::State::clear(std::int32_t slot) {
   target_.truncate(slot, 0);
-  if (drafter_) drafter_->truncate(slot, 0);
+  for (const auto& d : drafters_) d->truncate(slot, 0);
 }
 
 bool Engine::State::forget_oldest() {
@@ -246,8 +261,8 @@ std::size_t Engine::State::prefill(Session& s) {
   }
   target_.forward(batch_);
   target_.commit(s.slot_, path_);
-  // The drafter takes as much, so that nobody waits for more; what it lacks then it takes in between the steps.
-  if (drafter_ && s.options_.speculation.mode != Mode::kPlain) catch_up(s, to);
+  // The drafters take as much, so that nobody waits for more; what they lack then they take in between the steps.
+  for (int d = 0; d < n_drafters() && s.options_.speculation.mode != Mode::kPlain; ++d) catch_up(d, s, to);
   return prefill_left(s);
 }
 
@@ -255,7 +270,7 @@ std::size_t Engine::State::prefill(Session& s) {
 // anew.
 void Engine::State::drop_leftovers(Session& s) {
   if (target_.n_speculative(s.slot_) > 0) target_.commit(s.slot_, {});
-  if (drafter_) drafter_->truncate(s.slot_, static_cast<std::int32_t>(s.tokens_.size()) - 1);
+  for (const auto& d : drafters_) d->truncate(s.slot_, static_cast<std::int32_t>(s.tokens_.size()) - 1);
 }
 
 // Readies a session for the step; false if it finished instead.
@@ -264,7 +279,8 @@ bool Engine::State::prepare(Session& s) {
     throw Error(ErrorCode::kUsage, "A session must have a prompt and be prefilled before it is stepped.");
   s.step_ = {};
   s.acceptance_.clear();
-  s.wants_draft_ = false;
+  s.drafting_ = 0;
+  s.source_probability_ = -1;
   s.n_chosen_ = 0;
   drop_leftovers(s);
   const std::int64_t generated = static_cast<std::int64_t>(s.generated().size());
@@ -285,10 +301,11 @@ void Engine::State::step(std::span<Session* const> sessions) {
     assert(!sessions[i]->finished() && std::find(sessions.begin(), sessions.begin() + static_cast<std::ptrdiff_t>(i),
                                                  sessions[i]) == sessions.begin() + static_cast<std::ptrdiff_t>(i));
   const double start = now();
-  step_draft_ms_ = step_verify_ms_ = step_modelled_ms_ = 0;
-  step_draft_forwards_ = 0;
-  step_wanted_ = false;
-  const double sequence_before = target_.sequence_ms() + (drafter_ ? drafter_->sequence_ms() : 0);
+  step_verify_ms_ = step_modelled_ms_ = 0;
+  step_rooted_ = step_out_ = step_wanted_ = 0;
+  step_caught_up_ = false;
+  for (int d = 0; d < n_drafters(); ++d) step_drafter_[static_cast<std::size_t>(d)] = {.name = at(d).info().name};
+  const double sequence_before = sequence_ms();
   active_.clear();
   for (Session* s : sessions) {
     if (prepare(*s)) active_.push_back(s);
@@ -301,7 +318,7 @@ void Engine::State::step(std::span<Session* const> sessions) {
   const int roots = static_cast<int>(active_.size());
   step_planned_ = to_be_planned();
   step_probes_plain_ = step_planned_ && planner_.probe(Planner::Probe::kPlain, roots);
-  if (drafter_) draft_all();
+  draft_all();
   choose_widths();
   verify();
   const double sequence_verified = target_.sequence_ms();
@@ -311,13 +328,17 @@ void Engine::State::step(std::span<Session* const> sessions) {
     emitted += static_cast<int>(s->acceptance_.token.size());
   }
   account_verification(target_.sequence_ms() - sequence_verified);
-  planner_.end_step(emitted, step_modelled_ms_, roots, static_cast<int>(batch_.size()), step_draft_forwards_ > 0,
-                    step_wanted_);
+  planner_.end_step(emitted, step_modelled_ms_, roots, static_cast<int>(batch_.size()), step_rooted_, step_wanted_);
   for (Session* s : active_) {
     if (s->hypotheses_.take_surprise()) planner_.surprise();
   }
-  const double sequence_ms = target_.sequence_ms() + (drafter_ ? drafter_->sequence_ms() : 0) - sequence_before;
-  account(now() - start, sequence_ms);
+  account(now() - start, sequence_ms() - sequence_before);
+}
+
+double Engine::State::sequence_ms() const {
+  double ms = target_.sequence_ms();
+  for (const auto& d : drafters_) ms += d->sequence_ms();
+  return ms;
 }
 
 // Wishes set by hand are obeyed while they agree: then everyone waits for his own only.
@@ -330,10 +351,19 @@ bool Engine::State::to_be_planned() const {
 // Books the step to its sessions (each took part in the whole of it) and once to the engine.
 void Engine::State::account(double total_ms, double sequence_ms) {
   Stats sum;
+  double draft_ms = 0;
+  for (const DraftStats& d : step_drafter_) draft_ms += d.ms;
   for (Session* s : active_) {
     Stats& step = s->step_;
+    for (int d = 0; d < n_drafters(); ++d) {
+      DraftStats& mine = step.drafter[static_cast<std::size_t>(d)];
+      mine.name = at(d).info().name;
+      mine.ms = step_drafter_[static_cast<std::size_t>(d)].ms;
+      step.draft_nodes += mine.nodes;
+      step.draft_forwards += mine.forwards;
+    }
     step.steps = 1;
-    step.draft_ms = step_draft_ms_;
+    step.draft_ms = draft_ms;
     step.verify_ms = step_verify_ms_;
     step.sequence_ms = sequence_ms;
     step.total_ms = total_ms;
@@ -343,8 +373,12 @@ void Engine::State::account(double total_ms, double sequence_ms) {
     if (s->options_.on_step)
       s->options_.on_step(StepView{*s, s->hypotheses_, s->acceptance_, step, target_, s->first_row_});
   }
-  sum.draft_forwards = step_draft_forwards_;
-  sum.draft_ms = step_draft_ms_;
+  sum.draft_forwards = 0;
+  for (std::size_t d = 0; d < sum.drafter.size(); ++d) {
+    sum.draft_forwards += sum.drafter[d].forwards = step_drafter_[d].forwards;
+    sum.drafter[d].ms = step_drafter_[d].ms;
+  }
+  sum.draft_ms = draft_ms;
   sum.verify_ms = step_verify_ms_;
   sum.sequence_ms = sequence_ms;
   sum.total_ms = total_ms;
@@ -431,7 +465,8 @@ void Engine::State::take(Session& s) {
   path_.push_back(0);
   path_.insert(path_.end(), s.acceptance_.path.begin(), s.acceptance_.path.end());
   target_.commit(s.slot_, path_);
-  if (s.wants_draft_) drafter_->commit(s.slot_, s.hypotheses_, s.acceptance_.path);
+  for (int d = 0; d < n_drafters(); ++d)
+    if (contains(s.drafting_, d)) at(d).commit(s.slot_, s.hypotheses_, s.acceptance_.path);
   for (const Token t : s.acceptance_.token) s.hypotheses_.remember(t);
   if (s.acceptance_.token.size() > s.acceptance_.path.size())
     s.hypotheses_.learn(s.acceptance_.path, s.acceptance_.token);
@@ -442,6 +477,12 @@ void Engine::State::take(Session& s) {
   s.step_.drafted = s.hypotheses_.graph().size() - 1;
   s.step_.merged = s.hypotheses_.graph().n_merges();
   s.step_.plain_steps = tree.size() == 1 ? 1 : 0;
+  const auto count = [&](std::int32_t node, std::int64_t DraftStats::*sum) {
+    for (int d = 0; d < n_drafters(); ++d)
+      s.step_.drafter[static_cast<std::size_t>(d)].*sum += contains(tree.drafters[static_cast<std::size_t>(node)], d);
+  };
+  for (std::int32_t node = 1; node < tree.size(); ++node) count(node, &DraftStats::verified);
+  for (const std::int32_t node : s.acceptance_.path) count(node, &DraftStats::accepted);
 }
 
 bool run_to_end(Engine& engine, std::span<Session* const> sessions, const GoOn& go_on) {

@@ -1,6 +1,7 @@
 // What is inside an engine. Files that measure, simulate or keep profiles look at it; everyone else uses gsd/engine.h.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -21,7 +22,7 @@ struct Learned {
 };
 
 struct Engine::State {
-  State(Backend& target, std::unique_ptr<Drafter> drafter, EngineOptions options);
+  State(Backend& target, std::vector<std::unique_ptr<Drafter>> drafters, EngineOptions options);
 
   // Puts `other` in the place of what was learned and that into `other`: for measuring several ways to decode with one
   // engine, each with a memory of its own. REQUIRES: no session is open.
@@ -51,15 +52,24 @@ struct Engine::State {
   bool to_be_planned() const;
   double now() const { return now_ms(options_.clock); }
   void draft_all();
-  void choose_drafting_sessions();
-  void choose_probed_session();
-  Planner::Ahead ahead(int depth) const;
-  void account_draft(double start, int width);
-  std::size_t n_lacking(const Session& s) const;
-  void catch_up(Session& s, std::size_t end);
-  bool lags(const Session& s) const;
-  bool draft_roots();
-  bool draft_level();
+  void draft_as_told();
+  bool draft_next();
+  void probe_drafters();
+  void choose_probed_session(int drafter);
+  Planner::Level price(int drafter);
+  int gather_roots(int drafter);
+  int gather_frontier(int drafter);
+  Planner::Ahead ahead(int drafter, int depth) const;
+  void account_draft(int drafter, double start, int width);
+  Drafter& at(int drafter) const { return *drafters_[static_cast<std::size_t>(drafter)]; }
+  int n_drafters() const { return static_cast<int>(drafters_.size()); }
+  std::size_t n_lacking(int drafter, const Session& s) const;
+  void catch_up(int drafter, Session& s, std::size_t end);
+  bool lags(int drafter, const Session& s) const;
+  void catch_up_lagging(int drafter);
+  bool draft_roots(int drafter);
+  bool draft_level(int drafter);
+  double sequence_ms() const;
   void choose_widths();
   void gather_trees();
   void verify();
@@ -68,14 +78,14 @@ struct Engine::State {
   void account(double total_ms, double sequence_ms);
 
   Backend& target_;
-  std::unique_ptr<Drafter> drafter_;
+  std::vector<std::unique_ptr<Drafter>> drafters_;
   std::vector<std::shared_ptr<const Source>> sources_;
   EngineOptions options_;
   CostModel target_cost_;
-  CostModel draft_cost_;
+  std::vector<CostModel> draft_costs_;  // of each drafter, at least one
   Planner planner_;
-  std::map<int, Calibration> calibrations_;  // see Learned
-  std::map<int, int> draft_probes_;          // that each of them had
+  std::map<int, Calibration> calibrations_;                    // see Learned
+  std::map<int, std::array<int, kMaxDrafters>> draft_probes_;  // that each of them had, of each drafter
   std::unique_ptr<bool[]> is_eog_;
   std::vector<Slot> slots_;
   std::int64_t n_closed_ = 0;
@@ -88,12 +98,14 @@ struct Engine::State {
   std::vector<Drafter::Node> level_;
   std::vector<Planner::Item> items_;
   std::vector<std::int32_t> path_;
-  double step_draft_ms_ = 0;
   double step_verify_ms_ = 0;
   double step_modelled_ms_ = 0;
-  int step_draft_forwards_ = 0;
-  bool step_wanted_ = false;
-  bool step_planned_ = false;  // the planner decides, not parameters set by hand
+  std::array<DraftStats, kMaxDrafters> step_drafter_;  // passes and their times
+  DrafterSet step_rooted_ = 0;                         // whose roots are expanded
+  DrafterSet step_out_ = 0;                            // who has nothing more to say in this step
+  DrafterSet step_wanted_ = 0;                         // whom the planner, not a probe, asked for it
+  bool step_caught_up_ = false;                        // a session that lagged has had its chunk
+  bool step_planned_ = false;                          // the planner decides, not parameters set by hand
   bool step_probes_plain_ = false;
 };
 

@@ -34,9 +34,9 @@ struct Hypotheses::Item {
   float probability;  // of the whole path
   float base;         // of this candidate given its parent, without the merge discount
   Origin origin;
-  Calibration::Cell cell;        // of the surest source that names it
-  Calibration::Cell draft_cell;  // of the draft, if it names it
+  Calibration::Cell cell;  // of the surest who names it
   Calibration::Cell merge_cell;
+  std::int32_t named;      // in named_: what the drafters say of it, or -1
   std::int32_t agreement;  // tokens shared with a merged node's creation path; 0 = not below a merge
   std::int32_t hint;       // index of the next hint token, or -1
   std::array<Source::Match, 2 + kMaxShared> match;  // in sources_
@@ -53,6 +53,16 @@ struct Hypotheses::Popped {
 struct Hypotheses::Ranked {
   std::int32_t edge;
   float score;
+};
+
+struct Hypotheses::Named {
+  std::int32_t edge;
+  double probability;        // by all of them
+  double surest;             // by the surest one that admits it
+  Calibration::Cell cell;    // of that one
+  Calibration::Cell voices;  // of the factor between the two, where several have expanded the parent
+  DrafterSet first;          // who thinks it the likeliest
+  std::array<Calibration::Cell, kMaxDrafters> cells;  // of each that admits it
 };
 
 const Hypotheses::Item& Hypotheses::popped(int i) const {
@@ -80,6 +90,7 @@ Hypotheses::Hypotheses(const SpeculationParams& params, const Sampler& sampler, 
   heap_.reserve(2048);
   order_.reserve(128);
   ranked_.reserve(kSampledCandidates);
+  named_.reserve(1024);
   scratch_tokens_.resize(kSampledCandidates);
   scratch_log_q_.resize(kSampledCandidates);
   path_tokens_.reserve(2 * Source::kMaxMatch + 64);
@@ -94,7 +105,14 @@ void Hypotheses::forget() { main_->clear(); }
 
 bool Hypotheses::take_surprise() { return calibration_.take_surprise(); }
 
-float Hypotheses::expansion_gain(int depth) const { return static_cast<float>(calibration_.expansion_gain(depth)); }
+float Hypotheses::expansion_gain(int depth, int drafter) const {
+  return static_cast<float>(calibration_.expansion_gain(depth, drafter));
+}
+
+float Hypotheses::expansion_gain_of(std::int32_t node, int drafter) const {
+  const GraphNode& n = graph_.node(node);
+  return n.expanded == 0 ? expansion_gain(n.depth, drafter) : static_cast<float>(calibration_.further_gain(drafter));
+}
 
 void Hypotheses::set_params(const SpeculationParams& params) {
   validate(params);
@@ -106,21 +124,24 @@ void Hypotheses::begin(std::span<const Token> tokens, std::uint32_t position) {
   tokens_ = tokens;
   position_ = position;
   graph_.reset(tokens, merge_length_of(params_));
-  level_ = 0;
+  level_.fill(0);
   items_.clear();
   order_.clear();
 }
 
-// Orders the candidates of `node` as the target would draw them at `depth` tokens below the root.
-void Hypotheses::rank_edges(std::int32_t node, int depth) {
+// Orders the drafter's candidates of `node` as the target would draw them at `depth` tokens below the root.
+void Hypotheses::rank_edges(std::int32_t node, int depth, int drafter) {
   ranked_.clear();
   for (std::int32_t e = graph_.node(node).first_edge; e >= 0; e = graph_.edge(e).next) {
+    const GraphEdge& edge = graph_.edge(e);
+    if (!contains(edge.named_by, drafter)) continue;
     float score = 0;
-    sampler_.perturb({&graph_.edge(e).token, 1}, {&graph_.edge(e).log_q, 1},
+    sampler_.perturb({&edge.token, 1}, {&edge.log_q[static_cast<std::size_t>(drafter)], 1},
                      position_ + static_cast<std::uint32_t>(depth), {&score, 1});
     ranked_.push_back({e, score});
   }
-  if (!sampler_.params().greedy()) {
+  // Greedy: the first drafter's stand in order.
+  if (!sampler_.params().greedy() || graph_.node(node).expanded != only(drafter)) {
     std::sort(ranked_.begin(), ranked_.end(), [](const Ranked& a, const Ranked& b) { return a.score > b.score; });
   }
 }
@@ -136,39 +157,110 @@ bool Hypotheses::admitted(std::size_t rank) const {
   return rank == 0 || std::exp(ranked_[rank].score - ranked_[0].score) >= params_.sibling_threshold;
 }
 
-void Hypotheses::expand(std::int32_t node, std::span<const float> logits) {
-  const SamplingParams& s = sampler_.params();
-  const auto wanted = s.greedy()
-                          ? static_cast<std::size_t>(params_.mode == Mode::kChain ? 2 : std::max(2, params_.top_k))
-                          : kSampledCandidates;
-  const auto n = static_cast<std::size_t>(top_k_log_softmax(logits, 1.0F / s.draft_temperature(),
-                                                            std::span(scratch_tokens_).first(wanted),
-                                                            std::span(scratch_log_q_).first(wanted)));
-  graph_.expand(node, std::span(scratch_tokens_).first(n), std::span(scratch_log_q_).first(n));
-  const int depth = graph_.node(node).depth;
-  level_ = std::max(level_, depth + 1);
-  rank_edges(node, depth);
-  for (std::size_t rank = 0; rank < ranked_.size() && admitted(rank); ++rank) {
-    const std::int32_t e = ranked_[rank].edge;
-    const Token t = graph_.edge(e).token;
-    if (is_eog_[static_cast<std::size_t>(t)]) continue;  // a leaf: nothing follows it
-    const double p =
-        calibration_.probability(calibration_.draft_cell(static_cast<int>(rank), graph_.edge(e).log_q, gap(rank)));
-    const auto path = static_cast<float>(p * graph_.node(node).probability);
-    if (path < params_.path_threshold) continue;
-    const std::int32_t child = graph_.add_child(node, e);
-    if (child >= 0 && !graph_.edge(e).merged) graph_.node(child).probability = path;
+// Appends the candidates of `node`, each once, to named_ and returns where they begin there.
+std::size_t Hypotheses::name_candidates(std::int32_t node, int depth) {
+  const std::size_t first = named_.size();
+  const DrafterSet expanded = graph_.node(node).expanded;
+  for (int d = 0; d < kMaxDrafters; ++d) {
+    if (!contains(expanded, d)) continue;
+    rank_edges(node, depth, d);
+    for (std::size_t rank = 0; rank < ranked_.size() && admitted(rank); ++rank) {
+      const GraphEdge& e = graph_.edge(ranked_[rank].edge);
+      const auto cell =
+          calibration_.draft_cell(static_cast<int>(rank), e.log_q[static_cast<std::size_t>(d)], gap(rank), d);
+      const double p = calibration_.probability(cell);
+      Named c{ranked_[rank].edge, p, p, cell, Calibration::kNone, rank == 0 ? only(d) : DrafterSet{0}, {}};
+      c.cells.fill(Calibration::kNone);
+      c.cells[static_cast<std::size_t>(d)] = cell;
+      name_candidate(first, c);
+    }
+  }
+  if (expanded != 0 && (expanded & (expanded - 1)) != 0) hear_all(first, expanded);
+  return first;
+}
+
+// Adds what one drafter says of a candidate to what others said.
+void Hypotheses::name_candidate(std::size_t first, const Named& c) {
+  const auto old = std::find_if(named_.begin() + static_cast<std::ptrdiff_t>(first), named_.end(),
+                                [&](const Named& o) { return o.edge == c.edge; });
+  if (old == named_.end()) return named_.push_back(c);
+  old->first |= c.first;
+  for (std::size_t d = 0; d < kMaxDrafters; ++d) old->cells[d] = std::min(old->cells[d], c.cells[d]);
+  if (c.surest <= old->surest) return;
+  old->surest = old->probability = c.surest;
+  old->cell = c.cell;
+}
+
+// Where several drafters have expanded a node, how far they agree says more than the surest of them alone.
+void Hypotheses::hear_all(std::size_t first, DrafterSet expanded) {
+  constexpr double kMost = 0.995;
+  for (std::size_t i = first; i < named_.size(); ++i) {
+    Named& c = named_[i];
+    const auto voices = c.first == expanded                        ? Calibration::Voices::kAgree
+                        : graph_.edge(c.edge).named_by == expanded ? Calibration::Voices::kNamed
+                                                                   : Calibration::Voices::kAlone;
+    c.voices = calibration_.voices_cell(voices, c.surest);
+    c.probability = std::min(kMost, c.surest * calibration_.probability(c.voices));
   }
 }
 
-std::span<const std::int32_t> Hypotheses::frontier() {
-  frontier_.clear();
+std::size_t Hypotheses::n_candidates() const {
+  if (!sampler_.params().greedy()) return kSampledCandidates;
+  return static_cast<std::size_t>(params_.mode == Mode::kChain ? 2 : std::max(2, params_.top_k));
+}
+
+std::size_t Hypotheses::likeliest(std::span<const float> logits, std::span<Token> tokens,
+                                  std::span<float> log_q) const {
+  return static_cast<std::size_t>(
+      top_k_log_softmax(logits, 1.0F / sampler_.params().draft_temperature(), tokens, log_q));
+}
+
+void Hypotheses::expand(std::int32_t node, std::span<const float> logits, int drafter) {
+  const std::size_t wanted = n_candidates();
+  const std::size_t n =
+      likeliest(logits, std::span(scratch_tokens_).first(wanted), std::span(scratch_log_q_).first(wanted));
+  expand(node, std::span(scratch_tokens_).first(n), std::span(scratch_log_q_).first(n), drafter);
+}
+
+void Hypotheses::expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter) {
+  const std::size_t n = std::min(tokens.size(), n_candidates());
+  graph_.expand(node, tokens.first(n), log_q.first(n), drafter);
+  const int depth = graph_.node(node).depth;
+  int& level = level_[static_cast<std::size_t>(drafter)];
+  level = std::max(level, depth + 1);
+  named_.clear();
+  name_candidates(node, depth);
+  for (const Named& c : named_) {
+    const GraphEdge& e = graph_.edge(c.edge);
+    if (is_eog_[static_cast<std::size_t>(e.token)]) continue;  // a leaf: nothing follows it
+    const auto path = static_cast<float>(c.probability * graph_.node(node).probability);
+    if (e.child < 0 && (path < params_.path_threshold || graph_.add_child(node, c.edge) < 0)) continue;
+    if (!e.merged) graph_.node(e.child).probability = path;
+  }
+}
+
+bool Hypotheses::may_expand(std::int32_t id, int drafter) const {
+  const GraphNode& n = graph_.node(id);
+  if (contains(n.expanded, drafter) || n.depth >= params_.depth) return false;
+  return contains(graph_.node(n.parent).expanded, drafter);
+}
+
+std::int32_t Hypotheses::next_to_expand(int drafter, int depth) const {
+  std::int32_t best = -1;
   for (std::int32_t id = 1; id < graph_.size(); ++id) {
     const GraphNode& n = graph_.node(id);
-    if (n.expanded || n.depth >= params_.depth) continue;
+    if (n.depth >= depth || (best >= 0 && n.probability <= graph_.node(best).probability)) continue;
+    if (may_expand(id, drafter)) best = id;
+  }
+  return best;
+}
+
+std::span<const std::int32_t> Hypotheses::frontier(int drafter) {
+  frontier_.clear();
+  for (std::int32_t id = 1; id < graph_.size(); ++id) {
     // The paper drafts level by level; the planner may come back to a node of an earlier level.
-    if (params_.mode != Mode::kAuto && n.depth != level_) continue;
-    frontier_.push_back(id);
+    const bool due = params_.mode == Mode::kAuto || graph_.node(id).depth == level_[static_cast<std::size_t>(drafter)];
+    if (due && may_expand(id, drafter)) frontier_.push_back(id);
   }
   std::sort(frontier_.begin(), frontier_.end(), [this](std::int32_t a, std::int32_t b) {
     const float pa = graph_.node(a).probability;
@@ -184,6 +276,7 @@ int Hypotheses::unroll(int max_nodes, int max_depth, int max_leaves) {
   max_depth_ = max_depth;
   int leaves = 1;
   items_.clear();
+  named_.clear();
   order_.clear();
   heap_.clear();
   items_.push_back(root_item());
@@ -226,8 +319,8 @@ Hypotheses::Item Hypotheses::root_item() const {
               .base = 1,
               .origin = Origin::kRoot,
               .cell = Calibration::kNone,
-              .draft_cell = Calibration::kNone,
               .merge_cell = Calibration::kNone,
+              .named = -1,
               .agreement = 0,
               .hint = hint_.empty() ? -1 : 0,
               .match = {}};
@@ -258,7 +351,7 @@ void Hypotheses::enumerate(int index) {
       // A match that has run to the end of its chain is looked for again.
       if (!f.match[i] || sources_[i]->next(f.match[i]) < 0) f.match[i] = find(*sources_[i], index);
     }
-    if (f.graph_node >= 0 && graph_.node(f.graph_node).expanded) enumerate_draft(index, f);
+    if (f.graph_node >= 0 && graph_.node(f.graph_node).expanded != 0) enumerate_draft(index, f);
     enumerate_sources(index, f, first);
   }
   Popped& p = order_[static_cast<std::size_t>(index)];
@@ -267,14 +360,12 @@ void Hypotheses::enumerate(int index) {
 }
 
 void Hypotheses::enumerate_draft(std::int32_t parent, const Item& f) {
-  rank_edges(f.graph_node, f.depth);
   const auto merge = f.agreement > 0 ? calibration_.merge_cell(f.agreement) : Calibration::kNone;
   const double factor = merge == Calibration::kNone ? 1 : std::min(1.0, calibration_.probability(merge));
-  for (std::size_t rank = 0; rank < ranked_.size() && admitted(rank); ++rank) {
-    const GraphEdge& e = graph_.edge(ranked_[rank].edge);
-    const auto cell = calibration_.draft_cell(static_cast<int>(rank), e.log_q, gap(rank));
-    const double base = calibration_.probability(cell);
-    const auto path = static_cast<float>(f.probability * base * factor);
+  for (std::size_t i = name_candidates(f.graph_node, f.depth); i < named_.size(); ++i) {
+    const Named& c = named_[i];
+    const GraphEdge& e = graph_.edge(c.edge);
+    const auto path = static_cast<float>(f.probability * c.probability * factor);
     if (params_.mode != Mode::kAuto && path < params_.path_threshold) continue;
     // Below a merge edge the candidates were drafted after other tokens; only the merged n-gram agrees at first.
     const std::int32_t agreement = f.agreement > 0 ? f.agreement + 1 : e.merged ? graph_.merge_length() + 1 : 0;
@@ -283,11 +374,11 @@ void Hypotheses::enumerate_draft(std::int32_t parent, const Item& f) {
                           .graph_node = e.child,
                           .depth = f.depth + 1,
                           .probability = path,
-                          .base = static_cast<float>(base),
+                          .base = static_cast<float>(c.probability),
                           .origin = f.agreement > 0 ? Origin::kMerged : Origin::kDraft,
-                          .cell = cell,
-                          .draft_cell = cell,
+                          .cell = c.cell,
                           .merge_cell = merge,
+                          .named = static_cast<std::int32_t>(i),
                           .agreement = agreement,
                           .hint = -1,
                           .match = {}});
@@ -321,8 +412,8 @@ Hypotheses::Item Hypotheses::source_item(std::int32_t parent, const Item& f, Ori
               .base = static_cast<float>(p),
               .origin = origin,
               .cell = cell,
-              .draft_cell = Calibration::kNone,
               .merge_cell = Calibration::kNone,
+              .named = -1,
               .agreement = 0,
               .hint = -1,
               .match = {}};
@@ -367,8 +458,10 @@ const TokenTree& Hypotheses::build(int n) {
   const auto put = [this](int index) {
     const Item& x = popped(index);
     const std::int32_t parent = x.parent < 0 ? -1 : order_[static_cast<std::size_t>(x.parent)].tree_index;
+    const DrafterSet by =
+        x.named < 0 ? DrafterSet{0} : graph_.edge(named_[static_cast<std::size_t>(x.named)].edge).named_by;
     order_[static_cast<std::size_t>(index)].tree_index =
-        tree_.add(x.token, parent, x.probability, x.origin, x.graph_node);
+        tree_.add(x.token, parent, x.probability, x.origin, x.graph_node, by);
   };
   if (order_.empty()) {  // nothing was unrolled: plain decoding
     tree_.add(tokens_.back(), -1, 1, Origin::kRoot, 0);
@@ -393,27 +486,42 @@ void Hypotheses::learn(std::span<const std::int32_t> path, std::span<const Token
     // order_ holds parents before children, so the accepted path comes by in its own order.
     const std::int32_t want = step == 0 ? 0 : path[step - 1];
     if (p.tree_index != want) continue;
-    const Token y = emitted[step];
-    bool named = false;
+    std::array<bool, kMaxDrafters> named{};
     for (std::int32_t i = p.begin; i < p.end; ++i) {
       const Item& c = items_[static_cast<std::size_t>(i)];
-      const bool hit = c.token == y;
-      if (c.merge_cell != Calibration::kNone) {
-        calibration_.observe(c.merge_cell, hit, c.base);
-      } else {
-        calibration_.observe(c.cell, hit);
-        if (c.draft_cell != Calibration::kNone && c.draft_cell != c.cell) calibration_.observe(c.draft_cell, hit);
-      }
-      named |= hit && c.draft_cell != Calibration::kNone && calibration_.probability(c.draft_cell) >= kLikely;
+      learn_candidate(c, c.token == emitted[step], named);
     }
-    const Item& x = items_[static_cast<std::size_t>(p.item)];
-    if (x.graph_node >= 0 && x.agreement == 0 && graph_.node(x.graph_node).expanded) {
-      calibration_.observe_expansion(x.depth, named);
-    }
+    learn_expansions(items_[static_cast<std::size_t>(p.item)], named);
     if (++step > path.size()) break;
   }
   if (params_.history) recycle(path);
   hint_.clear();
+}
+
+// `named`: which drafters name the target's token as a likely one, as far as known.
+void Hypotheses::learn_candidate(const Item& c, bool hit, std::array<bool, kMaxDrafters>& named) {
+  const bool inherited = c.merge_cell != Calibration::kNone;
+  calibration_.observe(inherited ? c.merge_cell : c.cell, hit, inherited ? c.base : 1);
+  if (c.named < 0) return;
+  const Named& n = named_[static_cast<std::size_t>(c.named)];
+  for (std::size_t d = 0; d < kMaxDrafters; ++d) {
+    if (n.cells[d] == Calibration::kNone) continue;
+    if (!inherited && n.cells[d] != c.cell) calibration_.observe(n.cells[d], hit);
+    named[d] |= hit && calibration_.probability(n.cells[d]) >= kLikely;
+  }
+  if (!inherited && n.voices != Calibration::kNone) calibration_.observe(n.voices, hit, n.surest);
+}
+
+void Hypotheses::learn_expansions(const Item& x, const std::array<bool, kMaxDrafters>& named) {
+  if (x.graph_node < 0 || x.agreement > 0) return;
+  const DrafterSet expanded = graph_.node(x.graph_node).expanded;
+  const auto n_named = std::count(named.begin(), named.end(), true);
+  for (int d = 0; d < kMaxDrafters; ++d) {
+    if (!contains(expanded, d)) continue;
+    const bool mine = named[static_cast<std::size_t>(d)];
+    calibration_.observe_expansion(x.depth, mine, d);
+    if (expanded != only(d)) calibration_.observe_further(d, mine && n_named == 1);
+  }
 }
 
 // Keeps the most probable drafted paths that were not accepted, each with the tokens before it.

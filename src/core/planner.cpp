@@ -4,21 +4,27 @@
 
 namespace gsd {
 namespace {
-constexpr double kFade = 0.97;                          // about the last 30 steps count
-constexpr double kProbeShare = 0.005;                   // of the time that probes may cost
-constexpr double kUrgentSteps = 3;                      // plain steps that they may cost in advance after a surprise
-constexpr int kUrgent = 3;                              // steps that a surprise is urgent for
-constexpr std::array<int, 3> kLastProbe{64, 512, 512};  // and at most, after probes without a result
-constexpr int kLeastProbe = 4;                          // steps between plain ones that are affordable
-constexpr int kConfirmedProbe = 64;                     // where what it would cost was measured in this run
+constexpr double kFade = 0.97;         // about the last 30 steps count
+constexpr double kProbeShare = 0.005;  // of the time that probes may cost
+constexpr double kUrgentSteps = 3;     // plain steps that they may cost in advance after a surprise
+constexpr int kUrgent = 3;             // steps that a surprise is urgent for
+constexpr int kLastDraftProbe = 64;    // and at most, after probes without a result
+constexpr int kLastWidthProbe = 512;   // likewise
+constexpr int kLeastProbe = 4;         // steps between plain ones that are affordable
+constexpr int kConfirmedProbe = 64;    // where what it would cost was measured in this run
+
+std::size_t watch_of(Planner::Probe kind, int drafter) {
+  return kind == Planner::Probe::kDraft ? static_cast<std::size_t>(drafter)
+                                        : kMaxDrafters + static_cast<std::size_t>(kind) - 1;
+}
 
 // Tokens that are computed again, on average, because a chain has a `length`th token, which is accepted with
 // `probability` and the token before it with `before`: unless all of the chain is accepted, what is of it is lost.
 double lost(int length, double before, double probability) { return length * std::max(0.0, before - probability); }
 }  // namespace
 
-Planner::Planner(CostModel& target, CostModel& draft, bool feeds_again)
-    : target_(target), draft_(draft), feeds_again_(feeds_again) {}
+Planner::Planner(CostModel& target, std::span<CostModel> drafts, bool feeds_again)
+    : target_(target), drafts_(drafts), feeds_again_(feeds_again) {}
 
 double Planner::rate(int roots) const {
   const double plain = roots / std::max(1e-9, target_.ms(roots));
@@ -30,13 +36,14 @@ double Planner::again_ms(double tokens, int width) const {
   return feeds_again_ ? tokens * (target_.ms(2 * width) - target_.ms(width)) / width : 0;
 }
 
-std::size_t Planner::choose_level(std::span<const Item> items, int roots, int width, int extra, Ahead ahead) const {
+Planner::Level Planner::choose_level(std::span<const Item> items, int roots, int width, int extra, Ahead ahead,
+                                     int drafter) const {
+  const CostModel& draft = drafts_[static_cast<std::size_t>(drafter)];
   const double price = rate(roots);
   const int length = (width - roots) / roots + 1;  // of the chains with this level
   double gain = 0;
   double again = 0;
-  double best = 0;
-  std::size_t count = 0;
+  Level best;
   for (std::size_t n = 1; n <= items.size(); ++n) {
     const double probability = items[n - 1].gain;
     gain += probability;
@@ -45,25 +52,24 @@ std::size_t Planner::choose_level(std::span<const Item> items, int roots, int wi
     again += lost(length, before, probability);
     const int more = static_cast<int>(n);
     const double cost =
-        draft_.ms(more + extra) + target_.ms(width + more) - target_.ms(width) + again_ms(again, width + more);
-    const double value = gain - price * cost + value_ahead(items[0].gain, width + more, roots, ahead, price);
-    if (value > best) {
-      best = value;
-      count = n;
-    }
+        draft.ms(more + extra) + target_.ms(width + more) - target_.ms(width) + again_ms(again, width + more);
+    const double value = gain - price * cost + value_ahead(items[0].gain, width + more, roots, ahead, price, draft);
+    if (value > best.value) best = {n, value};
   }
-  return count;
+  return best;
 }
 
 // The best that a chain of one to `levels` further levels can add; 0 if none pays.
-double Planner::value_ahead(double probability, int width, int roots, Ahead ahead, double price) const {
+double Planner::value_ahead(double probability, int width, int roots, Ahead ahead, double price,
+                            const CostModel& draft) const {
   double value = 0;
   double best = 0;
   for (int level = 1; level <= ahead.levels && width + level <= target_.max_width(); ++level) {
     const double before = probability;
     probability *= ahead.gain;
     const double again = lost((width - roots) / roots + level, before, probability);
-    value += probability - price * (draft_.ms(1) + target_.ms(width + level) - target_.ms(width + level - 1) +
+    const double pass = level <= ahead.free ? 0 : draft.ms(1);
+    value += probability - price * (pass + target_.ms(width + level) - target_.ms(width + level - 1) +
                                     again_ms(again, width + level));
     best = std::max(best, value);
   }
@@ -95,8 +101,8 @@ std::size_t Planner::choose_width(std::span<const Item> items, int roots, int wi
   return count;
 }
 
-bool Planner::probe(Probe kind, int roots) {
-  const auto k = static_cast<std::size_t>(kind);
+bool Planner::probe(Probe kind, int roots, int drafter) {
+  const std::size_t k = watch_of(kind, drafter);
   const Recent::Watch& watch = recent_.watch[k];
   int interval = recent_.urgent > 0 ? 0 : watch.interval;
   if (kind != Probe::kDraft) {
@@ -114,23 +120,27 @@ bool Planner::probe(Probe kind, int roots) {
   return probing_[k];
 }
 
-void Planner::end_step(int emitted, double modelled_ms, int roots, int width, bool drafted, bool wanted) {
+void Planner::end_step(int emitted, double modelled_ms, int roots, int width, DrafterSet drafted, DrafterSet wanted) {
   const double plain_ms = target_.ms(roots);
   const bool probed = std::find(probing_.begin(), probing_.end(), true) != probing_.end();
   const double price = probed ? modelled_ms - emitted / rate(roots) : 0;
   recent_.savings_ms = std::min(recent_.savings_ms + kProbeShare * modelled_ms - price, plain_ms);
   recent_.tokens = kFade * recent_.tokens + emitted;
   recent_.ms = kFade * recent_.ms + modelled_ms;
-  const std::array<bool, kProbes> seen{drafted, width > roots, width == roots};
-  for (std::size_t k = 0; k < kProbes; ++k) {
+  const auto end = [&](std::size_t k, bool seen, int last) {
     Recent::Watch& watch = recent_.watch[k];
     ++watch.steps;
-    if (!seen[k]) continue;
+    if (!seen) return;
     watch.steps = 0;
-    if (probing_[k]) watch.interval = price < 0 ? 0 : std::clamp(watch.interval * 2, 1, kLastProbe[k]);
-  }
+    if (probing_[k]) watch.interval = price < 0 ? 0 : std::clamp(watch.interval * 2, 1, last);
+  };
+  for (int d = 0; d < kMaxDrafters; ++d) end(watch_of(Probe::kDraft, d), contains(drafted, d), kLastDraftProbe);
+  end(watch_of(Probe::kWide, 0), width > roots, kLastWidthProbe);
+  end(watch_of(Probe::kPlain, 0), width == roots, kLastWidthProbe);
   notice_surprises();
-  if (drafted && wanted) recent_.watch[0].interval = Recent::Watch().interval;
+  for (int d = 0; d < kMaxDrafters; ++d)
+    if (contains(drafted, d) && contains(wanted, d))
+      recent_.watch[watch_of(Probe::kDraft, d)].interval = Recent::Watch().interval;
   probing_ = {};
 }
 
@@ -143,8 +153,12 @@ void Planner::surprise() {
 // the old costs is no measure any more.
 void Planner::notice_surprises() {
   recent_.urgent = std::max(0, recent_.urgent - 1);
-  const std::int64_t surprises = target_.surprises() + draft_.surprises();
-  const std::int64_t revisions = target_.revisions() + draft_.revisions();
+  std::int64_t surprises = target_.surprises();
+  std::int64_t revisions = target_.revisions();
+  for (const CostModel& draft : drafts_) {
+    surprises += draft.surprises();
+    revisions += draft.revisions();
+  }
   if (revisions != revisions_) recent_.tokens = recent_.ms = 0;
   if (surprises != surprises_ || revisions != revisions_) surprise();
   surprises_ = surprises;

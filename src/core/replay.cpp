@@ -37,12 +37,12 @@ void keep_tree(Replay& replay, const TokenGraph& graph, std::int32_t at) {
     const auto next = static_cast<std::size_t>(at + n.depth);
     const auto i = static_cast<std::size_t>(id);
     on_text[i] = id == 0 || (on_text[parent] && next < replay.text.size() && replay.text[next] == n.token);
-    if (!n.expanded || (id > 0 && (on_text[i] || node[parent] < 0))) continue;
+    if (n.expanded == 0 || (id > 0 && (on_text[i] || node[parent] < 0))) continue;
     candidates.clear();
     log_q.clear();
     for (std::int32_t e = n.first_edge; e >= 0; e = graph.edge(e).next) {
       candidates.push_back(graph.edge(e).token);
-      log_q.push_back(graph.edge(e).log_q);
+      log_q.push_back(graph.edge(e).log_q.front());
     }
     node[i] = replay.add(id == 0 ? -1 : node[parent], at, n.token, candidates, log_q);
   }

@@ -55,17 +55,27 @@ void TokenGraph::reset(std::span<const Token> context, int merge_length) {
   // The root is not indexed: an edge into it would always close a cycle.
 }
 
-void TokenGraph::expand(std::int32_t id, std::span<const Token> tokens, std::span<const float> log_q) {
+void TokenGraph::expand(std::int32_t id, std::span<const Token> tokens, std::span<const float> log_q, int drafter) {
   GraphNode& n = node(id);
-  assert(!n.expanded && tokens.size() == log_q.size());
+  const auto by = static_cast<std::size_t>(drafter);
+  assert(!contains(n.expanded, drafter) && tokens.size() == log_q.size());
   for (std::size_t i = 0; i < tokens.size(); ++i)
     assert(std::find(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(i), tokens[i]) ==
            tokens.begin() + static_cast<std::ptrdiff_t>(i));
-  n.expanded = true;
-  n.first_edge = tokens.empty() ? -1 : n_edges();
+  const bool first = n.expanded == 0;
+  n.expanded |= only(drafter);
+  std::int32_t last = n.first_edge;
+  while (last >= 0 && edge(last).next >= 0) last = edge(last).next;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    const std::int32_t next = i + 1 < tokens.size() ? n_edges() + 1 : -1;
-    edges_.push_back(GraphEdge{.token = tokens[i], .log_q = log_q[i], .next = next});
+    std::int32_t e = first ? -1 : find_edge(id, tokens[i]);
+    if (e < 0) {
+      e = n_edges();
+      edges_.push_back(GraphEdge{.token = tokens[i]});
+      (last < 0 ? n.first_edge : edges_[static_cast<std::size_t>(last)].next) = e;
+      last = e;
+    }
+    edges_[static_cast<std::size_t>(e)].named_by |= only(drafter);
+    edges_[static_cast<std::size_t>(e)].log_q[by] = log_q[i];
   }
 }
 
@@ -170,6 +180,8 @@ void TokenGraph::check_integrity() const {
     }
     for (std::int32_t e = n.first_edge; e >= 0; e = edge(e).next) {
       check_invariant(find_edge(id, edge(e).token) == e, "two candidates of one parent have the same token");
+      check_invariant(edge(e).named_by != 0 && (edge(e).named_by & ~n.expanded) == 0,
+                      "a candidate is named by nobody, or by who did not expand its parent");
       if (edge(e).child < 0) continue;
       const GraphNode& c = node(edge(e).child);
       check_invariant(c.token == edge(e).token, "an edge and its child differ in token");

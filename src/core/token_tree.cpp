@@ -33,6 +33,7 @@ void TokenTree::clear() {
   probability.clear();
   origin.clear();
   graph_node.clear();
+  drafters.clear();
   primary = 0;
 }
 
@@ -44,15 +45,17 @@ void TokenTree::reserve(int n) {
   probability.reserve(count);
   origin.reserve(count);
   graph_node.reserve(count);
+  drafters.reserve(count);
 }
 
-std::int32_t TokenTree::add(Token t, std::int32_t below, float p, Origin o, std::int32_t graph_id) {
+std::int32_t TokenTree::add(Token t, std::int32_t below, float p, Origin o, std::int32_t graph_id, DrafterSet by) {
   token.push_back(t);
   parent.push_back(below);
   depth.push_back(below < 0 ? 0 : depth[static_cast<std::size_t>(below)] + 1);
   probability.push_back(p);
   origin.push_back(o);
   graph_node.push_back(graph_id);
+  drafters.push_back(by);
   return size() - 1;
 }
 

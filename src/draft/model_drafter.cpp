@@ -9,12 +9,13 @@ namespace {
 
 class ModelDrafter final : public Drafter {
  public:
-  ModelDrafter(Backend& backend, std::int32_t n_vocab)
+  ModelDrafter(Backend& backend, std::int32_t n_vocab, std::string_view name)
       : backend_(backend),
         info_{.n_seq = backend.info().n_seq,
               .n_ctx = backend.info().n_ctx,
               .max_batch = backend.info().max_batch,
-              .max_nodes = std::min(backend.info().max_batch, backend.info().max_outputs)},
+              .max_nodes = std::min(backend.info().max_batch, backend.info().max_outputs),
+              .name = name},
         n_vocab_(std::min(n_vocab, backend.info().n_vocab)),
         slots_(static_cast<std::size_t>(info_.n_seq)) {
     batch_.reserve(static_cast<std::size_t>(info_.max_batch));
@@ -102,7 +103,7 @@ bool ModelDrafter::roots(std::span<const Root> roots) {
   if (batch_.empty() || !forward()) return false;
   std::int32_t i = 0;
   for (const Root& r : roots) {
-    r.hypotheses->expand(0, row(i++));
+    r.hypotheses->expand(0, row(i++), r.drafter);
     commit_text(r.slot, static_cast<std::int32_t>(r.text.size()) - n_known(r.slot));
     at(r.slot).index.clear();
     at(r.slot).leaves = 1;
@@ -141,7 +142,8 @@ bool ModelDrafter::level(std::vector<Node>& nodes) {
     for (const Node& n : nodes) at(n.slot).index[static_cast<std::size_t>(n.id)] = -1;
     return false;
   }
-  for (std::size_t i = 0; i < nodes.size(); ++i) nodes[i].hypotheses->expand(nodes[i].id, row(static_cast<int>(i)));
+  for (std::size_t i = 0; i < nodes.size(); ++i)
+    nodes[i].hypotheses->expand(nodes[i].id, row(static_cast<int>(i)), nodes[i].drafter);
   return true;
 }
 
@@ -167,8 +169,8 @@ void ModelDrafter::truncate(std::int32_t slot, std::int32_t n) {
 
 }  // namespace
 
-std::unique_ptr<Drafter> make_model_drafter(Backend& backend, std::int32_t n_vocab) {
-  return std::make_unique<ModelDrafter>(backend, n_vocab);
+std::unique_ptr<Drafter> make_model_drafter(Backend& backend, std::int32_t n_vocab, std::string_view name) {
+  return std::make_unique<ModelDrafter>(backend, n_vocab, name);
 }
 
 }  // namespace gsd

@@ -82,10 +82,11 @@ class Batch {
 
 class TargetStates;
 class HeadStates;
+using StatesOfHeads = std::vector<std::shared_ptr<TargetStates>>;  // of a target, for each of its heads
 
 // A backend for models whose state of the text so far is one value that each token changes (recurrent layers).
-// `states`, unless null, is told of all passes. `context`, unless null, becomes the first of its contexts.
-std::unique_ptr<Backend> make_recurrent_backend(const Model& model, const ContextOptions& options,
-                                                std::shared_ptr<TargetStates> states, llama_context** context);
+// `states` are told of all passes. `context`, unless null, becomes the first of its contexts.
+std::unique_ptr<Backend> make_recurrent_backend(const Model& model, const ContextOptions& options, StatesOfHeads states,
+                                                llama_context** context);
 
 }  // namespace gsd

@@ -135,7 +135,7 @@ std::string not_a_language_model(const GgufFile& file) {
   }
   const auto head = [](const std::string& what, const char* drafter) {
     return what +
-           "; gsd takes draft models and EAGLE-3 heads with --draft, llama-server takes this one with "
+           "; gsd takes draft models, EAGLE-3 heads and DFlash heads with --draft, llama-server takes this one with "
            "--spec-draft-model and "
            "--spec-type " +
            drafter + ".";

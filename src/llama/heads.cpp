@@ -17,7 +17,7 @@ constexpr std::string_view kMtp[] = {"cohere2moe", "deepseek2", "deepseek32", "g
 // Those of them whose MTP layers it takes to be mixtures of experts.
 constexpr std::string_view kMtpOfExperts[] = {"deepseek2", "deepseek32", "glm-dsa", "glm4moe"};
 
-// Architectures of which libllama 0.7 gives what enters each layer, likewise ("EAGLE-3").
+// Architectures of which libllama 0.7 gives what enters each layer, likewise (head_test.cpp).
 constexpr std::string_view kGivesLayers[] = {"gpt-oss", "llama", "qwen3", "qwen3moe"};
 
 template <std::size_t N>
@@ -34,7 +34,34 @@ bool has_dense_mtp_layer(const std::string& path, const GgufFile& file, std::uin
   return tensors && !has_tensor(*tensors, "blk." + std::to_string(first) + ".ffn_gate_inp.weight");
 }
 
+std::uint64_t block_size(const GgufFile& file) {
+  constexpr std::uint64_t kUnsaid = 16;
+  return file.number(file.of("block_size")).value_or(kUnsaid);
+}
+
+// Throws for a head of this architecture that is run in another way than one block at a time.
+void check_block_head(const GgufFile& file, const Model& head) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::kModelUnsupported, "The DFlash head '" + head.path() + "' " + why + ".");
+  };
+  for (const auto& [tensor, what] : {std::pair{"markov_w1.weight", "its tokens are drawn one after the other (DSpark)"},
+                                     {"selector_hidden.weight", "it chooses paths by itself (DFlash 2)"},
+                                     {"d2t", "its vocabulary is not its target's"}})
+    if (has_tensor(file.tensors(), tensor)) refuse(std::string("is of a kind that gsd does not know: ") + what);
+  if (file.has_key_beginning(file.of("rope.dimension_sections")))
+    refuse("takes positions in sections (M-RoPE), which gsd does not feed it");
+  if (file.has_key_beginning(file.of("hyper_connection"))) refuse("is of a kind that gsd does not know");
+  const std::uint64_t block = block_size(file);
+  if (block < 2 || block > 64) refuse("has blocks of " + std::to_string(block) + " tokens, and gsd takes 2 to 64");
+  if (llama_vocab_mask(head.impl().vocab) < 0) refuse("names no mask token (tokenizer.ggml.mask_token_id)");
+}
+
 }  // namespace
+
+std::int32_t block_of(const Model& head) {
+  const auto file = GgufFile::open(head.path());
+  return file ? static_cast<std::int32_t>(block_size(*file)) : 0;  // layers_of_target() has read it
+}
 
 const char* draft_type_name(DraftType type) {
   switch (type) {
@@ -44,6 +71,8 @@ const char* draft_type_name(DraftType type) {
       return "mtp";
     case DraftType::kEagle3:
       return "eagle3";
+    case DraftType::kDFlash:
+      return "dflash";
   }
   return "";
 }
@@ -51,13 +80,15 @@ const char* draft_type_name(DraftType type) {
 const std::map<std::string_view, std::optional<DraftType>>& draft_types_by_name() {
   static const auto types = [] {
     std::map<std::string_view, std::optional<DraftType>> out{{"auto", std::nullopt}};
-    for (const DraftType t : {DraftType::kModel, DraftType::kMtp, DraftType::kEagle3}) out[draft_type_name(t)] = t;
+    for (const DraftType t : {DraftType::kModel, DraftType::kMtp, DraftType::kEagle3, DraftType::kDFlash})
+      out[draft_type_name(t)] = t;
     return out;
   }();
   return types;
 }
 
 DraftType type_of(const GgufFile& file) {
+  if (file.architecture() == "dflash") return DraftType::kDFlash;
   return file.architecture() == "eagle3" ? DraftType::kEagle3 : DraftType::kModel;
 }
 
@@ -103,14 +134,19 @@ std::vector<std::int32_t> layers_of_target(const Model& target, const Model& hea
   if (!file) throw Error(ErrorCode::kModelFile, "The head '" + head.path() + "' cannot be read.");
   if (!is_one_of(target.architecture(), kGivesLayers))
     throw Error(ErrorCode::kModelUnsupported, "gsd does not know how to get the states of " + target.architecture() +
-                                                  " models that EAGLE-3 heads read.");
-  if (file->number(file->of("target_hidden_size")) != static_cast<std::uint64_t>(target.n_embd()))
+                                                  " models that EAGLE-3 and DFlash heads read.");
+  if (type == DraftType::kDFlash) {
+    check_block_head(*file, head);
+    if (head.n_embd() != target.n_embd()) refuse("it has not its target's width");
+  } else if (file->number(file->of("target_hidden_size")) != static_cast<std::uint64_t>(target.n_embd())) {
     refuse("its target's layers have another width");
+  }
   const bool complete =
       has_tensor(file->tensors(), "token_embd.weight") && has_tensor(file->tensors(), "output.weight");
   if (!complete && head.n_embd() != target.n_embd())
     refuse("it has not its target's width, nor an embedding and an output of its own");
-  if (head.n_layers() != 1) refuse("it has " + std::to_string(head.n_layers()) + " layers, and libllama computes one");
+  if (type == DraftType::kEagle3 && head.n_layers() != 1)
+    refuse("it has " + std::to_string(head.n_layers()) + " layers, and libllama computes one");
   if (layers.empty()) refuse("it names no layers of its target");
   for (const std::int32_t layer : layers)
     if (layer < 0 || layer > target.n_layers())

@@ -16,6 +16,7 @@
 #include <bit>
 
 #include "../core/stopwatch.h"
+#include "block_drafter.h"
 #include "heads.h"
 #include "states.h"
 
@@ -31,9 +32,9 @@ Mask bit(std::int32_t leaf) { return Mask{1} << leaf; }
 
 class LlamaBackend final : public Backend {
  public:
-  // `states`, unless null, is told of all passes. `head`, unless null: what the model's passes are fed, in a context
-  // that belongs to the target's `other`.
-  LlamaBackend(const Model& model, const ContextOptions& options, std::shared_ptr<TargetStates> states = {},
+  // `states` are told of all passes. `head`, unless null: what the model's passes are fed, in a context that belongs to
+  // the target's `other`.
+  LlamaBackend(const Model& model, const ContextOptions& options, StatesOfHeads states = {},
                std::unique_ptr<HeadStates> head = {}, llama_context* other = nullptr);
 
   llama_context* first_context() const { return contexts_.front().get(); }
@@ -91,7 +92,7 @@ class LlamaBackend final : public Backend {
   const std::function<bool()> cancelled_;
   const std::int32_t n_window_;  // positions of the sliding window, 0 = none
   const std::int32_t n_ids_;     // sequence ids of libllama for each of our sequences
-  std::shared_ptr<TargetStates> states_;
+  StatesOfHeads states_;
   std::unique_ptr<HeadStates> head_;
   std::vector<ContextHandle> contexts_;
   BackendInfo info_;
@@ -105,7 +106,7 @@ class LlamaBackend final : public Backend {
   double sequence_ms_ = 0;
 };
 
-LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o, std::shared_ptr<TargetStates> states,
+LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o, StatesOfHeads states,
                            std::unique_ptr<HeadStates> head, llama_context* other)
     : vocab_(model.impl().vocab),
       cancelled_(o.cancelled),
@@ -119,7 +120,7 @@ LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o, std::sha
   info_.tentative = head_ != nullptr;
   if (head_) head_->attach(first_context());
   for (const ContextHandle& c : contexts_)
-    if (states_) states_->attach(c.get());
+    for (const auto& states_of_head : states_) states_of_head->attach(c.get());
   sequences_.resize(static_cast<std::size_t>(o.n_seq));
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     sequences_[i].context = o.exact ? i : 0;
@@ -296,7 +297,8 @@ void LlamaBackend::run(std::size_t context, std::span<const NodeInput> nodes, st
       rows_[row] = logits_of(ctx, token);
       if (head_) head_->take(head_nodes_[i], ctx, token);
     }
-    if (mine && states_) states_->take(nodes[i].seq, node_index_[i], ctx, token);
+    for (const auto& states : states_)
+      if (mine) states->take(nodes[i].seq, node_index_[i], ctx, token);
     done += mine ? 1 : 0;
     row += nodes[i].want_logits ? 1 : 0;
   }
@@ -362,7 +364,8 @@ std::span<const float> LlamaBackend::logits(std::int32_t row) const {
 void LlamaBackend::commit(std::int32_t seq, std::span<const std::int32_t> path) {
   const Stopwatch clock;
   Sequence& s = sequences_[static_cast<std::size_t>(seq)];
-  if (states_) states_->commit(seq, s.nodes.empty() ? std::span<const std::int32_t>() : path, s.committed);
+  for (const auto& states : states_)
+    states->commit(seq, s.nodes.empty() ? std::span<const std::int32_t>() : path, s.committed);
   if (head_) head_->commit(seq, path);
   const auto kept = static_cast<std::int32_t>(path.size());
   for (std::int32_t leaf = 0; leaf < n_ids_; ++leaf) {
@@ -399,7 +402,7 @@ std::int32_t LlamaBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
   s.committed = std::min(s.committed, n_tokens);
   s.base = std::min(s.base, s.committed);
   keep_window(s);
-  if (states_) states_->truncate(seq, s.committed);
+  for (const auto& states : states_) states->truncate(seq, s.committed);
   return n_committed(seq);
 }
 
@@ -408,16 +411,20 @@ std::int32_t LlamaBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
 std::unique_ptr<Backend> make_backend(const Model& model, const ContextOptions& options) {
   const llama_model* m = model.impl().model.get();
   if (llama_model_is_recurrent(m) || llama_model_is_hybrid(m))
-    return make_recurrent_backend(model, options, nullptr, nullptr);
+    return make_recurrent_backend(model, options, {}, nullptr);
   return std::make_unique<LlamaBackend>(model, options);
 }
 
-BackendsWithHead make_backends(const Model& target, const Model& head, DraftType type, const ContextOptions& options,
-                               const ContextOptions& head_options) {
-  const std::vector<std::int32_t> layers = layers_of_target(target, head, type);
-  const auto states =
-      std::make_shared<TargetStates>(target, layers, options.n_seq, kPassesRemembered * options.max_batch);
-  BackendsWithHead out;
+BackendsWithHeads make_backends(const Model& target, std::span<const Head> heads, const ContextOptions& options,
+                                const ContextOptions& head_options) {
+  if (heads.empty()) return {make_backend(target, options), {}};
+  StatesOfHeads states;
+  for (const Head& head : heads) {
+    const std::vector<std::int32_t> layers = layers_of_target(target, *head.model, head.type);
+    states.push_back(
+        std::make_shared<TargetStates>(target, layers, options.n_seq, kPassesRemembered * options.max_batch));
+  }
+  BackendsWithHeads out;
   llama_context* context = nullptr;
   const llama_model* m = target.impl().model.get();
   if (llama_model_is_recurrent(m) || llama_model_is_hybrid(m)) {
@@ -427,8 +434,17 @@ BackendsWithHead make_backends(const Model& target, const Model& head, DraftType
     context = backend->first_context();
     out.target = std::move(backend);
   }
-  out.head = std::make_unique<LlamaBackend>(head, head_options, nullptr,
-                                            std::make_unique<HeadStates>(head, type, states), context);
+  for (std::size_t i = 0; i < heads.size(); ++i) {
+    const Model& head = *heads[i].model;
+    if (heads[i].type == DraftType::kDFlash) {
+      out.heads.push_back({nullptr, make_block_drafter(head, head_options, states[i], context, target.n_vocab())});
+      continue;
+    }
+    auto backend = std::make_unique<LlamaBackend>(
+        head, head_options, StatesOfHeads{}, std::make_unique<HeadStates>(head, heads[i].type, states[i]), context);
+    auto drafter = make_model_drafter(*backend, target.n_vocab(), draft_type_name(heads[i].type));
+    out.heads.push_back({std::move(backend), std::move(drafter)});
+  }
   return out;
 }
 

@@ -28,7 +28,7 @@ constexpr std::size_t kCopies = 8;
 
 class RecurrentBackend final : public Backend {
  public:
-  RecurrentBackend(const Model& model, const ContextOptions& options, std::shared_ptr<TargetStates> states);
+  RecurrentBackend(const Model& model, const ContextOptions& options, StatesOfHeads states);
 
   llama_context* first_context() const { return contexts_.front().get(); }
   const BackendInfo& info() const override { return info_; }
@@ -94,7 +94,7 @@ class RecurrentBackend final : public Backend {
 
   const llama_vocab* vocab_;
   const std::function<bool()> cancelled_;
-  const std::shared_ptr<TargetStates> states_;
+  const StatesOfHeads states_;
   // In a pass where one of several sequences has several tokens libllama mixes the token shifts of RWKV variants up,
   // and ends the process with an assertion on PLaMo 2.
   const bool one_at_a_time_;
@@ -119,7 +119,7 @@ ContextOptions with_room(ContextOptions o) {
   return o;
 }
 
-RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o, std::shared_ptr<TargetStates> states)
+RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o, StatesOfHeads states)
     : vocab_(model.impl().vocab),
       cancelled_(o.cancelled),
       states_(std::move(states)),
@@ -135,7 +135,7 @@ RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o, 
   info_.feeds_again = n_snapshots_ == 0;
   cancel_by(contexts_, cancelled_);
   for (const ContextHandle& c : contexts_)
-    if (states_) states_->attach(c.get());
+    for (const auto& states_of_head : states_) states_of_head->attach(c.get());
   sequences_.resize(static_cast<std::size_t>(o.n_seq));
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     sequences_[i].context = o.exact ? i : 0;
@@ -308,7 +308,7 @@ void RecurrentBackend::pass(std::span<const NodeInput> nodes, const Group& group
     s.last_pass = in_pass(s) + s.padding;
     s.unsettled = false;
     for (const std::int32_t i : s.inputs) {
-      if (states_) states_->take(seq, n_tokens(s) - s.committed, ctx, index);
+      for (const auto& states : states_) states->take(seq, n_tokens(s) - s.committed, ctx, index);
       s.tokens.push_back(nodes[static_cast<std::size_t>(i)].token);
       if (const std::int32_t row = row_of_[static_cast<std::size_t>(i)]; row >= 0) {
         const float* logits = logits_of(ctx, index);
@@ -394,7 +394,7 @@ void RecurrentBackend::commit(std::int32_t seq, std::span<const std::int32_t> pa
     if (path[i] != static_cast<std::int32_t>(i) || static_cast<std::int32_t>(i) >= n_speculative(seq))
       throw Error(ErrorCode::kInternal, "The committed nodes are no path.");
   }
-  if (states_) states_->commit(seq, path, s.committed);
+  for (const auto& states : states_) states->commit(seq, path, s.committed);
   s.committed += static_cast<std::int32_t>(path.size());
   s.tokens.resize(static_cast<std::size_t>(s.committed));
   go_back(s, s.committed);
@@ -411,14 +411,14 @@ std::int32_t RecurrentBackend::truncate(std::int32_t seq, std::int32_t n_tokens)
   s.committed = n_tokens - s.held <= kFedTogether ? n_tokens : s.held;
   s.tokens.resize(static_cast<std::size_t>(s.committed));
   while (!s.copies.empty() && s.copies.back().n > s.committed) s.copies.pop_back();
-  if (states_) states_->truncate(seq, s.committed);
+  for (const auto& states : states_) states->truncate(seq, s.committed);
   return s.committed;
 }
 
 }  // namespace
 
-std::unique_ptr<Backend> make_recurrent_backend(const Model& model, const ContextOptions& options,
-                                                std::shared_ptr<TargetStates> states, llama_context** context) {
+std::unique_ptr<Backend> make_recurrent_backend(const Model& model, const ContextOptions& options, StatesOfHeads states,
+                                                llama_context** context) {
   auto backend = std::make_unique<RecurrentBackend>(model, options, std::move(states));
   if (context != nullptr) *context = backend->first_context();
   return backend;

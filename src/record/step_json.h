@@ -9,6 +9,9 @@
 
 namespace gsd {
 
+// What each of the drafters did: a list of objects with its name and the sums of DraftStats.
+nlohmann::ordered_json drafters_json(const Stats& stats);
+
 // `text`: the bytes of a token, control tokens by name. The bytes may be pieces of UTF-8: dump with a handler.
 nlohmann::ordered_json step_json(const TokenGraph& graph, const TokenTree& tree, const Acceptance& acceptance,
                                  const Stats& stats, const std::function<std::string(Token)>& text);

@@ -59,7 +59,7 @@ void from_json(const json& j, std::map<int, Calibration>& calibrations) {
 // What profiles.json holds; empty if there is none, or it is damaged. Nothing in it is nested deeper than this: what
 // is, was not written here, and would take long to write again.
 json read_profiles(const std::filesystem::path& file) {
-  constexpr int kMaxNesting = 4;
+  constexpr int kMaxNesting = 5;
   const auto shallow = [](int depth, json::parse_event_t, const json&) {
     if (depth > kMaxNesting) throw Error(ErrorCode::kIo, "The profiles are nested too deep.");
     return true;
@@ -80,13 +80,13 @@ ProfileStore::ProfileStore(const std::string& folder)
   if (!file_.empty()) file_ /= "profiles.json";
 }
 
-bool ProfileStore::load(const std::string& key, CostModel& target, CostModel* draft,
+bool ProfileStore::load(const std::string& key, CostModel& target, std::span<CostModel> drafts,
                         std::map<int, Calibration>& calibrations) const noexcept {
   try {
     const json all = read_profiles(file_);
     const json& mine = all.at(key);
     from_json(mine.at("target_ms"), target);
-    if (draft != nullptr) from_json(mine.at("draft_ms"), *draft);
+    for (std::size_t i = 0; i < drafts.size(); ++i) from_json(mine.at("drafts_ms").at(i), drafts[i]);
     from_json(mine.value("acceptance", json::object()), calibrations);
     return true;
   } catch (const std::exception&) {
@@ -94,7 +94,7 @@ bool ProfileStore::load(const std::string& key, CostModel& target, CostModel* dr
   }
 }
 
-void ProfileStore::save(const std::string& key, const CostModel& target, const CostModel* draft,
+void ProfileStore::save(const std::string& key, const CostModel& target, std::span<const CostModel> drafts,
                         const std::map<int, Calibration>& calibrations) const noexcept {
   if (file_.empty()) return;
   try {
@@ -102,9 +102,10 @@ void ProfileStore::save(const std::string& key, const CostModel& target, const C
     const FileLock lock(file_.string() + ".lock");
     json all = read_profiles(file_);
     if (all.size() > kMostEntries) all = json::object();
-    all[key] = {{"target_ms", to_json(target)},
-                {"draft_ms", draft != nullptr ? to_json(*draft) : json::array()},
-                {"acceptance", to_json(calibrations)}};
+    json drafts_ms = json::array();
+    for (const CostModel& draft : drafts) drafts_ms.push_back(to_json(draft));
+    all[key] = {
+        {"target_ms", to_json(target)}, {"drafts_ms", std::move(drafts_ms)}, {"acceptance", to_json(calibrations)}};
     AtomicFile out(file_.string(), "profile");
     out.write(all.dump(1));
     out.commit();

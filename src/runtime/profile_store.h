@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 
 #include "../core/calibration.h"
@@ -18,11 +19,11 @@ class ProfileStore {
   explicit ProfileStore(const std::string& folder);
 
   // True with the models and calibrations filled if something is known for the key; otherwise they are as they were,
-  // or partly filled with what is sound. `draft` may be null.
-  bool load(const std::string& key, CostModel& target, CostModel* draft,
+  // or partly filled with what is sound. `drafts`: as many as were saved.
+  bool load(const std::string& key, CostModel& target, std::span<CostModel> drafts,
             std::map<int, Calibration>& calibrations) const noexcept;
   // Entries that other processes wrote meanwhile stay.
-  void save(const std::string& key, const CostModel& target, const CostModel* draft,
+  void save(const std::string& key, const CostModel& target, std::span<const CostModel> drafts,
             const std::map<int, Calibration>& calibrations) const noexcept;
 
  private:

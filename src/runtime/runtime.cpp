@@ -1,6 +1,7 @@
 #include "gsd/runtime.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <fstream>
@@ -15,6 +16,15 @@
 #include "profile_store.h"
 
 namespace gsd {
+
+// Who drafts: a file's model, or layers of the target.
+struct LoadedDraft {
+  DraftType type;
+  std::string path;              // empty: the target's
+  std::unique_ptr<Model> model;  // null: the target's
+  std::unique_ptr<Backend> backend;
+};
+
 namespace {
 
 std::string read_text(const std::string& path) {
@@ -25,33 +35,50 @@ std::string read_text(const std::string& path) {
   return text;
 }
 
-// What is to draft. Throws Error(kUsage) where the files have nothing of the kind that was asked for.
-std::optional<DraftType> choose_draft_type(const RuntimeOptions& o, const MtpLayers& mtp) {
+// Whether the target's own layers draft. Throws Error(kUsage) where they are asked for and cannot.
+bool choose_mtp(const RuntimeOptions& o, const MtpLayers& mtp) {
   const auto refuse = [](const std::string& why) { throw Error(ErrorCode::kUsage, why); };
-  if (!o.draft.empty()) {
-    const DraftType type = draft_type(o.draft);
-    if (o.draft_type == DraftType::kMtp)
-      refuse("MTP layers stand in the target's own file: leave out the draft '" + o.draft + "', or its type.");
-    if (o.draft_type == DraftType::kModel && type == DraftType::kEagle3)
-      refuse("The draft '" + o.draft + "' is an EAGLE-3 head and no model of its own; leave out --draft-type model.");
-    if (o.draft_type == DraftType::kEagle3 && type != DraftType::kEagle3)
-      refuse("The draft '" + o.draft + "' is no EAGLE-3 head; leave out --draft-type eagle3.");
-    return type;
-  }
-  if (o.draft_type == DraftType::kEagle3) refuse("A head of EAGLE-3 is a file of its own; give it as the draft.");
-  if (o.draft_type == DraftType::kModel) return std::nullopt;
-  if (o.draft_type == DraftType::kMtp && mtp.count == 0)
+  const bool asked = o.with_mtp || o.draft_type == DraftType::kMtp;
+  if (!asked && (!o.draft.empty() || o.draft_type == DraftType::kModel)) return false;
+  if (asked && mtp.count == 0)
     refuse("The target '" + o.target + "' has no MTP layers; a draft model is given with --draft.");
-  if (o.draft_type == DraftType::kMtp && !mtp.obstacle.empty())
+  if (asked && !mtp.obstacle.empty())
     refuse("The MTP layers of '" + o.target + "' cannot be used: " + mtp.obstacle + ".");
-  return mtp.count > 0 && mtp.obstacle.empty() ? std::optional(DraftType::kMtp) : std::nullopt;
+  return mtp.count > 0 && mtp.obstacle.empty();
+}
+
+// What is to draft. Throws Error(kUsage) where the files have nothing of the kind that was asked for.
+std::vector<LoadedDraft> choose_drafts(const RuntimeOptions& o, const MtpLayers& mtp) {
+  const auto refuse = [](const std::string& why) { throw Error(ErrorCode::kUsage, why); };
+  std::vector<std::string> paths = o.more_drafts;
+  if (!o.draft.empty()) paths.insert(paths.begin(), o.draft);
+  if (!paths.empty() && o.draft_type == DraftType::kMtp)
+    refuse("MTP layers stand in the target's own file: leave out the draft '" + paths.front() + "', or its type.");
+  if (paths.empty() && (o.draft_type == DraftType::kEagle3 || o.draft_type == DraftType::kDFlash))
+    refuse("A head of EAGLE-3 or DFlash is a file of its own; give it as the draft.");
+  std::vector<LoadedDraft> out;
+  for (const std::string& path : paths) {
+    const DraftType type = draft_type(path);
+    if (o.draft_type && *o.draft_type != type)
+      refuse("The draft '" + path + "' is " +
+             (type == DraftType::kModel ? "a model of its own"
+                                        : "a head of the type " + std::string(draft_type_name(type))) +
+             "; leave out --draft-type " + draft_type_name(*o.draft_type) + ".");
+    for (const LoadedDraft& other : out)
+      if (other.type == type)
+        refuse("The drafts '" + other.path + "' and '" + path + "' are both of the type " + draft_type_name(type) +
+               "; give one of each.");
+    out.push_back({type, path, nullptr, nullptr});
+  }
+  if (choose_mtp(o, mtp)) out.push_back({DraftType::kMtp, "", nullptr, nullptr});
+  return out;
 }
 
 // Where a sequence may have all that there is, it gets no more than the models are to be trusted with.
-int default_context(const Model& target, const Model* draft, int n_shared) {
+int default_context(const Model& target, const std::vector<const Model*>& all, int n_shared) {
   int most = n_shared > 0 ? std::min(n_shared, target.n_ctx_trusted()) : std::min(4096, target.n_ctx_train());
-  for (const Model* m : {&target, draft}) {
-    if (m != nullptr && m->max_positions() > 0) most = std::min(most, m->max_positions());
+  for (const Model* m : all) {
+    if (m->max_positions() > 0) most = std::min(most, m->max_positions());
   }
   return std::max(16, most);
 }
@@ -63,13 +90,11 @@ struct Runtime::Impl {
 
   RuntimeOptions options;
   ProfileStore store;
-  MtpLayers mtp;  // of the target's file; looked for where no draft is given
-  std::optional<DraftType> type;
+  MtpLayers mtp;                          // of the target's file; looked for where they may draft
   std::unique_ptr<NarrowKernels> narrow;  // outlives what is computed with it
   std::unique_ptr<Model> target;
-  std::unique_ptr<Model> draft;
   std::unique_ptr<Backend> target_backend;
-  std::unique_ptr<Backend> draft_backend;
+  std::vector<LoadedDraft> drafts;
   std::unique_ptr<Engine> engine;
   std::string profile_source = "off";
   int n_threads = 0;
@@ -77,15 +102,17 @@ struct Runtime::Impl {
   std::string profile_key() const;
   bool load_profile();
   void make_profile(double load_ms);
+  void load_draft(LoadedDraft& draft, const std::function<std::unique_ptr<Model>(ModelOptions)>& load,
+                  const std::function<bool(float)>& progress);
+  void make_contexts(const ContextOptions& context);
 };
 
 // Everything the times depend on, as far as it can be known.
 std::string Runtime::Impl::profile_key() const {
+  std::vector<std::string> names;
+  for (const LoadedDraft& d : drafts) names.push_back(d.model ? d.model->fingerprint() : draft_type_name(d.type));
   return fmt::format("gsd {} | {} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", GSD_VERSION, cpu_name(),
-                     target->fingerprint(),
-                     draft  ? draft->fingerprint()
-                     : type ? draft_type_name(*type)
-                            : "none",
+                     target->fingerprint(), names.empty() ? "none" : fmt::format("{}", fmt::join(names, " + ")),
                      n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
                      options.engine.exact ? "exact" : "fast",
                      narrow->instruction_set().empty() ? "off" : narrow->instruction_set());
@@ -93,27 +120,70 @@ std::string Runtime::Impl::profile_key() const {
 
 bool Runtime::Impl::load_profile() {
   Learned learned;
-  CostModel* draft_cost = draft_backend ? &engine->state().planner_.draft_cost() : nullptr;
-  if (!store.load(profile_key(), engine->state().planner_.target_cost(), draft_cost, learned.calibrations))
-    return false;
+  const auto costs = engine->state().planner_.draft_costs().first(drafts.size());
+  if (!store.load(profile_key(), engine->state().planner_.target_cost(), costs, learned.calibrations)) return false;
   engine->state().exchange(learned);
   constexpr double kBudgetMs = 100;  // a user waits for it in every run
   check_cost(*target_backend, engine->state().planner_.target_cost(), kBudgetMs);
-  if (draft_backend) check_cost(*draft_backend, *draft_cost, kBudgetMs / 5);
+  for (std::size_t i = 0; i < drafts.size(); ++i)
+    if (drafts[i].backend)  // what a block costs is learned while running
+      check_cost(*drafts[i].backend, costs[i], kBudgetMs / 5 / static_cast<double>(drafts.size()));
   return true;
 }
 
 void Runtime::Impl::make_profile(double load_ms) {
   const double budget = std::max(500.0, load_ms / 10);
-  measure_cost(*target_backend, engine->state().planner_.target_cost(), draft_backend ? budget * 0.8 : budget);
-  if (draft_backend) measure_cost(*draft_backend, engine->state().planner_.draft_cost(), budget * 0.2);
+  measure_cost(*target_backend, engine->state().planner_.target_cost(), drafts.empty() ? budget : budget * 0.8);
+  for (std::size_t i = 0; i < drafts.size(); ++i)
+    if (drafts[i].backend)
+      measure_cost(*drafts[i].backend, engine->state().planner_.draft_costs()[i],
+                   budget * 0.2 / static_cast<double>(drafts.size()));
+}
+
+void Runtime::Impl::load_draft(LoadedDraft& draft, const std::function<std::unique_ptr<Model>(ModelOptions)>& load,
+                               const std::function<bool(float)>& progress) {
+  draft.model = load({.path = draft.path,
+                      .gpu_layers = options.draft_gpu_layers,
+                      .mmap = options.mmap,
+                      .head = draft.type != DraftType::kModel,
+                      .progress = progress});
+  const std::string why = pair_mismatch(*target, *draft.model);
+  if (!why.empty())
+    throw Error(ErrorCode::kPairMismatch,
+                "The draft '" + draft.path + "' does not fit the target '" + options.target + "': " + why + ".");
+}
+
+// The backends, and the engine over them.
+void Runtime::Impl::make_contexts(const ContextOptions& context) {
+  ContextOptions draft_context = context;
+  draft_context.exact = false;                // it only proposes
+  draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
+  if (context.n_shared > 0) draft_context.n_shared = context.n_shared + 256 * context.n_seq;
+  std::vector<Head> heads;
+  for (const LoadedDraft& d : drafts)
+    if (d.type != DraftType::kModel) heads.push_back({d.model ? d.model.get() : target.get(), d.type});
+  BackendsWithHeads made = make_backends(*target, heads, context, draft_context);
+  target_backend = std::move(made.target);
+  auto head = made.heads.begin();
+  std::vector<std::unique_ptr<Drafter>> drafters;
+  for (LoadedDraft& d : drafts) {
+    if (d.type == DraftType::kModel) {
+      d.backend = make_backend(*d.model, draft_context);
+      drafters.push_back(make_model_drafter(*d.backend, target->n_vocab(), draft_type_name(d.type)));
+    } else {
+      d.backend = std::move(head->backend);
+      drafters.push_back(std::move(head->drafter));
+      ++head;
+    }
+  }
+  engine = std::make_unique<Engine>(*target_backend, std::move(drafters), options.engine);
 }
 
 Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(options)) {
   const Stopwatch clock;
   Impl& m = *impl_;
   const bool exact = options.engine.exact;
-  const bool with_draft = !options.draft.empty();
+  const bool with_draft = !options.draft.empty() || !options.more_drafts.empty();
   const bool gpu = options.target_gpu_layers != 0 || options.draft_gpu_layers != 0;
   m.narrow = std::make_unique<NarrowKernels>(NarrowOptions{options.narrow, exact, gpu});
   const bool repack =
@@ -127,28 +197,21 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
     model.repack = repack;
     return std::make_unique<Model>(model);
   };
-  if (!with_draft) m.mtp = mtp_layers(options.target);
-  m.type = choose_draft_type(options, m.mtp);
+  if (!with_draft || options.with_mtp) m.mtp = mtp_layers(options.target);
+  m.drafts = choose_drafts(options, m.mtp);
   m.target = load({.path = options.target,
                    .gpu_layers = options.target_gpu_layers,
                    .mmap = options.mmap,
-                   .mtp = m.type == DraftType::kMtp,
+                   .mtp = !m.drafts.empty() && m.drafts.back().type == DraftType::kMtp,
                    .progress = part(0, with_draft ? 0.9F : 1)});
-  if (with_draft) {
-    m.draft = load({.path = options.draft,
-                    .gpu_layers = options.draft_gpu_layers,
-                    .mmap = options.mmap,
-                    .head = m.type != DraftType::kModel,
-                    .progress = part(0.9F, 1)});
-    const std::string why = pair_mismatch(*m.target, *m.draft);
-    if (!why.empty())
-      throw Error(ErrorCode::kPairMismatch,
-                  "The draft '" + options.draft + "' does not fit the target '" + options.target + "': " + why + ".");
-  }
+  for (LoadedDraft& d : m.drafts)
+    if (!d.path.empty()) m.load_draft(d, load, part(0.9F, 1));
   ContextOptions context = options.context;
-  if (context.n_ctx == 0) context.n_ctx = default_context(*m.target, m.draft.get(), context.n_shared);
-  for (const Model* model : {m.target.get(), m.draft.get()}) {
-    const int positions = model != nullptr ? model->max_positions() : 0;
+  std::vector<const Model*> models = drafts();
+  models.push_back(m.target.get());
+  if (context.n_ctx == 0) context.n_ctx = default_context(*m.target, models, context.n_shared);
+  for (const Model* model : models) {
+    const int positions = model->max_positions();
     if (positions > 0 && context.n_ctx > positions)
       throw Error(ErrorCode::kUsage, "The model '" + model->path() + "' has positions for " +
                                          std::to_string(positions) + " tokens and no more; ask for a smaller context.");
@@ -157,19 +220,7 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   if (context.n_threads == 0) context.n_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   m.options.context = context;
   m.n_threads = context.n_threads;
-  ContextOptions draft_context = context;
-  draft_context.exact = false;                // it only proposes
-  draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
-  if (context.n_shared > 0) draft_context.n_shared = context.n_shared + 256 * context.n_seq;
-  if (m.type && m.type != DraftType::kModel) {
-    BackendsWithHead both = make_backends(*m.target, m.draft ? *m.draft : *m.target, *m.type, context, draft_context);
-    m.target_backend = std::move(both.target);
-    m.draft_backend = std::move(both.head);
-  } else {
-    m.target_backend = make_backend(*m.target, context);
-    if (m.draft) m.draft_backend = make_backend(*m.draft, draft_context);
-  }
-  m.engine = std::make_unique<Engine>(*m.target_backend, m.draft_backend.get(), options.engine);
+  m.make_contexts(context);
   for (const std::string& file : options.lookup)
     m.engine->add_source(make_lookup_text(m.target->tokenize(read_text(file), AddBegin::kNo, ParseControl::kNo)));
   if (!options.profile) return;
@@ -186,13 +237,23 @@ Runtime::~Runtime() = default;
 Runtime::Runtime(Runtime&&) noexcept = default;
 
 const Model& Runtime::target() const { return *impl_->target; }
-const Model* Runtime::draft() const { return impl_->draft.get(); }
-std::optional<DraftType> Runtime::draft_type() const { return impl_->type; }
+std::vector<const Model*> Runtime::drafts() const {
+  std::vector<const Model*> out;
+  for (const LoadedDraft& d : impl_->drafts)
+    if (d.model) out.push_back(d.model.get());
+  return out;
+}
+std::vector<DraftType> Runtime::draft_types() const {
+  std::vector<DraftType> out;
+  for (const LoadedDraft& d : impl_->drafts) out.push_back(d.type);
+  return out;
+}
 std::string Runtime::draft_description() const {
-  if (impl_->draft) return impl_->draft->description();
-  if (!impl_->type) return "";
+  std::vector<std::string> out;
   const int n = impl_->mtp.count;
-  return fmt::format("{} MTP layer{} of the target", n, n == 1 ? "" : "s");
+  for (const LoadedDraft& d : impl_->drafts)
+    out.push_back(d.model ? d.model->description() : fmt::format("{} MTP layer{} of the target", n, n == 1 ? "" : "s"));
+  return fmt::format("{}", fmt::join(out, " + "));
 }
 std::string Runtime::idle_layers() const {
   const MtpLayers& mtp = impl_->mtp;
@@ -210,7 +271,7 @@ const std::string& Runtime::profile_source() const { return impl_->profile_sourc
 void Runtime::save_profile() const {
   if (!impl_->options.profile) return;
   Planner& planner = impl_->engine->state().planner_;
-  impl_->store.save(impl_->profile_key(), planner.target_cost(), impl_->draft_backend ? &planner.draft_cost() : nullptr,
+  impl_->store.save(impl_->profile_key(), planner.target_cost(), planner.draft_costs().first(impl_->drafts.size()),
                     impl_->engine->state().calibrations_);
 }
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <random>
 
+#include "../record/step_json.h"
+
 namespace gsd::server {
 
 std::string Answer::text(AnswerItem::Kind kind) const {
@@ -71,6 +73,7 @@ Json timings_json(const Outcome& o) {
            {"queue_ms", o.queue_ms},
            {"tokens_per_step", s.tokens_per_step()}};
   visit_stats([&](const char* name, const auto& value) { out[name] = value; }, s);
+  out["drafters"] = drafters_json(s);
   return out;
 }
 

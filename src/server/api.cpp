@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 
+#include "../record/step_json.h"
 #include "gsd/error.h"
 #include "infill.h"
 #include "messages.h"
@@ -43,7 +44,7 @@ CompletionRequest one_answer(CompletionRequest r) {
 
 Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request,
            std::vector<std::vector<Token>> prompts, const CallSupport* support, ReplyPlan plan,
-           std::unique_ptr<AnswerWriter> writer)
+           std::unique_ptr<AnswerWriter> writer, const std::shared_ptr<AnswerStore>& store)
     : plan_(std::move(plan)), writer_(std::move(writer)), channel_(std::make_shared<Channel>(request.stream)) {
   const auto n = static_cast<std::size_t>(request.n);
   answers_.request = std::move(request);
@@ -63,6 +64,7 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
     o.ignore_eog = r.ignore_eos;
     o.reuse_prefix = r.cache_prompt;
     if (grammar) o.constraint = grammar->constraint();
+    if (store) o.sources.push_back(store);
     GenerationOptions g{.stop = r.stop,
                         .logprobs = r.logprobs,
                         .post_sampling = r.post_sampling,
@@ -70,6 +72,7 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
                         .progress = r.stream && r.report_progress,
                         .max_ms = r.max_predict_ms,
                         .trace = r.trace,
+                        .store = store,
                         .shown = {}};
     if (plan_.format != nullptr) {
       parsers_[i] = chat::make_reply_parser(*plan_.format, plan_.options);
@@ -272,8 +275,10 @@ std::unique_ptr<Call> Api::start(CompletionRequest r, std::vector<std::vector<To
     if (static_cast<int>(p.size()) >= model_.n_ctx)
       refuse_length(std::to_string(p.size()), support != nullptr ? "messages" : "prompt");
   }
+  const bool stored = r.store && r.client < options_.stores.size();
+  const auto store = stored ? options_.stores[r.client] : nullptr;
   return std::make_unique<Call>(model_, scheduler_, std::move(r), std::move(prompts), support, std::move(plan),
-                                std::move(writer));
+                                std::move(writer), store);
 }
 
 std::unique_ptr<Call> Api::chat(CompletionRequest r, std::unique_ptr<AnswerWriter> writer) {
@@ -286,51 +291,56 @@ std::unique_ptr<Call> Api::chat(CompletionRequest r, std::unique_ptr<AnswerWrite
   return start(std::move(r), {std::move(prompt.tokens)}, &calls_, std::move(plan), std::move(writer));
 }
 
-std::unique_ptr<Call> Api::completion(std::string_view body, bool chat_format) {
+std::unique_ptr<Call> Api::completion(std::string_view body, bool chat_format, std::size_t client) {
   return as_api_errors([&] {
     auto writer = std::make_unique<OpenAiWriter>(model_, chat_format);
-    if (chat_format) return chat(parse_chat(body, options_.defaults), std::move(writer));
-    CompletionRequest r = parse_completion(body, options_.defaults);
+    CompletionRequest r = chat_format ? parse_chat(body, options_.defaults) : parse_completion(body, options_.defaults);
+    r.client = client;
+    if (chat_format) return chat(std::move(r), std::move(writer));
     if (options_.strict_model) check_model(r.model);
     std::vector<std::vector<Token>> prompts = all_prompt_tokens(r);
     return start(std::move(r), std::move(prompts), nullptr, {}, std::move(writer));
   });
 }
 
-std::unique_ptr<Call> Api::start_native(CompletionRequest r, std::vector<std::vector<Token>> prompts) {
+std::unique_ptr<Call> Api::start_native(CompletionRequest r, std::vector<std::vector<Token>> prompts,
+                                        std::size_t client) {
   if (options_.strict_model) check_model(r.model);
+  r.client = client;
   r.report_tokens |= r.stream;
   auto writer = std::make_unique<NativeWriter>(model_, prompts);
   return start(std::move(r), std::move(prompts), nullptr, {}, std::move(writer));
 }
 
-std::unique_ptr<Call> Api::native(std::string_view body) {
+std::unique_ptr<Call> Api::native(std::string_view body, std::size_t client) {
   return as_api_errors([&] {
     CompletionRequest r = parse_native(body, options_.defaults);
     std::vector<std::vector<Token>> prompts = all_prompt_tokens(r);
-    return start_native(std::move(r), std::move(prompts));
+    return start_native(std::move(r), std::move(prompts), client);
   });
 }
 
-std::unique_ptr<Call> Api::infill(std::string_view body) {
+std::unique_ptr<Call> Api::infill(std::string_view body, std::size_t client) {
   return as_api_errors([&] {
     InfillRequest r = parse_infill(body, options_.defaults);
     std::vector<Token> prompt = infill_prompt(r, model_.vocabulary, model_.n_ctx);
-    return start_native(std::move(r.completion), {std::move(prompt)});
+    return start_native(std::move(r.completion), {std::move(prompt)}, client);
   });
 }
 
-std::unique_ptr<Call> Api::response(std::string_view body) {
+std::unique_ptr<Call> Api::response(std::string_view body, std::size_t client) {
   return as_api_errors([&] {
     ResponseRequest request = read_response(parse_object(body), responses_);
     CompletionRequest r = one_answer(read_chat(request.chat, options_.defaults));
+    r.client = client;
     return chat(std::move(r), std::make_unique<ResponseWriter>(model_, std::move(request), responses_));
   });
 }
 
-std::unique_ptr<Call> Api::message(std::string_view body) {
+std::unique_ptr<Call> Api::message(std::string_view body, std::size_t client) {
   return as_api_errors([&] {
     CompletionRequest r = one_answer(read_chat(messages_to_chat(parse_object(body)), options_.defaults));
+    r.client = client;
     // Agents send a budget with every request: where reasoning has no tags it says nothing.
     if (calls_.format().style == chat::CallStyle::kHarmony) r.conversation.reasoning_budget = -1;
     return chat(std::move(r), std::make_unique<MessageWriter>(model_));
@@ -455,6 +465,9 @@ std::string Api::slots() const {
       slot["n_prompt_left"] = s.n_prompt_left;
       slot["n_decoded"] = s.n_decoded;
       slot["tokens_per_step"] = s.tokens_per_step;
+      Stats sums;
+      sums.drafter = s.drafter;
+      slot["drafters"] = drafters_json(sums);
     }
     out.push_back(std::move(slot));
   }

@@ -29,8 +29,10 @@ class Call {
  public:
   // Submits the jobs. Throws ApiError(503) if the queue is full, ApiError(400) if it could never hold them.
   // `support` and what `plan` says of the answers' parts: of chats; null and empty otherwise.
+  // `store`: what the answers draw on and go into; may be null.
   Call(const TextModel& model, Scheduler& scheduler, CompletionRequest request, std::vector<std::vector<Token>> prompts,
-       const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer);
+       const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer,
+       const std::shared_ptr<AnswerStore>& store);
   ~Call() { cancel(); }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
@@ -68,6 +70,8 @@ struct ApiOptions {
   bool strict_model = false;                    // requests that name another model are refused
   std::optional<chat::ToolFormat> tool_format;  // otherwise found by a trial
   std::string version;
+  // Earlier answers to draw on, one store for each client; empty: none are kept. Of the scheduler's thread.
+  std::vector<std::shared_ptr<AnswerStore>> stores;
 };
 
 // All functions may be called from any thread. Those that take a body throw ApiError.
@@ -82,12 +86,13 @@ class Api {
         control_(model.vocabulary),
         calls_(model, control_, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
 
-  std::unique_ptr<Call> completion(std::string_view body, bool chat);
-  std::unique_ptr<Call> native(std::string_view body);    // llama-server's own form
-  std::unique_ptr<Call> infill(std::string_view body);    // and answer
-  std::unique_ptr<Call> response(std::string_view body);  // OpenAI's Responses API
-  std::unique_ptr<Call> message(std::string_view body);   // Anthropic's Messages API
-  std::string count_tokens(std::string_view body) const;  // the same body
+  // `client`: a number for who asks, where stores are kept for several.
+  std::unique_ptr<Call> completion(std::string_view body, bool chat, std::size_t client = 0);
+  std::unique_ptr<Call> native(std::string_view body, std::size_t client = 0);    // llama-server's own form
+  std::unique_ptr<Call> infill(std::string_view body, std::size_t client = 0);    // and answer
+  std::unique_ptr<Call> response(std::string_view body, std::size_t client = 0);  // OpenAI's Responses API
+  std::unique_ptr<Call> message(std::string_view body, std::size_t client = 0);   // Anthropic's Messages API
+  std::string count_tokens(std::string_view body) const;                          // the same body
   // A response that was kept; the second one forgets it.
   std::string kept_response(const std::string& id);
   std::string delete_response(const std::string& id);
@@ -112,7 +117,8 @@ class Api {
   std::unique_ptr<Call> chat(CompletionRequest request, std::unique_ptr<AnswerWriter> writer);
   std::unique_ptr<Call> start(CompletionRequest request, std::vector<std::vector<Token>> prompts,
                               const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer);
-  std::unique_ptr<Call> start_native(CompletionRequest request, std::vector<std::vector<Token>> prompts);
+  std::unique_ptr<Call> start_native(CompletionRequest request, std::vector<std::vector<Token>> prompts,
+                                     std::size_t client);
   void resolve(CompletionRequest& request) const;
   std::vector<std::vector<Token>> all_prompt_tokens(const CompletionRequest& request) const;
   void check_choices(std::size_t n) const;

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "../util/fnv.h"
 #include "fields.h"
 #include "openai.h"
 
@@ -22,14 +23,11 @@ constexpr const char* kCompletion = "/v1/completions";
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
-// FNV-1a, 64 bits: tells an edited request from the one that was answered.
+// Tells an edited request from the one that was answered.
 std::string hash(std::initializer_list<std::string_view> parts) {
-  std::uint64_t h = 0xcbf29ce484222325U;
-  for (const std::string_view part : parts) {
-    for (const char c : part) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-    h = (h ^ 0x100U) * 0x100000001b3U;  // the end of a part, which no byte is
-  }
-  return fmt::format("{:016x}", h);
+  Fnv h;
+  for (const std::string_view part : parts) h.add(part);
+  return fmt::format("{:016x}", h.value());
 }
 
 struct Running {

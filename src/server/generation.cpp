@@ -49,9 +49,10 @@ namespace {
 // State of one choice. Everything but the channel belongs to the thread that steps the engine.
 class Generation {
  public:
-  Generation(const TextModel& model, const SessionOptions& session, GenerationOptions options, std::uint32_t choice,
-             std::shared_ptr<Channel> channel)
+  Generation(const TextModel& model, std::span<const Token> prompt, const SessionOptions& session,
+             GenerationOptions options, std::uint32_t choice, std::shared_ptr<Channel> channel)
       : model_(model),
+        prompt_end_(prompt.end() - std::min<std::ptrdiff_t>(std::ssize(prompt), Source::kMaxMatch), prompt.end()),
         failure_(session.constraint ? session.constraint->failure : nullptr),
         has_grammar_(session.constraint.has_value()),
         has_bias_(!session.sampling.logit_bias.empty()),
@@ -63,6 +64,7 @@ class Generation {
   }
 
   bool on_token(Token t) {
+    if (options_.store) answer_.push_back(t);
     const bool shown = options_.shown != nullptr && options_.shown->contains(t);
     const Vocabulary& v = model_.vocabulary;
     const std::string piece = v.is_eog(t) ? std::string() : v.piece(t, shown ? ShowControl::kYes : ShowControl::kNo);
@@ -97,6 +99,11 @@ class Generation {
       put_last(outcome);
     } catch (...) {
       channel_->lose();
+    }
+    try {
+      if (options_.store && !outcome.error && outcome.finish != FinishReason::kNone)
+        options_.store->add(prompt_end_, answer_);
+    } catch (...) {  // what cannot be remembered is not
     }
   }
 
@@ -190,6 +197,8 @@ class Generation {
   }
 
   const TextModel& model_;
+  std::vector<Token> prompt_end_;  // with `answer_`: for the store
+  std::vector<Token> answer_;
   std::function<std::string()> failure_;  // of the grammar
   bool has_grammar_;
   bool has_bias_;
@@ -211,7 +220,7 @@ class Generation {
 Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions session, GenerationOptions options,
              std::uint32_t choice, std::shared_ptr<Channel> channel, std::shared_ptr<std::atomic<bool>> cancelled) {
   const bool progress = options.progress;
-  auto g = std::make_shared<Generation>(model, session, std::move(options), choice, std::move(channel));
+  auto g = std::make_shared<Generation>(model, prompt, session, std::move(options), choice, std::move(channel));
   session.on_token = [g](Token t) { return g->on_token(t); };
   session.on_step = [g](const StepView& v) { g->on_step(v); };
   Job job;

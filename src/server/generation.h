@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "../draft/answer_store.h"
 #include "scheduler.h"
 #include "text_model.h"
 #include "text_stream.h"
@@ -88,6 +89,7 @@ struct GenerationOptions {
   std::int64_t max_ms =
       0;  // after the first token: then the text ends with the line, see CompletionRequest; 0 = no limit
   bool trace = false;
+  std::shared_ptr<AnswerStore> store;                      // takes the answer in once it is complete; may be null
   std::shared_ptr<const std::unordered_set<Token>> shown;  // control tokens whose names are text; may be null
 };
 

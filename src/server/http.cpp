@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "gsd/error.h"
@@ -78,7 +79,7 @@ struct HttpServer::Impl {
   void route();
   void bind();
   httplib::Server::HandlerResponse before(const httplib::Request& req, httplib::Response& res) const;
-  bool authorised(const httplib::Request& req) const;
+  std::optional<std::size_t> client(const httplib::Request& req) const;
   void check_host(const httplib::Request& req) const;
   void check_origin(const httplib::Request& req) const;
   void complete(const httplib::Request& req, httplib::Response& res, std::shared_ptr<Call> call);
@@ -110,15 +111,19 @@ void HttpServer::Impl::fail(const httplib::Request& req, httplib::Response& res,
   res.set_content(anthropic ? anthropic_error_json(e) : error_json(e), kJson);
 }
 
-bool HttpServer::Impl::authorised(const httplib::Request& req) const {
+// The number of the key that the request has; 0 where none is needed, nothing where it has none that is good.
+std::optional<std::size_t> HttpServer::Impl::client(const httplib::Request& req) const {
+  if (options.api_keys.empty()) return 0;
   std::vector<std::string> given{req.get_header_value("X-Api-Key")};
   const std::string bearer = req.get_header_value("Authorization");
   if (is_bearer(bearer)) given.push_back(bearer.substr(bearer.find_first_not_of(' ', 6)));
-  bool good = false;
-  for (const std::string& k : options.api_keys) {
-    for (const std::string& key : given) good |= equal_in_constant_time(k, key);
+  std::optional<std::size_t> out;
+  for (std::size_t i = 0; i < options.api_keys.size(); ++i) {
+    for (const std::string& key : given) {
+      if (equal_in_constant_time(options.api_keys[i], key)) out = i;
+    }
   }
-  return good;
+  return out;
 }
 
 // A site may let its name point to this machine (DNS rebinding), and its pages are then ours to a browser. Only the
@@ -161,7 +166,7 @@ httplib::Server::HandlerResponse HttpServer::Impl::before(const httplib::Request
       }
     }
     const bool open = req.path == "/" || req.path == "/health" || req.path == "/v1/health";
-    if (!open && !options.api_keys.empty() && !authorised(req))
+    if (!open && !client(req))
       throw ApiError(401, "A valid API key is needed, as 'Authorization: Bearer KEY'.", {}, "invalid_api_key");
     if (req.path != "/") loaded();
   } catch (const ApiError& e) {
@@ -282,15 +287,20 @@ void HttpServer::Impl::route() {
   });
   const auto generate = [this](std::initializer_list<const char*> paths, auto begin) {
     for (const char* path : paths)
-      http.Post(path, [this, begin](const auto& req, auto& res) { complete(req, res, begin(loaded(), req.body)); });
+      http.Post(path, [this, begin](const auto& req, auto& res) {
+        complete(req, res, begin(loaded(), req.body, client(req).value_or(0)));
+      });
   };
   generate({"/v1/chat/completions", "/chat/completions"},
-           [](Api& a, const std::string& body) { return a.completion(body, true); });
-  generate({"/v1/completions"}, [](Api& a, const std::string& body) { return a.completion(body, false); });
-  generate({"/completion", "/completions"}, [](Api& a, const std::string& body) { return a.native(body); });
-  generate({"/infill"}, [](Api& a, const std::string& body) { return a.infill(body); });
-  generate({"/v1/responses", "/responses"}, [](Api& a, const std::string& body) { return a.response(body); });
-  generate({"/v1/messages"}, [](Api& a, const std::string& body) { return a.message(body); });
+           [](Api& a, const std::string& body, std::size_t who) { return a.completion(body, true, who); });
+  generate({"/v1/completions"},
+           [](Api& a, const std::string& body, std::size_t who) { return a.completion(body, false, who); });
+  generate({"/completion", "/completions"},
+           [](Api& a, const std::string& body, std::size_t who) { return a.native(body, who); });
+  generate({"/infill"}, [](Api& a, const std::string& body, std::size_t who) { return a.infill(body, who); });
+  generate({"/v1/responses", "/responses"},
+           [](Api& a, const std::string& body, std::size_t who) { return a.response(body, who); });
+  generate({"/v1/messages"}, [](Api& a, const std::string& body, std::size_t who) { return a.message(body, who); });
   post("/v1/messages/count_tokens", [this](const std::string& body) { return loaded().count_tokens(body); });
   get(R"(/v1/responses/([^/]+))", [this](const auto& req) { return loaded().kept_response(req.matches[1]); });
   http.Delete(R"(/v1/responses/([^/]+))",

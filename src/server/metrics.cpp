@@ -96,6 +96,17 @@ std::string Metrics::prometheus(std::size_t processing, std::size_t waiting) con
       "# TYPE gsd:spec_decode_num_accepted_tokens_per_pos_total counter\n";
   for (std::size_t i = 0; i < kPositions; ++i)
     out += fmt::format("gsd:spec_decode_num_accepted_tokens_per_pos_total{{position=\"{}\"}} {}\n", i, accepted_at_[i]);
+  const auto by_drafter = [&](const char* name, std::int64_t DraftStats::*sum, const char* help) {
+    out += fmt::format("# HELP gsd:{0} {1}\n# TYPE gsd:{0} counter\n", name, help);
+    visit_drafters(
+        [&](std::string_view drafter, const DraftStats& sums) {
+          out += fmt::format("gsd:{}{{drafter=\"{}\"}} {}\n", name, drafter, sums.*sum);
+        },
+        total_);
+  };
+  by_drafter("drafter_passes_total", &DraftStats::forwards, "Passes of a drafter, once for each request in them.");
+  by_drafter("drafter_tokens_total", &DraftStats::verified, "Tokens named by a drafter that the target scored.");
+  by_drafter("drafter_accepted_tokens_total", &DraftStats::accepted, "Of these, accepted.");
   accepted_per_step_.print(out, "gsd:accepted_tokens_per_step", "Accepted proposals of one request in one step.");
   queue_s_.print(out, "gsd:queue_time_seconds", "Time in the queue.");
   first_token_s_.print(out, "gsd:time_to_first_token_seconds", "From a request's arrival to its first token.");

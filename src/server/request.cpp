@@ -137,11 +137,11 @@ void read_sampling(const Fields& f, const RequestDefaults& defaults, CompletionR
   }
 }
 
-void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
+void read_speculation(const Fields& f, SpeculationParams& p, bool& trace, bool& store) {
   const Json* v = f.find("speculative");
   if (v == nullptr) return;
   if (!v->is_object()) refuse("speculative", "must be an object");
-  std::set<std::string> known{"trace"};
+  std::set<std::string> known{"trace", "store"};
   visit_params(p, [&](const Param& param, auto&) { known.insert(param.name); });
   for (const auto& [key, value] : v->items()) {
     if (!known.contains(key)) refuse("speculative." + key, "is not known");
@@ -150,6 +150,7 @@ void read_speculation(const Fields& f, SpeculationParams& p, bool& trace) {
   visit_params(p, [&](const Param& param, auto& field) { s.read(param, field); });
   if (s.find("max_width") != nullptr && p.max_width == 0) refuse("speculative.max_width", "must be from 1 to 64");
   s.read("trace", trace);
+  s.read("store", store);
 }
 
 // Sets `answer_rules` to what response_format asks for, if anything.
@@ -217,7 +218,7 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   }
   try {
     read_sampling(f, defaults, r);
-    read_speculation(f, r.speculation, r.trace);
+    read_speculation(f, r.speculation, r.trace, r.store);
     validate(r.sampling);
     validate(r.speculation);
   } catch (const Error& e) {

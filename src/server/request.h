@@ -55,7 +55,9 @@ struct CompletionRequest {
   bool cache_prompt = true;
   bool ignore_eos = false;
   bool timings_per_token = false;
-  bool trace = false;  // the graph of every step
+  bool trace = false;      // the graph of every step
+  bool store = true;       // draw on earlier answers, and be drawn on, where the server keeps some
+  std::size_t client = 0;  // whose answers: one of another number sees nothing of them
 };
 
 struct TokenizeRequest {

@@ -258,7 +258,8 @@ std::size_t Scheduler::n_held() const {
 // came last, but never that of the first.
 void Scheduler::make_room(std::size_t n) {
   if (options_.n_shared == 0) return;
-  while (n_held() + n > options_.n_shared && !engine_.forget_oldest()) {
+  while (n_held() + n > options_.n_shared) {
+    if (engine_.forget_oldest()) continue;
     const auto last = std::find_if(running_.rbegin(), running_.rend(), [this](const auto& r) {
       return engine_.target().n_committed(r->session->slot()) > 0;
     });
@@ -372,7 +373,8 @@ void Scheduler::publish() {
                                                  .n_prompt = s.n_prompt(),
                                                  .n_prompt_left = engine_.prefill_left(s),
                                                  .n_decoded = s.generated().size(),
-                                                 .tokens_per_step = s.stats().tokens_per_step()};
+                                                 .tokens_per_step = s.stats().tokens_per_step(),
+                                                 .drafter = s.stats().drafter};
   }
 }
 

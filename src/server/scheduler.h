@@ -62,6 +62,7 @@ struct SlotView {
   std::size_t n_prompt_left = 0;  // still to be taken in
   std::size_t n_decoded = 0;
   double tokens_per_step = 0;
+  std::array<DraftStats, kMaxDrafters> drafter{};  // see Stats
 };
 
 struct SchedulerOptions {

@@ -14,7 +14,8 @@
 
 namespace gsd {
 
-AtomicFile::AtomicFile(std::string path, std::string what) : path_(std::move(path)), what_(std::move(what)) {
+AtomicFile::AtomicFile(std::string path, std::string what, unsigned permissions)
+    : path_(std::move(path)), what_(std::move(what)) {
   std::error_code ignored;
   if (std::filesystem::exists(path_, ignored) && !std::filesystem::is_regular_file(path_, ignored))
     throw Error(ErrorCode::kIo, "'" + path_ + "' is no ordinary file; give another name.");
@@ -22,7 +23,7 @@ AtomicFile::AtomicFile(std::string path, std::string what) : path_(std::move(pat
   int fd = -1;
   do {  // a name may be left by a process that was killed and had the same id
     scratch_ = path_ + "." + std::to_string(::getpid()) + "-" + std::to_string(count++) + ".part";
-    fd = ::open(scratch_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    fd = ::open(scratch_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, permissions);
   } while (fd < 0 && errno == EEXIST);
   if (fd < 0) fail(errno);
   file_.reset(::fdopen(fd, "wb"));

@@ -13,9 +13,9 @@ namespace gsd {
 // write to one path at once, the last commit stays.
 class AtomicFile {
  public:
-  // `what`: names the file in sentences, such as "record". Throws Error(kIo) for a path that is no ordinary file, or
-  // if nothing can be written beside it.
-  AtomicFile(std::string path, std::string what);
+  // `what`: names the file in sentences, such as "record". `permissions`: as open() takes them. Throws Error(kIo) for a
+  // path that is no ordinary file, or if nothing can be written beside it.
+  AtomicFile(std::string path, std::string what, unsigned permissions = 0666);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;

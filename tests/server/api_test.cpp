@@ -202,6 +202,11 @@ TEST(Api, ChatStreamsInOpenAisShape) {
     if (!c.contains("gsd")) continue;
     n_traced += c["gsd"]["emitted"].size();
     EXPECT_EQ(c["gsd"]["tree"][0]["origin"], "root");
+    EXPECT_EQ(c["gsd"]["drafters"][0]["name"], "model");
+    for (const auto& node : c["gsd"]["tree"]) {
+      const bool drafted = node["origin"] == "draft" || node["origin"] == "merged";
+      EXPECT_TRUE(!drafted || node["drafters"] == Json::array({"model"})) << node;
+    }
     EXPECT_GE(c["gsd"]["graph"]["nodes"].size(), 1U);
   }
   EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);

@@ -219,6 +219,37 @@ TEST(Http, AsksForAKeyWhereOneIsSet) {
   EXPECT_THAT(s.ask(get("/")), StartsWith("HTTP/1.1 200")) << "the page holds no secret and asks for the key itself";
 }
 
+TEST(Http, EachKeyHasAStoreOfItsOwnInEveryForm) {
+  HttpOptions o;
+  o.api_keys = {"first-key", "second-key"};
+  RigOptions rig;
+  rig.n_stores = 2;
+  rig.fills = true;
+  const Server s(o, rig);
+  const std::string chat = R"({"messages": [{"role": "user", "content": "abc"}], "max_tokens": 9})";
+  const std::string text = R"({"prompt": "abc", "max_tokens": 9, "n_predict": 9})";
+  const std::vector<std::pair<std::string, std::string>> forms{
+      {"/v1/chat/completions", chat},
+      {"/chat/completions", chat},
+      {"/v1/completions", text},
+      {"/completions", text},
+      {"/completion", text},
+      {"/infill", R"({"input_prefix": "a", "input_suffix": "b", "n_predict": 9})"},
+      {"/v1/responses", R"({"input": "abc", "max_output_tokens": 9})"},
+      {"/responses", R"({"input": "abc", "max_output_tokens": 9})"},
+      {"/v1/messages", chat}};
+  for (const auto& [path, body] : forms) {
+    for (const std::size_t who : {0U, 1U}) {
+      const std::size_t before[] = {s.rig.stores[0]->size(), s.rig.stores[1]->size()};
+      const std::string answer = s.ask(post(path, body, "Authorization: Bearer " + o.api_keys[who] + "\r\n"));
+      ASSERT_THAT(answer, StartsWith("HTTP/1.1 200")) << path;
+      s.expect_slots_free();
+      EXPECT_GT(s.rig.stores[who]->size(), before[who]) << path;
+      EXPECT_EQ(s.rig.stores[1 - who]->size(), before[1 - who]) << path;
+    }
+  }
+}
+
 TEST(Http, ComparesKeysWhole) {
   EXPECT_TRUE(equal_in_constant_time("abc", "abc"));
   for (const char* other : {"", "ab", "abcd", "abd", "xbc"}) EXPECT_FALSE(equal_in_constant_time("abc", other));

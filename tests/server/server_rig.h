@@ -30,6 +30,9 @@ struct RigOptions {
   Script script;    // of both models; empty: random ones
   std::string chat_template = kPlainTemplate;
   std::string tool_format;  // empty: found by a trial
+  bool fills = false;       // the model has tokens for what is to be filled in
+  std::size_t n_stores = 0;
+  int store_capacity = 1 << 14;
 };
 
 inline Script slowed(Script script, int us) {
@@ -49,6 +52,7 @@ inline ApiOptions api_options(const RigOptions& rig = {}) {
     o.tool_format->reasoning_close = found.reasoning_close;
   }
   o.version = "test";
+  for (std::size_t i = 0; i < rig.n_stores; ++i) o.stores.push_back(std::make_shared<AnswerStore>(rig.store_capacity));
   return o;
 }
 
@@ -93,7 +97,8 @@ inline SessionOptions random_options(std::mt19937_64& rng, int index) {
 
 // Everything but HTTP; the scheduler runs in a thread of its own until the rig is destroyed.
 struct Rig {
-  explicit Rig(const RigOptions& o = {})
+  explicit Rig(const RigOptions& o = {}) : Rig(o, api_options(o)) {}
+  Rig(const RigOptions& o, ApiOptions api_options)
       : info{.n_vocab = 128, .n_ctx = o.n_ctx, .n_seq = o.n_seq, .max_batch = 128, .max_outputs = 64, .max_leaves = 8},
         target(info, slowed(o.script ? o.script : script(0), o.step_us), o.script ? 32 : 2, 0),
         draft(info, o.script ? o.script : script(0.3F), o.script ? 32 : 2, 0),
@@ -101,7 +106,9 @@ struct Rig {
                {.exact = false, .prefill_chunk = o.prefill_chunk, .max_total_width = 64, .keep_prefixes = true}),
         model(ascii_model(o.n_ctx, o.chat_template)),
         scheduler(engine, metrics, {.max_queue = o.max_queue, .n_shared = o.n_shared}),
-        api(model, scheduler, metrics, api_options(o)) {
+        stores(api_options.stores),
+        api(model, scheduler, metrics, std::move(api_options)) {
+    if (o.fills) model.vocabulary.fill = {.prefix = 1, .suffix = 2, .middle = 3};
     // Times of the scripted backend mean nothing; a machine on which speculation pays.
     engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {16, 16}, {32, 40}});
     engine.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
@@ -157,6 +164,7 @@ struct Rig {
   TextModel model;
   Metrics metrics;
   Scheduler scheduler;
+  std::vector<std::shared_ptr<AnswerStore>> stores;  // of the API
   Api api;
   std::thread thread;
 };

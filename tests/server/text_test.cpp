@@ -241,6 +241,7 @@ TEST(Metrics, CountAndPrintHistograms) {
   step.emitted = 3;
   step.accepted = 2;
   step.verified = 7;
+  step.drafter[0] = {"mtp", 1, 2, 5, 1, 0.5};
   m.session_step(step, 0);
   m.session_step(step, 6);
   m.first_token(30);
@@ -249,6 +250,8 @@ TEST(Metrics, CountAndPrintHistograms) {
   EXPECT_THAT(text, HasSubstr("\ngsd:tokens_predicted_total 6\n"));
   EXPECT_THAT(text, HasSubstr("\ngsd:requests_deferred 5\n"));
   EXPECT_THAT(text, HasSubstr("\ngsd:spec_decode_num_draft_tokens_total 14\n"));
+  EXPECT_THAT(text, HasSubstr("\ngsd:drafter_tokens_total{drafter=\"mtp\"} 10\n"));
+  EXPECT_THAT(text, HasSubstr("\ngsd:drafter_accepted_tokens_total{drafter=\"mtp\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("per_pos_total{position=\"1\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("per_pos_total{position=\"2\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("gsd:accepted_tokens_per_step_bucket{le=\"1\"} 0\n"));

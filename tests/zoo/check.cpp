@@ -52,9 +52,11 @@ Tokens first(const Tokens& t, std::size_t n) {
 // A dear, flat target and a cheap draft: mode auto then speculates, whatever such tiny models take on this machine.
 void set_costs(Engine& engine) {
   engine.state().planner_.target_cost().load({{1, 10}, {8, 12}, {32, 16}});
-  engine.state().planner_.draft_cost().load({{1, 0.5}, {16, 1}});
   engine.state().planner_.target_cost().freeze(true);
-  engine.state().planner_.draft_cost().freeze(true);
+  for (CostModel& cost : engine.state().planner_.draft_costs()) {
+    cost.load({{1, 0.5}, {16, 1}});
+    cost.freeze(true);
+  }
 }
 
 SessionOptions session_options(const std::string& mode, int n) {
@@ -109,13 +111,19 @@ struct Setting {
   std::string cache = "f16";
   bool narrow = true;
   bool exact = false;
-  bool mtp = false;  // no draft but the model's own layers
+  bool mtp = false;                      // no draft but the model's own layers
+  std::vector<std::string> drafts = {};  // these instead, beside the layers where they draft
 };
 
 std::unique_ptr<Runtime> load(const std::string& target, const std::string& draft, const Setting& s) {
   RuntimeOptions o;
   o.target = target;
   if (!s.mtp) o.draft = draft;
+  if (!s.drafts.empty()) {
+    o.draft = s.drafts.front();
+    o.more_drafts.assign(s.drafts.begin() + 1, s.drafts.end());
+    o.with_mtp = s.mtp;
+  }
   o.context.n_ctx = kContext;
   o.context.n_seq = s.sessions;
   o.context.n_threads = 1;
@@ -216,6 +224,7 @@ class Check {
       with({.narrow = false}, [&](Runtime& pair) { modes(pair, "ggml's kernels, ", {"chain", "graph"}, n); });
     }
     if (report_.refused.empty() && mtp_layers(target_).count > 0) mtp(n);
+    if (report_.refused.empty() && gives_layers()) heads(n);
     judge();
     return report_;
   }
@@ -228,6 +237,34 @@ class Check {
     with({.sessions = 4, .mtp = true},
          [&](Runtime& pair) { add("MTP, sessions", "f16", conversation(pair, fast ? 24 : 40, fast ? 2 : 3)); });
     with({.exact = true, .mtp = true}, [&](Runtime& pair) { exact(pair, n, "MTP, "); });
+    several({.sessions = 4, .mtp = true, .drafts = {draft_}}, "MTP and draft");
+  }
+
+  // Heads that know nothing, alone and beside a draft that does.
+  void heads(int n) {
+    const auto eagle3 = options_.dir / (entry_.name + ".eagle3.gguf");
+    const auto dflash = options_.dir / (entry_.name + ".dflash.gguf");
+    write_model(eagle3_of(entry_, "0,1,1"), options_.vocabulary, options_.recipe, eagle3);
+    write_model(dflash_of(entry_, "0,1,2"), options_.vocabulary, options_.recipe, dflash);
+    with({.drafts = {dflash}}, [&](Runtime& pair) {
+      modes(pair, "DFlash, ", {"plain", "chain", "tree", "graph", "auto"}, n);
+    });
+    with({.exact = true, .drafts = {dflash}}, [&](Runtime& pair) { exact(pair, n, "DFlash, "); });
+    several({.sessions = 4, .drafts = {dflash}}, "DFlash");
+    several({.sessions = 4, .drafts = {draft_, eagle3, dflash}}, "draft, EAGLE-3 and DFlash");
+    std::filesystem::remove(eagle3);
+    std::filesystem::remove(dflash);
+  }
+
+  bool gives_layers() const {
+    const std::set<std::string> names{"gpt-oss", "llama", "qwen3", "qwen3moe"};
+    return names.contains(entry_.architecture);
+  }
+
+  void several(const Setting& setting, const std::string& name) {
+    with(setting, [&](Runtime& pair) {
+      add(name + ", sessions", "f16", conversation(pair, options_.fast ? 24 : 40, options_.fast ? 2 : 3));
+    });
   }
 
   // A failure of one setting does not end the others.
@@ -246,11 +283,12 @@ class Check {
 
   void failed(const Setting& s, const std::string& why) {
     Case c;
-    c.name = s.mtp            ? "MTP"
-             : s.exact        ? "exact"
-             : s.sessions > 1 ? "sessions"
-             : !s.narrow      ? "ggml's kernels"
-                              : s.cache + " cache";
+    c.name = !s.drafts.empty() ? "heads"
+             : s.mtp           ? "MTP"
+             : s.exact         ? "exact"
+             : s.sessions > 1  ? "sessions"
+             : !s.narrow       ? "ggml's kernels"
+                               : s.cache + " cache";
     c.error = why;
     pending_.push_back({c, {}, cache_});
   }

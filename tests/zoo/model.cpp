@@ -141,6 +141,8 @@ Gguf metadata_of(const Entry& entry, const std::filesystem::path& vocabulary) {
     set_value(file.get(), whole ? key : entry.architecture + "." + key, value, number(entry, "block_count"));
   }
   set_tokenizer(file.get(), vocabulary, number(entry, "vocab_size"));
+  if (entry.architecture == "dflash")
+    gguf_set_val_u32(file.get(), "tokenizer.ggml.mask_token_id", number(entry, "vocab_size") - 1);
   return file;
 }
 
@@ -341,14 +343,17 @@ void fill(ggml_tensor* t, const std::vector<float>& values) {
 
 }  // namespace
 
-Entry eagle3_of(const Entry& target, const std::string& taps) {
+namespace {
+
+Entry head_of(const Entry& target, const std::string& architecture, const std::string& layers,
+              const std::string& taps) {
   const std::string width = std::to_string(number(target, "embedding_length"));
-  return {.name = target.name + ".eagle3",
-          .architecture = "eagle3",
+  return {.name = target.name + "." + architecture,
+          .architecture = architecture,
           .metadata = {{"vocab_size", std::to_string(number(target, "vocab_size"))},
                        {"context_length", "4096"},
                        {"embedding_length", width},
-                       {"block_count", "1"},
+                       {"block_count", layers},
                        {"feed_forward_length", "192"},
                        {"attention.head_count", "2"},
                        {"attention.head_count_kv", "1"},
@@ -359,6 +364,16 @@ Entry eagle3_of(const Entry& target, const std::string& taps) {
                        {"target_layers", "{" + taps + "}"},
                        {"target_hidden_size", width}},
           .weights = {}};
+}
+
+}  // namespace
+
+Entry eagle3_of(const Entry& target, const std::string& taps) { return head_of(target, "eagle3", "1", taps); }
+
+Entry dflash_of(const Entry& target, const std::string& taps) {
+  Entry head = head_of(target, "dflash", "2", taps);
+  head.metadata.emplace_back("block_size", "8");
+  return head;
 }
 
 void write_model(const Entry& entry, const std::filesystem::path& vocabulary, const Recipe& recipe,

@@ -33,6 +33,8 @@ Table read_table(const std::filesystem::path& file);
 
 // An EAGLE-3 head for the entry's model, which reads what enters its layers `taps`.
 Entry eagle3_of(const Entry& target, const std::string& taps);
+// A DFlash head likewise, of blocks of 8 tokens.
+Entry dflash_of(const Entry& target, const std::string& taps);
 
 struct Recipe {
   std::uint64_t seed = 1;

@@ -198,11 +198,19 @@ TEST(Scheduler, WhereSlotsShareTheirPositionsTheLastGivesWayAndLosesNothing) {
 }
 
 TEST(Scheduler, WhereSlotsShareTheirPositionsOneMayHaveAllAndWhatIsKeptMakesRoom) {
-  Rig rig(sharing());
+  RigOptions o = sharing();
+  o.prefill_chunk = 128;  // more than one kept prefix must go for it
+  Rig rig(o);
   rig.start();
   const auto ask = [&](char letter, std::size_t n_prompt, std::int64_t n) {
     Probe p;
-    rig.scheduler.submit(one(p.job(std::string(n_prompt, letter), options(Mode::kPlain, n))));
+    Job job = p.job(std::string(n_prompt, letter), options(Mode::kPlain, n));
+    job.on_prompt = [&](const PromptProgress&) {
+      std::int32_t held = 0;
+      for (std::int32_t i = 0; i < 4; ++i) held += rig.target.n_committed(i);
+      EXPECT_LE(held, 300);
+    };
+    rig.scheduler.submit(one(std::move(job)));
     return p.outcome.get_future().get();
   };
   for (const char letter : {'a', 'b', 'c'}) EXPECT_EQ(ask(letter, 90, 5).finish, FinishReason::kLength);

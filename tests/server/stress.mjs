@@ -1,5 +1,5 @@
 // Many clients on few slots: no token may be lost, doubled or swapped, and memory may not grow.
-//   node stress.mjs GSD TARGET DRAFT [--seconds 60] [--clients 64] [--slots 4] [--exact] [--threads 2] [--tokens 48] [--shared N]
+//   node stress.mjs GSD TARGET DRAFT [--seconds 60] [--clients 64] [--slots 4] [--exact] [--threads 2] [--tokens 48]
 // Each client asks for the same prompts again and again, at temperature 0, streamed or not, in every mode, and now and then
 // goes away in the middle. What it gets is compared with the prompt's text when nothing else runs. Kernels round
 // differently at different widths: without --exact a text may part from that one where the two best tokens are nearly

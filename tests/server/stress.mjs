@@ -10,12 +10,13 @@ import {startServer} from "./start_server.mjs";
 
 const [gsd, target, draft, ...rest] = process.argv.slice(2);
 const flag = (name, initial) => { const i = rest.indexOf("--" + name); return i < 0 ? initial : Number(rest[i + 1]); };
-const exact = rest.includes("--exact"), shared = flag("shared", 0);  // positions that four slots share
+const exact = rest.includes("--exact");
 const seconds = flag("seconds", 60), clients = flag("clients", 64), slots = flag("slots", 4), tokens = flag("tokens", 48), threads = flag("threads", 2);
 const kNearTie = 0.25;  // gap in log-probability up to which two tokens count as nearly equal
 const prompts = ["# tar", "# git commit", "# ls", "# docker run", "The history of", "# ssh-keygen\n\n> ", "Question: Ann has 5 apples", "# curl"];
 const modes = ["plain", "chain", "tree", "graph", "auto"];
 
+const shared = flag("shared", 0);  // positions that four slots share
 const server = await startServer(gsd, ["-m", target, "-md", draft, "--port", "0", "-t", String(threads),
   ...(shared ? ["-c", String(shared)] : ["-np", String(slots), "-c", String(512 * slots)]), "--queue", String(2 * clients), ...(exact ? ["--exact"] : [])], process.env);
 const {child} = server;

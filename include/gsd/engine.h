@@ -133,6 +133,12 @@ class Engine {
   // generation starts anew, the constraint is reset. Throws Error(kUsage) for an empty prompt, Error(kContextFull) for
   // one that is too long.
   void set_prompt(Session& session, std::span<const Token> prompt);
+  // Gives up the memory of the free slot unused for longest; false if none of them has any. For who shares positions
+  // among sessions (ContextOptions::n_shared), as the next one.
+  bool forget_oldest();
+  // Gives up the session's memory. Its text stays: once prefilled again it goes on.
+  void forget(Session& session);
+
   // Tokens of the prompt that prefill() has still to take in.
   std::size_t prefill_left(const Session& session) const;
   // Takes in at most one chunk of the prompt, in each of the models, and returns what is left for the target. A

@@ -162,6 +162,7 @@ void write_pruned(const Model& model, std::span<const int> keep, const std::stri
 
 struct ContextOptions {
   int n_ctx = 4096;            // positions of one sequence
+  int n_shared = 0;            // positions of all sequences together; 0 = n_ctx for each
   int n_seq = 1;               // sequences
   int n_threads = 0;           // at most; one alone where that has lately been faster. 0 = one per core
   int max_leaves = 16;         // leaves of one sequence's tree, [1, 64]; n_seq * max_leaves <= 256

@@ -25,7 +25,7 @@ struct RuntimeOptions {
   std::vector<std::string> lookup;       // text files to draw continuations from (lookup_text.h)
   int target_gpu_layers = 0;
   int draft_gpu_layers = 0;
-  ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096
+  ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096, or at most n_shared
   EngineOptions engine;      // engine.exact rules context.exact
   bool narrow = true;        // use the narrow-matmul backend where it helps
   std::optional<bool> mmap;  // as in ModelOptions

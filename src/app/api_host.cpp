@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <filesystem>
-#include <map>
+#include <utility>
 
 #include "../util/fnv.h"
 #include "console.h"
@@ -106,10 +106,11 @@ server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& fo
 
 void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
   const auto group = [&](CLI::Option* o) { return o->group(heading); };
-  group(app.add_option("--parallel", f.n_slots, "Slots: requests that are generated at the same time (-np)"))
+  group(app.add_option("--parallel", f.n_slots,
+                       "Slots: requests that are generated at the same time (-np), each with its part of the context; "
+                       "-1 = 4 that share it"))
       ->capture_default_str()
-      ->transform(CLI::Transformer(std::map<std::string, std::string>{{"-1", std::to_string(f.n_slots)}}))
-      ->check(CLI::Range(1, 64));
+      ->check(CLI::Range(1, 64) | CLI::IsMember({-1}));
   group(app.add_option("-a,--alias", f.alias, "Names of the model in the API, separated by commas"));
   add_template_flags(app, f.chat_template, heading);
   group(app.add_option("--tool-format", f.tool_format,
@@ -152,14 +153,20 @@ void check_api_flags(ApiFlags& flags) {
     throw Error(ErrorCode::kUsage,
                 "With several API keys the answers to each are kept apart, and in memory only: give --store memory.");
   ContextOptions& context = flags.model.pair.context;
+  const bool share = flags.n_slots < 0 && !flags.model.pair.engine.exact;  // exact slots have contexts of their own
+  if (flags.n_slots < 0) flags.n_slots = 4;
   context.n_seq = flags.n_slots;
-  int& n_ctx = context.n_ctx;  // as llama-server's -c: for all slots together; 0 = not given
-  if (n_ctx > 0 && n_ctx / flags.n_slots < kMinContext)
+  int& n_ctx = context.n_ctx;                            // as llama-server's -c: for all slots together; 0 = not given
+  if (n_ctx > 0 && n_ctx / flags.n_slots < kMinContext)  // where they share it, too: they could hardly work together
     throw Error(ErrorCode::kUsage,
                 fmt::format("A context of {} for {} slots leaves less than {} tokens to each; raise -c or "
                             "lower -np.",
                             n_ctx, flags.n_slots, kMinContext));
-  n_ctx /= flags.n_slots;
+  if (share) {
+    context.n_shared = std::exchange(n_ctx, 0);
+  } else {
+    n_ctx /= flags.n_slots;
+  }
   context.max_leaves = std::min(16, 256 / flags.n_slots);
   flags.model.pair.engine.keep_prefixes = true;
 }
@@ -169,7 +176,9 @@ ApiHost::ApiHost(const ApiFlags& given, bool cancel_passes)
       pair(load_pair(flags.model, cancel_passes)),
       stores(make_stores(flags, pair.target())),
       model(text_model(pair, flags)),
-      scheduler(pair.engine(), metrics, {.max_queue = static_cast<std::size_t>(flags.max_queue)}),
+      scheduler(pair.engine(), metrics,
+                {.max_queue = static_cast<std::size_t>(flags.max_queue),
+                 .n_shared = static_cast<std::size_t>(flags.model.pair.context.n_shared)}),
       api(model, scheduler, metrics, api_options(flags, *model.chat, stores)) {}
 
 void ApiHost::save_store() const {

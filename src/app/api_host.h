@@ -11,7 +11,7 @@ namespace gsd::app {
 
 struct ApiFlags {
   ModelFlags model;
-  int n_slots = 4;
+  int n_slots = -1;  // -1 = 4 that share the context, see check_api_flags()
   int max_queue = 64;
   std::string alias;
   TemplateFlags chat_template;

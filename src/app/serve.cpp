@@ -64,9 +64,11 @@ int serve(ServeFlags flags) {
   server::Service service(flags.http);
   ApiHost host(flags.api, false);
   const auto opened = [&] {
-    std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s)\n", host.model.id.c_str(),
+    const int n_shared = flags.api.model.pair.context.n_shared;
+    const std::string share = n_shared > 0 ? fmt::format(", which share {}", n_shared) : "";
+    std::fprintf(stderr, "gsd: serving %s at http://%s:%d (%d slots of %d tokens%s%s)\n", host.model.id.c_str(),
                  server::url_host(flags.http.host).c_str(), service.http().port(), flags.api.n_slots, host.pair.n_ctx(),
-                 !host.pair.draft_types().empty() ? "" : ", no draft model");
+                 share.c_str(), !host.pair.draft_types().empty() ? "" : ", no draft model");
   };
   service.run(host.scheduler, host.api, interrupted, opened);  // a second signal ends the program at once
   host.pair.save_profile();
@@ -108,7 +110,8 @@ void add_serve(CLI::App& program, int& exit_code) {
   auto flags = std::make_shared<ServeFlags>();
   CLI::App* app = program.add_subcommand("serve", "Serve the OpenAI API, and a page to watch the graph");
   app->footer(
-      R"(What requests leave out is taken from the flags of sampling and speculation; -c counts for all slots together.
+      R"(What requests leave out is taken from the flags of sampling and speculation; -c counts for all slots together, and
+without -np each of them may have all of it.
 
 Examples:
   gsd serve -m target.gguf -md draft.gguf

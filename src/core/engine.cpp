@@ -93,6 +93,8 @@ std::unique_ptr<Session> Engine::open(SessionOptions options, std::span<const To
   return state_->open(*this, std::move(options), prompt);
 }
 void Engine::set_prompt(Session& session, std::span<const Token> prompt) { state_->set_prompt(session, prompt); }
+bool Engine::forget_oldest() { return state_->forget_oldest(); }
+void Engine::forget(Session& session) { state_->forget(session); }
 std::size_t Engine::prefill_left(const Session& session) const { return state_->prefill_left(session); }
 std::size_t Engine::prefill(Session& session) { return state_->prefill(session); }
 void Engine::step(std::span<Session* const> sessions) { state_->step(sessions); }
@@ -175,8 +177,7 @@ void Engine::State::release(Session& s) noexcept {
       slot.closed = ++n_closed_;
       return;
     }
-    target_.truncate(s.slot_, 0);
-    for (const auto& d : drafters_) d->truncate(s.slot_, 0);
+    clear(s.slot_);
   } catch (...) {
     slot.kept.clear();  // set_prompt() then keeps nothing
   }
@@ -214,6 +215,30 @@ void Engine::State::set_prompt(Session& s, std::span<const Token> prompt) {
   if (s.options_.constraint && s.options_.constraint->reset) s.options_.constraint->reset();
   s.hypotheses_.forget();
   for (const Token t : prompt) s.hypotheses_.remember(t);
+}
+
+void Engine::State::clear(std::int32_t slot) {
+  target_.truncate(slot, 0);
+  for (const auto& d : drafters_) d->truncate(slot, 0);
+}
+
+bool Engine::State::forget_oldest() {
+  std::int32_t oldest = -1;
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(slots_.size()); ++i) {
+    const Slot& slot = slots_[static_cast<std::size_t>(i)];
+    if (slot.taken || target_.n_committed(i) == 0) continue;
+    if (oldest < 0 || slot.closed < slots_[static_cast<std::size_t>(oldest)].closed) oldest = i;
+  }
+  if (oldest < 0) return false;
+  slots_[static_cast<std::size_t>(oldest)].kept.clear();
+  slots_[static_cast<std::size_t>(oldest)].closed = 0;
+  clear(oldest);
+  return true;
+}
+
+void Engine::State::forget(Session& s) {
+  drop_leftovers(s);
+  clear(s.slot_);
 }
 
 std::size_t Engine::State::prefill_left(const Session& s) const {

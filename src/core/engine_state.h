@@ -31,6 +31,8 @@ struct Engine::State {
   // Engine's functions of the same names.
   std::unique_ptr<Session> open(Engine& engine, SessionOptions options, std::span<const Token> prompt);
   void set_prompt(Session& s, std::span<const Token> prompt);
+  bool forget_oldest();
+  void forget(Session& s);
   std::size_t prefill_left(const Session& s) const;
   std::size_t prefill(Session& s);
   void step(std::span<Session* const> sessions);
@@ -42,6 +44,7 @@ struct Engine::State {
   };
   std::int32_t choose_slot(std::span<const Token> prompt) const;
   void release(Session& s) noexcept;
+  void clear(std::int32_t slot);
   static int temperature_key(const SamplingParams& sampling);
   Calibration& calibration(const SamplingParams& sampling);
   void drop_leftovers(Session& s);

@@ -21,6 +21,13 @@ ggml_type cache_type(const std::string& name, const char* what) {
                                      " cache must be f32, f16, bf16, q8_0 or q4_0, not '" + name + "'.");
 }
 
+// Of one context. A tree's cells come on top of the positions: every sequence must be able to hold one at the end of
+// its context.
+std::int64_t n_cells(const ContextOptions& o) {
+  const std::int64_t n_seq = o.exact ? 1 : o.n_seq;
+  return (o.n_shared > 0 ? o.n_shared : n_seq * o.n_ctx) + n_seq * o.max_outputs;
+}
+
 void check(const ContextOptions& o, int ids) {
   const auto require = [](bool ok, const char* sentence) {
     if (!ok) throw Error(ErrorCode::kUsage, sentence);
@@ -31,8 +38,9 @@ void check(const ContextOptions& o, int ids) {
   require(
       o.exact || static_cast<std::size_t>(o.n_seq) * static_cast<std::size_t>(ids) <= llama_max_parallel_sequences(),
       "Sequences times leaves must be at most 256; ask for fewer of either.");
-  require((std::int64_t{o.exact ? 1 : o.n_seq}) * (o.n_ctx + o.max_outputs) < (std::int64_t{1} << 31),
-          "Sequences times context size must be below 2^31 tokens.");
+  require(o.n_shared == 0 || (!o.exact && o.n_shared >= o.n_ctx),
+          "What sequences share must hold the whole of one, and is not for exact mode.");
+  require(n_cells(o) < (std::int64_t{1} << 31), "Sequences times context size must be below 2^31 tokens.");
   require(o.n_threads >= 0 && o.n_threads <= 1024, "The number of threads must be from 1 to 1024.");
   require(o.max_batch >= 1 && o.max_outputs >= 1 && o.max_outputs <= o.max_batch,
           "A batch must hold at least one token and all outputs.");
@@ -65,8 +73,7 @@ std::vector<ContextHandle> make_contexts(const Model& model, const ContextOption
   const int seq_per_context = o.exact ? 1 : o.n_seq;
   llama_context_params p = llama_context_default_params();
   p.n_seq_max = static_cast<std::uint32_t>(seq_per_context * ids);
-  // A tree's cells come on top of the positions: every sequence must be able to hold one at the end of its context.
-  p.n_ctx = static_cast<std::uint32_t>(std::int64_t{seq_per_context} * (o.n_ctx + o.max_outputs));
+  p.n_ctx = static_cast<std::uint32_t>(n_cells(o));
   p.n_batch = p.n_ubatch = static_cast<std::uint32_t>(o.max_batch);
   p.n_outputs_max = static_cast<std::uint32_t>(std::max(o.max_outputs, seq_per_context * ids));
   p.n_rs_seq = static_cast<std::uint32_t>(n_rs_seq);

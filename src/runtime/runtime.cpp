@@ -74,7 +74,14 @@ std::vector<LoadedDraft> choose_drafts(const RuntimeOptions& o, const MtpLayers&
   return out;
 }
 
-int default_context(const Model& target) { return std::clamp(target.n_ctx_train(), 16, 4096); }
+// Where a sequence may have all that there is, it gets no more than the models are to be trusted with.
+int default_context(const Model& target, const std::vector<const Model*>& all, int n_shared) {
+  int most = n_shared > 0 ? std::min(n_shared, target.n_ctx_trusted()) : std::min(4096, target.n_ctx_train());
+  for (const Model* m : all) {
+    if (m->max_positions() > 0) most = std::min(most, m->max_positions());
+  }
+  return std::max(16, most);
+}
 
 }  // namespace
 
@@ -151,6 +158,7 @@ void Runtime::Impl::make_contexts(const ContextOptions& context) {
   ContextOptions draft_context = context;
   draft_context.exact = false;                // it only proposes
   draft_context.n_ctx = context.n_ctx + 256;  // room for a step's graph
+  if (context.n_shared > 0) draft_context.n_shared = context.n_shared + 256 * context.n_seq;
   std::vector<Head> heads;
   for (const LoadedDraft& d : drafts)
     if (d.type != DraftType::kModel) heads.push_back({d.model ? d.model.get() : target.get(), d.type});
@@ -199,9 +207,9 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   for (LoadedDraft& d : m.drafts)
     if (!d.path.empty()) m.load_draft(d, load, part(0.9F, 1));
   ContextOptions context = options.context;
-  if (context.n_ctx == 0) context.n_ctx = default_context(*m.target);
   std::vector<const Model*> models = drafts();
   models.push_back(m.target.get());
+  if (context.n_ctx == 0) context.n_ctx = default_context(*m.target, models, context.n_shared);
   for (const Model* model : models) {
     const int positions = model->max_positions();
     if (positions > 0 && context.n_ctx > positions)

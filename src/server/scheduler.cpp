@@ -128,6 +128,7 @@ bool Scheduler::turn() {
 void Scheduler::work() {
   admit();
   drop_cancelled();
+  let_in();
   prefill_one();
   step();
   retire();
@@ -175,7 +176,6 @@ void Scheduler::admit() {
 void Scheduler::start(std::unique_ptr<Running> r) {
   r->admitted = {};
   r->mode = r->job.options.speculation.mode;
-  metrics_.queued(r->queue_ms);
   try {
     instrument(*r);
     const std::span<const Token> alike = r->job.options.reuse_prefix ? r->job.prompt : std::span<const Token>{};
@@ -224,18 +224,69 @@ void Scheduler::drop_cancelled() {
   });
 }
 
+// In order of arrival: nobody gets in before one who waits. So those inside are the first of the list.
+void Scheduler::let_in() {
+  if (std::exchange(ended_, false)) {
+    for (const auto& r : running_) r->put_out = false;
+  }
+  // Beside others a text must have room to grow.
+  const std::size_t room = options_.n_shared / 16 + 1;
+  std::size_t n = 0;
+  for (const auto& r : running_) {
+    const std::size_t size = r->session->tokens().size();
+    if (!r->inside) {
+      if (options_.n_shared > 0 && n > 0 && (r->put_out || n + size + room > options_.n_shared)) return;
+      r->inside = true;
+      if (!std::exchange(r->entered, true)) {
+        r->queue_ms = r->since.ms();
+        r->admitted = {};
+        metrics_.queued(r->queue_ms);
+      }
+    }
+    n += size;
+  }
+}
+
+std::size_t Scheduler::n_held() const {
+  std::size_t n = 0;
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(n_slots_); ++i)
+    n += static_cast<std::size_t>(engine_.target().n_committed(i));
+  return n;
+}
+
+// Room for `n` more tokens, as far as it can be had: first what ended requests left behind goes, then the memory of who
+// came last, but never that of the first.
+void Scheduler::make_room(std::size_t n) {
+  if (options_.n_shared == 0) return;
+  while (n_held() + n > options_.n_shared) {
+    if (engine_.forget_oldest()) continue;
+    const auto last = std::find_if(running_.rbegin(), running_.rend(), [this](const auto& r) {
+      return engine_.target().n_committed(r->session->slot()) > 0;
+    });
+    if (last == running_.rend() || *last == running_.front()) return;
+    Running& r = **last;
+    r.put_out |= std::exchange(r.inside, false);
+    engine_.forget(*r.session);
+  }
+}
+
+bool Scheduler::prefilled(const Running& r) const { return r.prompt_ms > 0 && engine_.prefill_left(*r.session) == 0; }
+
 // One chunk of the next prompt in turn, so that those who decode never wait for more.
 void Scheduler::prefill_one() {
   for (std::size_t i = 0; i < running_.size(); ++i) {
     const std::size_t at = (turn_ + i) % running_.size();
     Running& r = *running_[at];
-    if (r.prompt_ms > 0) continue;
+    if (!r.inside || prefilled(r)) continue;
     turn_ = at + 1;
     try {
       const Stopwatch clock;
       const std::size_t before = engine_.prefill_left(*r.session);
+      make_room(std::min(before, static_cast<std::size_t>(engine_.options().prefill_chunk)));
+      if (!r.inside) return;
       const std::size_t left = engine_.prefill(*r.session);
       metrics_.prompt(before - left, clock.ms());
+      if (r.prompt_ms > 0) return;  // it was put out, and its text is taken in again
       if (left == 0) r.prompt_ms = std::max(1e-3, r.admitted.ms());
       report_prompt(r);
     } catch (...) {
@@ -255,9 +306,10 @@ void Scheduler::report_prompt(const Running& r) const {
 }
 
 void Scheduler::step() {
+  make_room(running_.size());
   ready_.clear();
   for (const auto& r : running_) {
-    if (r->prompt_ms > 0) ready_.push_back(r->session.get());
+    if (r->inside && prefilled(*r)) ready_.push_back(r->session.get());
   }
   const auto most = static_cast<std::size_t>(engine_.options().max_total_width);
   for (std::size_t i = 0; i < ready_.size(); i += most)
@@ -302,6 +354,7 @@ void Scheduler::finish(Running& r, std::optional<Error> error) noexcept {
   out.n_prompt = r.job.prompt.size();
   out.queue_ms = r.queue_ms;
   r.session.reset();  // the slot is free before anybody hears of the end
+  ended_ = true;
   if (cancelled) metrics_.cancelled();
   metrics_.finished(error.has_value());
   out.error = std::move(error);

@@ -67,11 +67,14 @@ struct SlotView {
 
 struct SchedulerOptions {
   std::size_t max_queue = 64;  // jobs that wait for a slot
+  std::size_t n_shared = 0;    // positions that all slots share; 0 = each has its own
 };
 
 // Owns the order of work: first come, first served into the slots; all slots advance in every step; between two steps
-// at most one chunk of one prompt is taken in, the prompts taking turns.
-// The engine belongs to the thread in run(); the other functions may be called from any thread.
+// at most one chunk of one prompt is taken in, the prompts taking turns. Where slots share their positions, a prompt
+// waits in its slot until it fits beside the texts that came before it. When those have grown into all there is, the
+// one that came last gives up its memory, and goes on where it was once another one has ended. The engine belongs to
+// the thread in run(); the other functions may be called from any thread.
 class Scheduler {
  public:
   // Both references must outlive the scheduler.
@@ -115,6 +118,9 @@ class Scheduler {
     double queue_ms = 0;
     double prompt_ms = 0;  // 0 until prefilled
     bool stepped = false;
+    bool inside = false;          // its text has a place among the positions
+    bool entered = false;         // it had one at some time
+    bool put_out = false;         // it lost it, and nothing has ended since
     std::optional<Error> failed;  // what a callback of the job has thrown
     Mode mode = Mode::kAuto;
   };
@@ -126,6 +132,10 @@ class Scheduler {
   template <typename Wanted>
   bool take_queued(Running& r, Wanted wanted);
   void drop_cancelled();
+  void let_in();
+  bool prefilled(const Running& r) const;
+  std::size_t n_held() const;
+  void make_room(std::size_t n);
   void prefill_one();
   void report_prompt(const Running& r) const;
   void step();
@@ -153,6 +163,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Running>> running_;  // in order of arrival; of the thread in run() only, as what follows
   std::vector<Session*> ready_;
   std::size_t turn_ = 0;  // whose prompt is next
+  bool ended_ = false;    // a job, since let_in()
 };
 
 }  // namespace gsd::server

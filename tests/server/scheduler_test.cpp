@@ -162,6 +162,64 @@ TEST(Scheduler, PromptsTakeTurnsAndNoStreamStarves) {
   }
 }
 
+RigOptions sharing() {
+  RigOptions o;
+  o.n_seq = 4;
+  o.n_ctx = 300;
+  o.n_shared = 300;
+  return o;
+}
+
+// Two texts of 240 tokens in 300 positions: the second gives way to the first and goes on after it, before who came
+// later.
+TEST(Scheduler, WhereSlotsShareTheirPositionsTheLastGivesWayAndLosesNothing) {
+  Rig rig(sharing());
+  Probe a;
+  Probe b;
+  Probe c;
+  std::string order;
+  const auto start = [&](Probe& p, char name, std::size_t n_prompt, std::int64_t n) {
+    p.on_step = [&order, name](const StepView&) { order += name; };
+    rig.scheduler.submit(one(p.job(std::string(n_prompt, name), options(Mode::kAuto, n))));
+  };
+  start(a, 'a', 100, 140);
+  start(b, 'b', 100, 140);
+  start(c, 'c', 90, 5);
+  rig.start();
+  rig.finish();
+  EXPECT_EQ(a.text, Rig::alone(std::string(100, 'a'), options(Mode::kPlain, 140)));
+  EXPECT_EQ(b.text, Rig::alone(std::string(100, 'b'), options(Mode::kPlain, 140)));
+  EXPECT_EQ(c.text, Rig::alone(std::string(90, 'c'), options(Mode::kPlain, 5)));
+  const std::size_t a_ends = order.rfind('a');
+  EXPECT_LT(order.find('b'), a_ends) << "both run while there is room";
+  EXPECT_GT(std::count(order.begin() + static_cast<std::ptrdiff_t>(a_ends), order.end(), 'b'), 5) << order;
+  EXPECT_GT(order.find('c'), a_ends) << "nobody gets in before one who waits";
+  EXPECT_GT(b.outcome.get_future().get().predicted_ms, 0);
+}
+
+TEST(Scheduler, WhereSlotsShareTheirPositionsOneMayHaveAllAndWhatIsKeptMakesRoom) {
+  RigOptions o = sharing();
+  o.prefill_chunk = 128;  // more than one kept prefix must go for it
+  Rig rig(o);
+  rig.start();
+  const auto ask = [&](char letter, std::size_t n_prompt, std::int64_t n) {
+    Probe p;
+    Job job = p.job(std::string(n_prompt, letter), options(Mode::kPlain, n));
+    job.on_prompt = [&](const PromptProgress&) {
+      std::int32_t held = 0;
+      for (std::int32_t i = 0; i < 4; ++i) held += rig.target.n_committed(i);
+      EXPECT_LE(held, 300);
+    };
+    rig.scheduler.submit(one(std::move(job)));
+    return p.outcome.get_future().get();
+  };
+  for (const char letter : {'a', 'b', 'c'}) EXPECT_EQ(ask(letter, 90, 5).finish, FinishReason::kLength);
+  EXPECT_GT(ask('c', 90, 5).n_reused, 80U);
+  EXPECT_EQ(ask('d', 280, -1).finish, FinishReason::kContextFull);
+  EXPECT_EQ(ask('c', 90, 5).n_reused, 0U) << "it had to make room";
+  rig.finish();
+}
+
 TEST(Scheduler, ACancelledStreamEndsWithTheStepInProgress) {
   Rig rig;
   Probe gone;

@@ -24,6 +24,7 @@ struct RigOptions {
   int n_ctx = 512;
   int prefill_chunk = 16;
   std::size_t max_queue = 64;
+  std::size_t n_shared = 0;
   bool with_draft = true;
   int step_us = 0;  // a pass of the target takes that long for each row
   Script script;    // of both models; empty: random ones
@@ -104,7 +105,7 @@ struct Rig {
         engine(target, o.with_draft ? &draft : nullptr,
                {.exact = false, .prefill_chunk = o.prefill_chunk, .max_total_width = 64, .keep_prefixes = true}),
         model(ascii_model(o.n_ctx, o.chat_template)),
-        scheduler(engine, metrics, {.max_queue = o.max_queue}),
+        scheduler(engine, metrics, {.max_queue = o.max_queue, .n_shared = o.n_shared}),
         stores(api_options.stores),
         api(model, scheduler, metrics, std::move(api_options)) {
     if (o.fills) model.vocabulary.fill = {.prefix = 1, .suffix = 2, .middle = 3};

@@ -17,8 +17,9 @@ const kNearTie = 0.25;  // gap in log-probability up to which two tokens count a
 const prompts = ["# tar", "# git commit", "# ls", "# docker run", "The history of", "# ssh-keygen\n\n> ", "Question: Ann has 5 apples", "# curl"];
 const modes = ["plain", "chain", "tree", "graph", "auto"];
 
-const server = await startServer(gsd, ["-m", target, "-md", draft, "--port", "0", "-np", String(slots), "-t", String(threads),
-  "-c", String(512 * slots), "--queue", String(2 * clients), ...(exact ? ["--exact"] : [])], process.env);
+const shared = flag("shared", 0);  // positions that four slots share
+const server = await startServer(gsd, ["-m", target, "-md", draft, "--port", "0", "-t", String(threads),
+  ...(shared ? ["-c", String(shared)] : ["-np", String(slots), "-c", String(512 * slots)]), "--queue", String(2 * clients), ...(exact ? ["--exact"] : [])], process.env);
 const {child} = server;
 const url = new URL(server.url);
 const agent = new http.Agent({keepAlive: true, maxSockets: clients + 4});

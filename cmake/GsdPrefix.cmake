@@ -31,13 +31,14 @@ function(gsd_add_prefix_llama dir)
   endforeach()
   set(program "$<STREQUAL:$<TARGET_PROPERTY:TYPE>,EXECUTABLE>")
   set(relocatable "$<BOOL:$<TARGET_PROPERTY:GSD_RELOCATABLE>>")
+  set(map "$<TARGET_PROPERTY:GSD_PROGRAM_MAP>") # of a test that lends some symbols
   add_library(gsd_dep::llama INTERFACE IMPORTED GLOBAL)
   set_target_properties(
     gsd_dep::llama
     PROPERTIES INTERFACE_LINK_DEPENDS "${dir}/libllama.so.0"
                INTERFACE_LINK_OPTIONS
                "LINKER:--disable-new-dtags;LINKER:--allow-shlib-undefined;\
-$<${program}:LINKER:--version-script,${CMAKE_CURRENT_FUNCTION_LIST_DIR}/program.map>;\
+$<${program}:LINKER:--version-script,$<IF:$<BOOL:${map}>,${map},${CMAKE_CURRENT_FUNCTION_LIST_DIR}/program.map>>;\
 $<$<NOT:${relocatable}>:LINKER:--dynamic-linker,${loader};LINKER:-rpath,${dir}>;\
 SHELL:-Wl,--push-state,--no-as-needed ${libraries} -lstdc++ -Wl,--pop-state")
 endfunction()

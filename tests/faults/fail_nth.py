@@ -127,7 +127,7 @@ def check(command, kind, fail, run, good):
 
     if run.code not in {0} | CODES[kind]:
         return wrong(f"exit code {run.code}")
-    if run.code != 0 and not re.search(r"^gsd: .+[.]$", run.error, re.M):
+    if run.code != 0 and not re.search(r"^gsd: .+[.?]$", run.error, re.M):
         wrong("no sentence says why")
     if command == "generate":
         if not good.out.startswith(run.out) or (run.code == 0 and run.out != good.out):
@@ -166,6 +166,8 @@ for command in COMMANDS:
     for kind in CODES:
         if flags.command not in (None, command) or flags.kind not in (None, kind):
             continue
+        if (command, kind) == ("serve", "allocation") and not flags.all:
+            continue  # threads make the numbers differ from run to run; the simulation does this from a seed
         good = Run(command, kind)
         if good.code != 0:
             sys.exit(f"{command} fails by itself: {good.error}")

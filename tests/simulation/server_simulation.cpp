@@ -154,7 +154,8 @@ void Simulation::serve(Service& service) {
   static const chat::ToolFormat format = chat::find_tool_format(*model.chat);
   options.tool_format = format;
   Metrics metrics;
-  Scheduler scheduler(engine, metrics, {.max_queue = draw(3) == 0 ? draw(6) : 64});
+  Scheduler scheduler(engine, metrics,
+                      {.max_queue = draw(3) == 0 ? draw(6) : 64, .n_shared = draw(2) == 0 ? 0 : 160 + draw(200)});
   Api api(model, scheduler, metrics, options);
   capacity_ = scheduler.capacity();
   const std::int64_t drain_at =

@@ -55,7 +55,7 @@ struct Drafts {
     for (const auto& b : backends) out.push_back(make_model_drafter(*b, b->info().n_vocab, kNames[out.size()]));
     return out;
   }
-  static constexpr std::string_view kNames[] = {"model", "second", "third", "fourth"};
+  static constexpr std::string_view kNames[] = {"model", "second", "third", "fourth", "one too many"};
   std::vector<std::unique_ptr<ScriptedBackend>> backends;
 };
 

@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
       }
       case 'p': {
         const CompletionRequest r = parse_completion(body, {});
-        if (r.prompts.empty() || r.n * static_cast<int>(r.prompts.size()) > kMaxChoices) std::abort();
+        if (r.prompts.empty() || r.n < 1 || r.n > kMaxChoices) std::abort();
         break;
       }
       case 'r': {

@@ -32,7 +32,7 @@ struct Observations {
   static constexpr int kDepths = 16;             // deeper ones count with the last
   std::array<std::int64_t, kDepths> tried{};     // steps that proposed something at depth i + 1, and got there
   std::array<std::int64_t, kDepths> accepted{};  // … and had it accepted
-  std::array<Reliability, 6> by_origin{};        // index: Origin
+  std::array<Reliability, static_cast<std::size_t>(Origin::kHint) + 1> by_origin{};  // index: Origin
   void observe(const StepView& step);
   void add(const Observations& other);
 };

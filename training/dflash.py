@@ -208,16 +208,7 @@ def export(args: argparse.Namespace) -> None:
     writer.add_array("dflash.target_layers", saved["taps"])
     writer.add_uint32("dflash.target_hidden_size", config.width)
     writer.add_uint32("dflash.block_size", saved["block"])
-    for key, w in saved["model"].items():
-        data = w.float().numpy()
-        if data.ndim > 1:
-            writer.add_tensor(gguf_name(key), gguf.quants.quantize(data, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(gguf_name(key), data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    exports.write_weights(writer, saved["model"], gguf_name, kind)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {parameters / 1e6:.2f}M parameters")
 
 

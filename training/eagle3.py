@@ -172,16 +172,7 @@ def export(args: argparse.Namespace) -> None:
     exports.write_tokenizer(writer, args.tokenizer, config.vocab)
     writer.add_array("eagle3.target_layers", saved["taps"])
     writer.add_uint32("eagle3.target_hidden_size", config.width)
-    for key, w in saved["model"].items():
-        data, name = w.float().numpy(), NAMES[key.removesuffix(".weight")] + ".weight"
-        if data.ndim > 1:
-            writer.add_tensor(name, gguf.quants.quantize(data, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    exports.write_weights(writer, saved["model"], lambda key: NAMES[key.removesuffix(".weight")] + ".weight", kind)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {parameters / 1e6:.2f}M parameters")
 
 

@@ -7,6 +7,7 @@ Matrices and the embedding take --format, norms stay F32.
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -73,21 +74,26 @@ def write_tokenizer(writer: gguf.GGUFWriter, path: Path, vocab_size: int) -> Non
     writer.add_add_bos_token(True)
 
 
+def write_weights(writer: gguf.GGUFWriter, weights: dict, name_of: Callable[[str], str], kind: gguf.GGMLQuantizationType) -> None:
+    """Adds the weights, matrices as `kind` and vectors as floats, and ends the file."""
+    for key, w in weights.items():
+        data = w.float().numpy()
+        if data.ndim > 1:
+            writer.add_tensor(name_of(key), gguf.quants.quantize(data, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name_of(key), data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def export(model: models.Llama, tokenizer: Path, out: Path, name: str, form: str) -> None:
     kind, file_type = FORMATS[form]
     writer = gguf.GGUFWriter(out, "llama")
     write_header(writer, model.config, name, sum(p.numel() for p in model.parameters()), file_type)
     write_tokenizer(writer, tokenizer, model.config.vocab)
-    for key, w in model.state_dict().items():
-        data = w.float().numpy()
-        if data.ndim > 1:
-            writer.add_tensor(gguf_name(key), gguf.quants.quantize(data, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(gguf_name(key), data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_weights(writer, model.state_dict(), gguf_name, kind)
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ constexpr int kWeights = 256;  // of a block
 // A block with scale 1 as ggml writes it, all zeros but for what is put in.
 class Block {
  public:
-  Block(ggml_type type, size_t scale_at) : type_(type), bytes_(ggml_type_size(type)) {
-    bytes_[scale_at + 1] = 0x3c;  // 1 in half precision
+  explicit Block(ggml_type type) : type_(type), bytes_(ggml_type_size(type)) {
+    bytes_[1] = 0x3c;  // 1 in half precision: these formats begin with their scale
   }
   void put(size_t at, size_t bits) { bytes_[at] = static_cast<uint8_t>(bytes_[at] | bits); }
   std::vector<float> weights() const {
@@ -34,7 +34,7 @@ template <class Put, class Join>
 void read(uint32_t* table, size_t entries, size_t each, ggml_type type, Put&& put, Join&& join) {
   const size_t together = kWeights / each;
   for (size_t first = 0; first < entries; first += together) {
-    Block block(type, 0);
+    Block block(type);
     for (size_t i = 0; i < together; ++i) put(block, i, first + i);
     const std::vector<float> weights = block.weights();
     for (size_t i = 0; i < together; ++i) table[first + i] = join(weights.data() + i * each);

@@ -32,6 +32,11 @@ GSD_INLINE Ints packed_signs(Ints a) {
 GSD_INLINE Ints odd_scale(Ints s) { return add_ints(add_ints(s, s), splat(1)); }
 GSD_INLINE Ints byte_of(Ints a, int n) { return and_(shift_right(a, 8 * n), splat(0xff)); }
 
+// The l-th index of a dword: a byte, and above it the bits of `high`, as far as `mask` goes.
+GSD_INLINE Ints index_of(Ints bytes, int l, Ints high, int mask) {
+  return and_(select_bits(splat(0xff), shift_right(bytes, 8 * l), high), splat(mask));
+}
+
 // Eight weights of IQ2, 64 too large.
 GSD_INLINE void look_up_eight(const uint32_t* codebook, Ints index, Ints signs, int byte, Ints w[2]) {
   constexpr int8_t kMagnitudes[16] = {64 + 8, 64 + 25, 64 + 43};
@@ -75,13 +80,20 @@ struct CodebookTile {
   Ints raw[kQuads];
 };
 
-// { half d; 8 of { uint8 index[4]; uint32 signs : 28, scale : 4; } }
-struct TileIQ2_XXS : CodebookTile<66, 64> {
+// The same, taken in two halves, with the indices right after the scale.
+template <size_t kBytes, int kOffset>
+struct CodebookHalves : CodebookTile<kBytes, kOffset> {
   static constexpr int kSections = 2;
   static constexpr int kSectionPieces = 4;
 
+  GSD_INLINE void load_section(int section) {
+    load_dwords<2>(this->weights + 2 + 32 * section, this->stride, this->raw);
+  }
+};
+
+// { half d; 8 of { uint8 index[4]; uint32 signs : 28, scale : 4; } }
+struct TileIQ2_XXS : CodebookHalves<66, 64> {
   GSD_INLINE void load(const uint8_t* p, size_t row_stride) { load_scale(p, row_stride, 0.125F); }
-  GSD_INLINE void load_section(int section) { load_dwords<2>(weights + 2 + 32 * section, stride, raw); }
   GSD_INLINE void get(int section, int i, Piece& piece) {
     const Ints signs = packed_signs(raw[2 * i + 1]);
 #pragma GCC unroll 4
@@ -93,15 +105,11 @@ struct TileIQ2_XXS : CodebookTile<66, 64> {
 };
 
 // { half d; uint8 index[64]; uint32 signs : 28, scale : 4 [8]; } four weights an index
-struct TileIQ3_XXS : CodebookTile<98, 32> {
-  static constexpr int kSections = 2;
-  static constexpr int kSectionPieces = 4;
-
+struct TileIQ3_XXS : CodebookHalves<98, 32> {
   GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
     load_scale(p, row_stride, 0.5F);
     load_dwords<2>(p + 66, row_stride, signs_and_scales);
   }
-  GSD_INLINE void load_section(int section) { load_dwords<2>(weights + 2 + 32 * section, stride, raw); }
   GSD_INLINE void get(int section, int i, Piece& piece) {
     const Ints both = signs_and_scales[4 * section + i];
     const Ints signs = packed_signs(both);
@@ -118,10 +126,7 @@ struct TileIQ3_XXS : CodebookTile<98, 32> {
 };
 
 // { half d; uint8 index[64]; uint8 ninth_bits[8]; uint8 signs[32]; uint8 scales[4]; } four weights an index
-struct TileIQ3_S : CodebookTile<110, 32> {
-  static constexpr int kSections = 2;
-  static constexpr int kSectionPieces = 4;
-
+struct TileIQ3_S : CodebookHalves<110, 32> {
   GSD_INLINE void load(const uint8_t* p, size_t row_stride) {
     load_scale(p, row_stride, 1);
     Ints tail[4];  // ends with the block
@@ -130,14 +135,12 @@ struct TileIQ3_S : CodebookTile<110, 32> {
     load_dwords<1>(p + 66, row_stride, ninth);
     load_dwords<2>(p + 74, row_stride, signs);
   }
-  GSD_INLINE void load_section(int section) { load_dwords<2>(weights + 2 + 32 * section, stride, raw); }
   GSD_INLINE void get(int section, int i, Piece& piece) {
     const int n = 4 * section + i;
     const Ints high = shift_right(ninth[section], 8 * i);
 #pragma GCC unroll 8
     for (int j = 0; j < kQuads; ++j) {
-      const Ints low = shift_right(raw[2 * i + j / 4], 8 * (j % 4));
-      const Ints index = and_(select_bits(splat(0xff), low, shift_left(high, 8 - j)), splat(0x1ff));
+      const Ints index = index_of(raw[2 * i + j / 4], j % 4, shift_left(high, 8 - j), 0x1ff);
       piece.w[j] = with_signs(gather(codebook, index), spread_byte(signs[n], j / 2), j % 2, 64);
     }
     set_scale(n, odd_scale(and_(shift_right(four_bits, 4 * n), splat(0x0f))), piece);
@@ -176,8 +179,7 @@ struct TileIQ1_S : CodebookTile<50, 32> {
 #pragma GCC unroll 4
     for (int l = 0; l < 4; ++l) {
       const Ints bits = l == 3 ? shift_right(ours, 1) : shift_left(ours, 8 - 3 * l);
-      const Ints index = and_(select_bits(splat(0xff), shift_right(raw[i], 8 * l), bits), splat(0x7ff));
-      look_up_ternary(codebook, index, minus, piece.w + 2 * l);
+      look_up_ternary(codebook, index_of(raw[i], l, bits, 0x7ff), minus, piece.w + 2 * l);
     }
     set_scale(i, odd_scale(and_(shift_right(ours, 12), splat(7))), piece);
   }
@@ -268,8 +270,7 @@ struct TileIQ2_S : TileIQ2 {
     const Ints high = shift_right(tail[i / 4], 8 * (i % 4));
 #pragma GCC unroll 4
     for (int l = 0; l < 4; ++l) {
-      const Ints low = shift_right(raw[i], 8 * l);
-      const Ints index = and_(select_bits(splat(0xff), low, shift_left(high, 8 - 2 * l)), splat(0x3ff));
+      const Ints index = index_of(raw[i], l, shift_left(high, 8 - 2 * l), 0x3ff);
       look_up_eight(codebook, index, signs[i], l, piece.w + 2 * l);
     }
     get_scales(i, piece);
@@ -302,9 +303,8 @@ struct TileIQ1_M : CodebookTile16 {
 #pragma GCC unroll 4
     for (int l = 0; l < 4; ++l) {
       const Ints bits = l == 3 ? shift_right(four, 4) : shift_left(four, 8 - 4 * l);
-      const Ints index = and_(select_bits(splat(0xff), shift_right(raw[i], 8 * l), bits), splat(0x7ff));
       const Ints minus = and_(arithmetic_right<31>(shift_left(four, 28 - 4 * l)), splat(0x44444444));
-      look_up_ternary(codebook, index, minus, piece.w + 2 * l);
+      look_up_ternary(codebook, index_of(raw[i], l, bits, 0x7ff), minus, piece.w + 2 * l);
     }
     const Ints two = shift_right(scales[i / 4], 16 * (i / 2 % 2) + 6 * (i % 2));
     set_scales(and_(two, splat(7)), and_(shift_right(two, 3), splat(7)), piece);

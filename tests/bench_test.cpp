@@ -239,6 +239,7 @@ TEST(MeasurementFile, GivesBackWhatWasWritten) {
   m.plain_ms_per_token = 1.5;
   m.same_text = false;
   m.first_token_ms = 12.25;
+  m.seen.by_origin.at(static_cast<std::size_t>(Origin::kHint)).observe(0.25, false);  // the last one
   m.stats.drafter[0] = {"model", 1, 2, 3, 4, 5.5};
   m.stats.drafter[1] = {"dflash", 6, 7, 8, 9, 10.5};
   const File file(to_line(Conditions{{"target", "t"}}) + to_line(m));

@@ -580,6 +580,16 @@ TEST(Engine, ModelledTimeOfPlainDecodingIsTheProfiles) {
   EXPECT_DOUBLE_EQ(rig.stats.modelled_ms, 60 * 10);
 }
 
+// Of texts of a thousand tokens.
+World long_world(std::uint64_t seed) {
+  World world;
+  world.seed = seed;
+  world.n_ctx = 1024;
+  world.n_vocab = 40;
+  world.order = 3;
+  return world;
+}
+
 // What the planner is for: whatever the machine charges for width and however good the draft, it is never slower than
 // plain decoding, on the whole faster than the best chain set by hand for each case, and in no case much slower (the
 // worst: a perfect draft under noise, whose confidence says nothing).
@@ -590,11 +600,7 @@ TEST(Engine, AutoKeepsUpWithPlainDecodingAndWithTheBestChain) {
   double log_ratio = 0;
   for (int round = 0; round < kRounds; ++round) {
     GSD_SEEDED(rng, round);
-    World world;
-    world.seed = rng();
-    world.n_ctx = 1024;
-    world.n_vocab = 40;
-    world.order = 3;
+    World world = long_world(rng());
     world.drift = static_cast<float>(round % 4) * 0.3F;
     const auto& machine = round % 8 < 4 ? flat : steep;
     SessionOptions o = options(Mode::kAuto, round % 3 == 0 ? 0 : 0.8F, rng(), 1000);
@@ -639,11 +645,7 @@ TEST(Engine, AutoWithTwoDraftersKeepsUpWithTheBetterOne) {
   constexpr int kRounds = 24;
   for (int round = 0; round < kRounds; ++round) {
     GSD_SEEDED(rng, round);
-    World world;
-    world.seed = rng();
-    world.n_ctx = 1024;
-    world.n_vocab = 40;
-    world.order = 3;
+    World world = long_world(rng());
     const std::pair<float, double> a{static_cast<float>(rng() % 10) / 10, 0.2 + static_cast<double>(rng() % 20) / 10};
     const std::pair<float, double> b{static_cast<float>(rng() % 10) / 10, 0.2 + static_cast<double>(rng() % 20) / 10};
     SessionOptions o = options(Mode::kAuto, round % 3 == 0 ? 0 : 0.8F, rng(), 1000);

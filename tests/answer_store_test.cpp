@@ -271,6 +271,10 @@ TEST_F(AnswerFile, OtherFilesStayAsTheyAre) {
   put(good);
   AnswerStore fewer(256);
   EXPECT_THAT(fewer.keep_in(path, "mine", 99), HasSubstr("damaged")) << "a token that there is none of";
+  const std::string foreign = (dir / "foreign").string();
+  std::ofstream(foreign) << "GGUF and so on";
+  EXPECT_THROW(AnswerStore().keep_in(foreign, "mine", kVocabulary), Error);
+  EXPECT_FALSE(std::filesystem::exists(foreign + ".lock")) << "nothing is left beside somebody else's file";
   std::filesystem::create_directory(path);
   EXPECT_THROW(AnswerStore().keep_in(path, "mine", kVocabulary), Error);
   EXPECT_THROW(AnswerStore().keep_in((dir / "none" / "answers").string(), "mine", kVocabulary), Error)

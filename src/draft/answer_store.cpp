@@ -142,6 +142,8 @@ std::string AnswerStore::keep_in(std::string path, std::string vocabulary, Token
   path_ = std::move(path);
   vocabulary_ = std::move(vocabulary);
   n_vocab_ = n_vocab;
+  std::ifstream file;
+  open(file);  // where it is somebody else's there is nothing to lock
   const FileLock lock(path_ + ".lock");
   std::vector<Token> tokens;
   std::string note = read(tokens);
@@ -169,19 +171,27 @@ void AnswerStore::write(FileLock::Busy busy) {
   saved_ = end_;
 }
 
-// Appends the tokens of the file.
-std::string AnswerStore::read(std::vector<Token>& tokens) const {
+// Opens the file for what comes after kMagic; returns its size, 0 if there is none or it is empty.
+std::uintmax_t AnswerStore::open(std::ifstream& file) const {
   std::error_code error;
   const auto kind = std::filesystem::status(path_, error).type();
-  if (kind == std::filesystem::file_type::not_found) return "";
-  std::ifstream file(path_, std::ios::binary);
+  if (kind == std::filesystem::file_type::not_found) return 0;
+  file.open(path_, std::ios::binary);
   const auto size = std::filesystem::file_size(path_, error);
   if (!file || error || kind != std::filesystem::file_type::regular)
     throw Error(ErrorCode::kIo, "The store of answers '" + path_ + "' cannot be read; check its name and permissions.");
-  if (size == 0) return "";
-  std::string magic(kMagic.size(), ' '), version, owner;
-  if (!file.read(magic.data(), std::ssize(magic)) || magic != kMagic)
+  std::string magic(kMagic.size(), ' ');
+  if (size > 0 && (!file.read(magic.data(), std::ssize(magic)) || magic != kMagic))
     throw Error(ErrorCode::kIo, "The file '" + path_ + "' is no store of answers; give another name.");
+  return size;
+}
+
+// Appends the tokens of the file.
+std::string AnswerStore::read(std::vector<Token>& tokens) const {
+  std::ifstream file;
+  const std::uintmax_t size = open(file);
+  if (size == 0) return "";
+  std::string version, owner;
   if (size > 1024 + kMostTokens * sizeof(Token)) return put_aside("is damaged");
   if (!std::getline(file, version) || version != kVersion) return put_aside("is of another version");
   std::size_t n = 0;

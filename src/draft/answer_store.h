@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iosfwd>
 #include <memory>
 #include <span>
 #include <string>
@@ -63,6 +64,7 @@ class AnswerStore final : public Source {
   void vote(std::uint64_t hash, std::int64_t position, Token next);
   std::int32_t agreement(std::int64_t position, std::span<const Token> text) const;
   const Place* place(std::uint64_t hash) const;
+  std::uintmax_t open(std::ifstream& file) const;
   std::string read(std::vector<Token>& tokens) const;
   void write(FileLock::Busy busy);
   std::string put_aside(const std::string& why) const;

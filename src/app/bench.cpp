@@ -306,7 +306,8 @@ class Bench {
     return o;
   }
 
-  // `m.sessions` prompts from `first` on, together; `most` tokens of each instead of --n-predict.
+  // `m.sessions` prompts from `first` on, together, until the first of them ends: fewer sessions are another measurement,
+  // and those that have most accepted would leave the others to it. `most` tokens of each instead of --n-predict.
   bool measure_own(const Config& config, std::size_t first, Measurement& m, std::int64_t most = -1) {
     Engine& engine = scripted_ ? scripted_->engine : pair_->engine();
     if (config.acceptance >= 0) {
@@ -346,20 +347,24 @@ class Bench {
         m.prefill_ms = clock.ms();
         engine.reset_stats();
       }
-      return !interrupted();
+      return !interrupted() && std::none_of(list.begin(), list.end(), [](const Session* s) { return s->finished(); });
     });
     m.decode_ms = clock.ms() - m.prefill_ms;
     m.stats = engine.stats();
     m.tokens = m.stats.emitted;
     m.peak_mib = peak_mib();
-    std::vector<Token> generated;
-    for (const auto& s : sessions) generated.insert(generated.end(), s->generated().begin(), s->generated().end());
+    std::vector<std::vector<Token>> generated;
+    for (const auto& s : sessions) generated.emplace_back(s->generated().begin(), s->generated().end());
     sessions.clear();
     engine.state().exchange(learned);
     auto& plain = plain_[{first, m.temperature, m.sessions}];
     if (plain.empty() && config.params.mode == Mode::kPlain && most < 0) plain = generated;
-    m.same_text = plain.empty() || plain == generated;
+    m.same_text = plain.empty() || std::equal(plain.begin(), plain.end(), generated.begin(), agree_as_far_as_both_go);
     return !interrupted() && m.tokens > 0;
+  }
+
+  static bool agree_as_far_as_both_go(const std::vector<Token>& a, const std::vector<Token>& b) {
+    return std::equal(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(std::min(a.size(), b.size())), b.begin());
   }
 
   const std::string& plain_text(std::size_t p) {
@@ -375,7 +380,7 @@ class Bench {
       Measurement unused = blank("plain", p);
       measure_own(parse_config("plain", {}), p, unused);
     }
-    return plain;
+    return plain.front();
   }
 
   // As far as both go. Programs may go on behind the limit, and print end-of-text tokens by name.
@@ -524,7 +529,7 @@ class Bench {
   PeerOptions loaded_peer_options_;     // with our backend
   Measurements results_;
   std::set<Measurement::Key> done_;
-  std::map<std::tuple<std::size_t, double, int>, std::vector<Token>> plain_;
+  std::map<std::tuple<std::size_t, double, int>, std::vector<std::vector<Token>>> plain_;  // of each session
   std::map<std::size_t, std::string> plain_text_;
   std::map<std::pair<std::string, int>, Learned> learned_;  // by configuration and sessions
   std::ofstream out_;

@@ -2,6 +2,7 @@
 // activation once per group of products, so wider registers would change nothing that can be measured.
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstring>
 
 #include "kernels.h"
@@ -45,13 +46,6 @@ float largest_magnitude(const float* x) {
   return _mm_cvtss_f32(_mm_castsi128_ps(m));
 }
 
-int32_t sum8(__m256i v) {
-  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-  return _mm_cvtsi128_si32(s);
-}
-
 // Multiplying by inverse, rounding and multiplying by scale restores a value whose magnitude is at most largest.
 struct Scale {
   explicit Scale(float largest) {
@@ -65,39 +59,46 @@ struct Scale {
   float scale = 0;
 };
 
-// Writes 32 rounded values; the sum of each half. Sums wrap where the scale is not finite.
-void round_32(const float* x, float inverse, int8_t out[32], uint32_t sums[2]) {
+// Writes 32 rounded values; the sums of the first half and of the second, twice. They wrap where the scale is not
+// finite.
+inline __m128i round_32(const float* x, float inverse, int8_t out[32]) {
   const __m256 factor = _mm256_set1_ps(inverse);
   __m256i q[4];
   for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), factor));
-  for (int i = 0; i < 2; ++i) sums[i] = static_cast<uint32_t>(sum8(_mm256_add_epi32(q[2 * i], q[2 * i + 1])));
   __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
   bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   _mm256_store_si256(reinterpret_cast<__m256i*>(out), bytes);
+  __m256i sums = _mm256_hadd_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+  sums = _mm256_hadd_epi32(sums, sums);
+  return _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
 }
 
-void pack_q8(const float* x, PackedQ8* out) {
+// What follows the values is computed and stored as one: nine small stores a block took as long as the values.
+inline void pack_q8(const float* x, PackedQ8* out) {
   const Scale scale(largest_magnitude<32>(x));
-  uint32_t sums[2];
-  round_32(x, scale.inverse, out->q, sums);
-  const uint32_t sum = sums[0] + sums[1];
-  out->scale = scale.scale;
-  out->start_8 = static_cast<int32_t>(0U - 8U * sum);
-  out->start_12 = static_cast<int32_t>(0U - 12U * sum);
-  out->start_16 = static_cast<int32_t>(0U - 16U * sum);
-  out->start_128 = static_cast<int32_t>(0U - 128U * sum);
-  for (int i = 0; i < 2; ++i) out->start_12_of[i] = static_cast<int32_t>(0U - 12U * sums[i]);
-  out->sum = scale.scale * static_cast<float>(static_cast<int32_t>(sum));
+  const __m128i halves = round_32(x, scale.inverse, out->q);
+  const __m128i all = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, 0xb1));
+  const __m128 sum = _mm_mul_ps(_mm_set1_ps(scale.scale), _mm_cvtepi32_ps(all));
+  const __m256i of = _mm256_setr_m128i(all, _mm_blend_epi32(all, halves, 0b1100));
+  const __m256i starts = _mm256_mullo_epi32(of, _mm256_setr_epi32(0, -8, -12, -16, -128, 0, -12, -12));
+  const __m256 floats = _mm256_setr_m128(_mm_set1_ps(scale.scale), sum);
+  constexpr int kFloats = 0b00100001;
+  _mm256_store_ps(&out->scale, _mm256_blend_ps(_mm256_castsi256_ps(starts), floats, kFloats));
 }
+static_assert(offsetof(PackedQ8, scale) == 32 && offsetof(PackedQ8, start_8) == 36 &&
+              offsetof(PackedQ8, start_12) == 40 && offsetof(PackedQ8, start_16) == 44 &&
+              offsetof(PackedQ8, start_128) == 48 && offsetof(PackedQ8, sum) == 52 &&
+              offsetof(PackedQ8, start_12_of) == 56);
 
 // kBlocksK blocks, stride bytes apart.
-void pack_q8k(const float* x, std::byte* out, size_t stride) {
+inline void pack_q8k(const float* x, std::byte* out, size_t stride) {
   const Scale scale(largest_magnitude<32 * kBlocksK>(x));
   int16_t block_sums[kBlocksK];
   for (int b = 0; b < kBlocksK; ++b, out += stride) {
     auto* block = reinterpret_cast<PackedQ8K*>(out);
-    uint32_t sums[2];
-    round_32(x + 32 * b, scale.inverse, block->q, sums);
+    const __m128i halves = round_32(x + 32 * b, scale.inverse, block->q);
+    const uint32_t sums[2] = {static_cast<uint32_t>(_mm_cvtsi128_si32(halves)),
+                              static_cast<uint32_t>(_mm_extract_epi32(halves, 1))};
     block->scale = scale.scale;
     for (int i = 0; i < 2; ++i) {
       block->start_32[i] = static_cast<int32_t>(0U - 32U * sums[i]);

@@ -5,6 +5,8 @@
 namespace gsd {
 namespace {
 constexpr double kFade = 0.97;         // about the last 30 steps count
+constexpr double kRevised = 0.25;      // what is left of that when costs turn out to be others
+constexpr double kDoubt = 1.1;         // times as fast as plain decoding must be what is done in its place
 constexpr double kProbeShare = 0.005;  // of the time that probes may cost
 constexpr double kUrgentSteps = 3;     // plain steps that they may cost in advance after a surprise
 constexpr int kUrgent = 3;             // steps that a surprise is urgent for
@@ -31,6 +33,12 @@ double Planner::rate(int roots) const {
   return recent_.ms > 0 ? std::max(plain, recent_.tokens / recent_.ms) : plain;
 }
 
+// What looks best among estimates that err is on average worse than it looks: what is little better than plain decoding
+// is left.
+double Planner::price_of_time(int roots) const {
+  return std::max(rate(roots), kDoubt * roots / std::max(1e-9, target_.ms(roots)));
+}
+
 // What computing `tokens` again costs, with the next pass, which is taken to be as wide as this one.
 double Planner::again_ms(double tokens, int width) const {
   return feeds_again_ ? tokens * (target_.ms(2 * width) - target_.ms(width)) / width : 0;
@@ -39,7 +47,7 @@ double Planner::again_ms(double tokens, int width) const {
 Planner::Level Planner::choose_level(std::span<const Item> items, int roots, int width, int extra, Ahead ahead,
                                      int drafter) const {
   const CostModel& draft = drafts_[static_cast<std::size_t>(drafter)];
-  const double price = rate(roots);
+  const double price = price_of_time(roots);
   const int length = (width - roots) / roots + 1;  // of the chains with this level
   double gain = 0;
   double again = 0;
@@ -77,7 +85,7 @@ double Planner::value_ahead(double probability, int width, int roots, Ahead ahea
 }
 
 std::size_t Planner::choose_width(std::span<const Item> items, int roots, int width) const {
-  const double price = rate(roots);
+  const double price = price_of_time(roots);
   const double base = target_.ms(width);
   double gain = 0;
   double again = 0;
@@ -137,6 +145,7 @@ void Planner::end_step(int emitted, double modelled_ms, int roots, int width, Dr
   for (int d = 0; d < kMaxDrafters; ++d) end(watch_of(Probe::kDraft, d), contains(drafted, d), kLastDraftProbe);
   end(watch_of(Probe::kWide, 0), width > roots, kLastWidthProbe);
   end(watch_of(Probe::kPlain, 0), width == roots, kLastWidthProbe);
+  recent_.roots = roots;
   notice_surprises();
   for (int d = 0; d < kMaxDrafters; ++d)
     if (contains(drafted, d) && contains(wanted, d))
@@ -150,7 +159,7 @@ void Planner::surprise() {
 }
 
 // A measurement far from what was believed is repeated at once, and so is what else was believed. What was reached at
-// the old costs is no measure any more.
+// the old costs counts less, and as a ratio to plain decoding: where speculation paid, it is thought to go on to.
 void Planner::notice_surprises() {
   recent_.urgent = std::max(0, recent_.urgent - 1);
   std::int64_t surprises = target_.surprises();
@@ -159,7 +168,12 @@ void Planner::notice_surprises() {
     surprises += draft.surprises();
     revisions += draft.revisions();
   }
-  if (revisions != revisions_) recent_.tokens = recent_.ms = 0;
+  const double plain_ms = target_.ms(recent_.roots);
+  if (revisions != revisions_ && recent_.plain_ms > 0) {
+    recent_.ms *= kRevised * plain_ms / recent_.plain_ms;
+    recent_.tokens *= kRevised;
+  }
+  recent_.plain_ms = plain_ms;
   if (surprises != surprises_ || revisions != revisions_) surprise();
   surprises_ = surprises;
   revisions_ = revisions;

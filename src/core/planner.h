@@ -13,7 +13,7 @@
 namespace gsd {
 
 // The rule of all decisions: one more unit of work is done where its expected accepted tokens are worth its time,
-// gain > rate * cost, with `rate` the tokens per millisecond reached lately. At the best rate this maximises
+// gain > rate * cost, with `rate` the tokens per millisecond reached lately, and a little more than plain decoding's. At the best rate this maximises
 // tokens / time over the run (Dinkelbach's argument for ratios); it is never below the rate of plain decoding.
 //
 // One planner serves all sessions of an engine: they share the forward passes and so the width. Not thread safe.
@@ -46,6 +46,8 @@ class Planner {
     };
     double tokens = 0;  // fading sums over the last steps
     double ms = 0;
+    int roots = 1;        // of the last step
+    double plain_ms = 0;  // what a plain pass of so many was thought to cost then; 0 before the first
     std::array<Watch, kProbes> watch;  // of the drafters, then the other kinds
     double savings_ms = 0;             // what probes may cost: a share of the time that passed, less what they did cost
     int urgent = 0;                    // further steps in which probes may run ahead of it
@@ -97,6 +99,7 @@ class Planner {
   double rate(int roots) const;  // tokens per millisecond
 
  private:
+  double price_of_time(int roots) const;
   double again_ms(double tokens, int width) const;
   double value_ahead(double probability, int width, int roots, Ahead ahead, double price, const CostModel& draft) const;
   void notice_surprises();

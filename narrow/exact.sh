@@ -42,9 +42,11 @@ quantize() {
 }
 
 rows=0 different=0
-for format in F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 IQ4_NL IQ4_XS IQ3_S Q2_K Q3_K_M Q4_K_M Q5_K_M Q6_K; do
+for format in F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 IQ4_NL IQ4_XS IQ3_S NVFP4 Q2_K Q3_K_M Q4_K_M Q5_K_M Q6_K; do
   file=$(realpath "$models")/exact-$format.gguf
-  quantize "$model" "$file" "$format" > /dev/null 2>&1 || { echo "exact.sh: cannot quantise $model to $format" >&2; exit 2; }
+  arguments=("$model" "$file" "$format")
+  [ "$format" != NVFP4 ] || arguments=(--tensor-type weight=nvfp4 "$model" "$file" Q8_0)  # llama-quantize has no preset of it
+  quantize "${arguments[@]}" > /dev/null 2>&1 || { echo "exact.sh: cannot quantise $model to $format" >&2; exit 2; }
   for run in 30 300 "300 --flash-attention"; do
     echo "== $format, prefix of $run tokens" | sed 's/ --\(.*\) tokens/ tokens, \1/'
     # shellcheck disable=SC2086

@@ -26,8 +26,10 @@ tokens() {
     --no-profile --path-threshold 0.01 --json "$@" 2>/dev/null | sed -n '/"tokens": \[/,/\]/p'
 }
 
-for format in F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 IQ4_NL IQ4_XS IQ3_S Q2_K Q3_K_M Q4_K_S Q4_K_M Q5_K_M Q6_K; do
-  "$quantize" --allow-requantize models/gsd-target-q8_0.gguf "$dir/target.gguf" $format >"$dir/log" 2>&1 || { cat "$dir/log"; exit 2; }
+for format in F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 IQ4_NL IQ4_XS IQ3_S NVFP4 Q2_K Q3_K_M Q4_K_S Q4_K_M Q5_K_M Q6_K; do
+  arguments=(models/gsd-target-q8_0.gguf "$dir/target.gguf" "$format")
+  [ "$format" != NVFP4 ] || arguments=(--tensor-type weight=nvfp4 "${arguments[@]:0:2}" Q8_0)  # llama-quantize has no preset of it
+  "$quantize" --allow-requantize "${arguments[@]}" >"$dir/log" 2>&1 || { cat "$dir/log"; exit 2; }
   runs=0
   bad=0
   for temperature in 0 0.7; do

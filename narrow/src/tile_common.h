@@ -28,21 +28,40 @@ GSD_INLINE void with_count(int n, F&& f) {
   (std::make_integer_sequence<int, kMost - 1>{});
 }
 
-// Calls f(first column, constant count) over all columns. Four at a time keep independent sums in flight; how columns
-// are grouped never changes what is computed for one of them.
-template <class F>
+// Columns that are multiplied side by side: with that many independent sums in flight the multiplier does not wait for
+// its own results. Their sums, and a piece of weights, fit into the registers.
+constexpr int kSideBySide = kRows == 16 ? 8 : 4;
+
+// Calls f(first column, constant count) over all columns; kFixed of them, or if that is 0 `columns`. How columns are
+// grouped never changes what is computed for one of them.
+template <int kFixed, class F>
 GSD_INLINE void for_columns(int columns, F&& f) {
+  if constexpr (kFixed > 0) return f(0, Count<kFixed>{});
   int c = 0;
-  for (; c + 4 <= columns; c += 4) f(c, Count<4>{});
-  if (c + 2 <= columns) {
-    f(c, Count<2>{});
-    c += 2;
-  }
-  if (c < columns) f(c, Count<1>{});
+  const auto next = [&](auto count) GSD_LAMBDA_INLINE {
+    f(c, count);
+    c += decltype(count)::kCount;
+  };
+  while (c + kSideBySide <= columns) next(Count<kSideBySide>{});
+  if (kSideBySide > 4 && c + 4 <= columns) next(Count<4>{});
+  if (c + 2 <= columns) next(Count<2>{});
+  if (c < columns) next(Count<1>{});
 }
 
 // How often for_columns calls f.
-constexpr int column_groups(int columns) { return columns / 4 + (columns & 2) / 2 + (columns & 1); }
+constexpr int column_groups(int columns) {
+  return columns / kSideBySide + __builtin_popcount(static_cast<unsigned>(columns % kSideBySide));
+}
+
+// Calls f with the number of columns as a constant where their sums then stay in registers, else with 0.
+template <class F>
+GSD_INLINE void with_fixed_columns(int columns, F&& f) {
+  if (columns == 1) return f(Count<1>{});
+  if (columns == 2) return f(Count<2>{});
+  if (columns == 4) return f(Count<4>{});
+  if (columns == kSideBySide) return f(Count<kSideBySide>{});
+  f(Count<0>{});
+}
 
 // Streams weights in ahead of their use, spread evenly over a tile: one step for each block and group of columns. A
 // tile reads its rows side by side, a pattern that hardware prefetchers follow badly; asked for in address order the

@@ -48,7 +48,7 @@ template <class Tile, int kCount, int kLength>
 GSD_INLINE void dot_quads(const Ints* w, int first, const typename Tile::Column* x, Ints s[kCount]) {
 #pragma GCC unroll 8
   for (int j = first; j < first + kLength; ++j) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int n = 0; n < kCount; ++n) s[n] = dot_bytes<Tile::kSigned>(s[n], w[j], x[n].q + 4 * j);
   }
 }
@@ -575,47 +575,62 @@ struct TileQ2_K {
   Ints raw[kQuads];
 };
 
-template <class Tile>
-void piece_tile(const TileArgs& t) {
-  Floats sums[kMaxColumns];
-  for (int c = 0; c < t.columns; ++c) sums[c] = zero();
+// kFixed: the number of columns, or 0 where it is t.columns.
+template <class Tile, int kFixed>
+void piece_tile_of(const TileArgs& t) {
+  const int columns = kFixed > 0 ? kFixed : t.columns;
+  Floats sums[kFixed > 0 ? kFixed : kMaxColumns];
+#pragma GCC unroll 8
+  for (int c = 0; c < columns; ++c) sums[c] = zero();
   const int64_t pieces = t.k / 32;
   Prefetcher prefetch(t, kRows, pieces);
   const auto* x = reinterpret_cast<const PackedQ8*>(t.packed);
   const uint8_t* p = t.weights;
   Tile tile(t);
-  for (int64_t i = 0; i < pieces; ++i, p += Tile::kBytes, x += t.columns) {
+  for (int64_t i = 0; i < pieces; ++i, p += Tile::kBytes, x += columns) {
     Piece piece;
     tile.decode(i, p, t.row_stride, piece);
-    for_columns(t.columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
+    for_columns<kFixed>(columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
       constexpr int kCount = decltype(count)::kCount;
       prefetch.step();
       Ints s[kCount];
+#pragma GCC unroll 8
       for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n], 0);
       dot_quads<Tile, kCount, kQuads / Tile::kParts>(piece.w, 0, x + c, s);
       Floats products[kCount];
+#pragma GCC unroll 8
       for (int n = 0; n < kCount; ++n) products[n] = mul(to_floats(s[n]), piece.scale[0]);
       if constexpr (Tile::kParts == 2) {
+#pragma GCC unroll 8
         for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n], 1);
         dot_quads<Tile, kCount, kQuads / 2>(piece.w, kQuads / 2, x + c, s);
+#pragma GCC unroll 8
         for (int n = 0; n < kCount; ++n) products[n] = fma(to_floats(s[n]), piece.scale[1], products[n]);
       }
+#pragma GCC unroll 8
       for (int n = 0; n < kCount; ++n) {
         if constexpr (Tile::kMinimum) sums[c + n] = fma(piece.minimum, splat(x[c + n].sum), sums[c + n]);
         sums[c + n] = fma(products[n], splat(x[c + n].scale), sums[c + n]);
       }
     });
   }
-  store_tile<1>(t, 0, t.columns, sums);
+  store_tile<1>(t, 0, columns, sums);
 }
 
 template <class Tile>
-void k_tile(const TileArgs& t) {
-  struct Sum {
-    Floats block, total;
-  };
-  Sum sums[kMaxColumns];
-  for (int c = 0; c < t.columns; ++c) sums[c] = {zero(), zero()};
+void piece_tile(const TileArgs& t) {
+  with_fixed_columns(t.columns, [&](auto count) { piece_tile_of<Tile, decltype(count)::kCount>(t); });
+}
+
+// kFixed as above.
+template <class Tile, int kFixed>
+void k_tile_of(const TileArgs& t) {
+  const int columns = kFixed > 0 ? kFixed : t.columns;
+  constexpr int kMost = kFixed > 0 ? kFixed : kMaxColumns;
+  Floats sums[kMost];  // of the block
+  Floats totals[kMost];
+#pragma GCC unroll 8
+  for (int c = 0; c < columns; ++c) sums[c] = totals[c] = zero();
   const int64_t pieces = t.k / 32;
   Prefetcher prefetch(t, kRows, pieces);
   const auto* x = reinterpret_cast<const PackedQ8K*>(t.packed);
@@ -625,38 +640,45 @@ void k_tile(const TileArgs& t) {
     block.load(p, t.row_stride);
     for (int section = 0; section < Tile::kSections; ++section) {
       block.load_section(section);
-      for (int i = 0; i < Tile::kSectionPieces; ++i, x += t.columns) {
+      for (int i = 0; i < Tile::kSectionPieces; ++i, x += columns) {
         Piece piece;
         block.get(section, i, piece);
         const bool ends = section + 1 == Tile::kSections && i + 1 == Tile::kSectionPieces;
-        for_columns(t.columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
+        for_columns<kFixed>(columns, [&](int c, auto count) GSD_LAMBDA_INLINE {
           constexpr int kCount = decltype(count)::kCount;
           prefetch.step();
           Floats sum[kCount];
-          for (int n = 0; n < kCount; ++n) sum[n] = sums[c + n].block;
+#pragma GCC unroll 8
+          for (int n = 0; n < kCount; ++n) sum[n] = sums[c + n];
 #pragma GCC unroll 2
           for (int part = 0; part < Tile::kParts; ++part) {
             constexpr int kLength = kQuads / Tile::kParts;
             Ints s[kCount];
+#pragma GCC unroll 8
             for (int n = 0; n < kCount; ++n) s[n] = Tile::start(x[c + n], part);
             dot_quads<Tile, kCount, kLength>(piece.w, part * kLength, x + c, s);
+#pragma GCC unroll 8
             for (int n = 0; n < kCount; ++n) sum[n] = fma(to_floats(s[n]), piece.scale[part], sum[n]);
           }
           if (ends) {
+#pragma GCC unroll 8
             for (int n = 0; n < kCount; ++n) {
-              sums[c + n].total =
-                  fma(block.finish(sum[n], x + c + n, t.columns), splat(x[c + n].scale), sums[c + n].total);
+              totals[c + n] = fma(block.finish(sum[n], x + c + n, columns), splat(x[c + n].scale), totals[c + n]);
               sum[n] = zero();
             }
           }
-          for (int n = 0; n < kCount; ++n) sums[c + n].block = sum[n];
+#pragma GCC unroll 8
+          for (int n = 0; n < kCount; ++n) sums[c + n] = sum[n];
         });
       }
     }
   }
-  Floats totals[kMaxColumns];
-  for (int c = 0; c < t.columns; ++c) totals[c] = sums[c].total;
-  store_tile<1>(t, 0, t.columns, totals);
+  store_tile<1>(t, 0, columns, totals);
+}
+
+template <class Tile>
+void k_tile(const TileArgs& t) {
+  with_fixed_columns(t.columns, [&](auto count) { k_tile_of<Tile, decltype(count)::kCount>(t); });
 }
 
 GSD_INLINE void add_quant_kernels(gsd::narrow::KernelTable& table) {

@@ -11,16 +11,19 @@ namespace gsd::zoo {
 
 // One text, or several that were written together.
 struct Case {
-  std::string name;         // "graph", "sessions", …
-  std::string error;        // why there is no text; empty if there is
-  int tokens = 0;           // emitted
-  double per_step = 0;      // tokens emitted per step
-  int distinct = 0;         // different tokens
-  int ties = 0;             // tokens that are not libllama's best but so close that rounding decides
-  int other_experts = 0;    // tokens that are libllama's with a nearly tied choice of experts taken the other way
-  int wrong = 0;            // tokens that are not
-  double regret = 0;        // largest logit of libllama minus that of the emitted token
-  bool bits_equal = false;  // in exact mode: all rows of logits are those of plain decoding
+  std::string name;       // "graph", "sessions", …
+  std::string error;      // why there is no text; empty if there is
+  int tokens = 0;         // emitted
+  double per_step = 0;    // tokens emitted per step
+  int distinct = 0;       // different tokens
+  int ties = 0;           // tokens that are not libllama's best but so close that rounding decides
+  int other_experts = 0;  // tokens that are libllama's with a nearly tied choice of experts taken the other way
+  int wrong = 0;          // tokens that are not
+  double regret = 0;      // largest logit of libllama minus that of the emitted token
+  double noise = 0;       // how far the logits are from libllama's, in their deviations; 0 where they were not kept
+  double own_noise = 0;   // how far libllama's are from its own when the embeddings change by next to nothing
+  double own_other_experts = 0;  // share of tokens to which libllama then gives other experts
+  bool bits_equal = false;       // in exact mode: all rows of logits are those of plain decoding
 };
 
 struct Report {

@@ -79,9 +79,10 @@ void print(const gsd::zoo::Report& report) {
               report.obstacles.empty() ? "" : "; obstacles to --exact: ", report.obstacles.c_str());
   for (const auto& c : report.cases)
     std::printf(
-        "  %-24s %4d tokens, %.2f a step, %3d different, %d ties, %d other experts, %d wrong, regret %.4f%s %s\n",
-        c.name.c_str(), c.tokens, c.per_step, c.distinct, c.ties, c.other_experts, c.wrong, c.regret,
-        c.bits_equal ? ", same bits" : "", c.error.c_str());
+        "  %-24s %4d tokens, %.2f a step, %3d different, %d ties, %d other experts, %d wrong, regret %.4f, noise %.5f "
+        "(own %.5f)%s %s\n",
+        c.name.c_str(), c.tokens, c.per_step, c.distinct, c.ties, c.other_experts, c.wrong, c.regret, c.noise,
+        c.own_noise, c.bits_equal ? ", same bits" : "", c.error.c_str());
 }
 
 int check(const Table& table, const std::string& name, gsd::zoo::CheckOptions options, bool as_json) {

@@ -158,8 +158,10 @@ run it and judged, token by token, with libllama alone. Written by `zoo report` 
   accepted tokens are computed again with the next pass.
 - *text*: plain, chain, tree, graph and auto with a prompt of 120 tokens (longer than the windows of 32), with f16 and q8_0 caches, with
   our kernels and with ggml's; four sessions at once whose prompts share a beginning, are gone on with, asked again, changed in the
-  middle and cut. "right": every token is libllama's first choice, or a near-tie, within 2 % of the logits' standard deviation.
-- *exact*: under `--exact` all logits have the bits of plain decoding, in all modes.
+  middle and cut. "right": every token is libllama's first choice, or a near-tie: within 2 % of the logits' standard deviation, or within
+  six times what libllama's own logits change by when its embeddings change by 2^-12 of themselves (more only where weights or caches are quantised).
+- *exact*: under `--exact` all logits have the bits of plain decoding, in all modes, and lie as near to libllama's as libllama's own do after
+  such a change, times 1.5.
 - *notes*: tokens per step of a chain of 4 (a case below 2.5 would show nothing); near-ties; tokens that libllama alone gives when one of
   its nearly tied choices of experts is taken the other way. Mixtures have these, since rounding may choose another expert.
 

@@ -35,7 +35,11 @@ expect 3 "^gsd: .*is not a GGUF" generate -m "$dir/text.gguf" -p x
 head -c 500000 "$target" >"$dir/half.gguf"
 expect 3 "^gsd: .*cannot be loaded" generate -m "$dir/half.gguf" -p x
 sed 's/help/zelp/' "$draft" >"$dir/other.gguf"
-expect 5 "^gsd: .*does not fit.*zelp" generate -m "$target" -d "$dir/other.gguf" -p x
+"$gsd" generate -m "$target" -d "$dir/other.gguf" --no-profile -t 1 -n 8 -p x >"$dir/translated" 2>"$dir/err" || fail "a draft of another vocabulary is refused: $(cat "$dir/err")"
+grep -q '^gsd: note: .*another vocabulary.*zelp.*of the target.s tokens of text' "$dir/err" || fail "nothing is said of the draft's vocabulary: $(cat "$dir/err")"
+"$gsd" generate -m "$target" --no-profile -t 1 -n 8 -p x 2>/dev/null | cmp -s - "$dir/translated" || fail "a draft of another vocabulary changes the text"
+"$edit_gguf" "$draft" "$dir/bert.gguf" tokenizer.ggml.model str bert
+expect 5 "^gsd: .*does not fit.*WordPiece tokenizer changes the text" generate -m "$target" -d "$dir/bert.gguf" -p x
 mkdir "$dir/folder.gguf"
 expect 3 "^gsd: " generate -m "$dir/folder.gguf" -p x
 

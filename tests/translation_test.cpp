@@ -332,7 +332,7 @@ struct Pairing {
 TEST(TranslatingDrafter, ProposesWhatTheDraftKnowsInPiecesOfAnyKind) {
   const std::vector<Pairing> pairings{
       {"equal", kWords, kWords, false, true, 4},         {"bytes to words", {}, kWords, false, false, 4},
-      {"words to bytes", kWords, {}, true, false, 1.2},    {"words to parts", kWords, kParts, false, false, 1.5},
+      {"words to bytes", kWords, {}, true, false, 1.2},  {"words to parts", kWords, kParts, false, false, 1.5},
       {"parts to words", kParts, kWords, true, true, 3},
   };
   for (const Pairing& p : pairings) {

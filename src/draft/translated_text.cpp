@@ -9,8 +9,6 @@
 namespace gsd {
 namespace {
 
-constexpr Token kNone = ByteVocabulary::kNone;
-
 bool is_blank(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
 // Bytes at the end of `text` that begin a character and do not end it.
@@ -61,14 +59,15 @@ std::int32_t TranslatedText::go_on(std::span<const Token> text, std::int32_t hel
     const Token t = text[i];
     const std::string_view piece = target.bytes(t);
     const bool begins = i == 0 && t == target.vocabulary().begin && !map_->begin().empty();
-    const bool control = piece.empty() && !begins && map_->to_draft(t) != kNone;
+    const bool control = piece.empty() && !begins && map_->to_draft(t) != ByteVocabulary::kNone;
     if (control) encode(bytes_.size());
     bytes_ += piece;
     text_end_.push_back(static_cast<std::int32_t>(bytes_.size()));
     if (control) fix(map_->to_draft(t));
   }
   std::size_t rest = 0;
-  if (end == End::kRoot && !text.empty() && map_->to_draft(text.back()) == kNone) rest = unfinished(bytes_);
+  if (end == End::kRoot && !text.empty() && map_->to_draft(text.back()) == ByteVocabulary::kNone)
+    rest = unfinished(bytes_);
   encode(bytes_.size() - rest);
   if (tokens_.empty()) fix(stand_in_);  // nothing that the draft could be shown
   if (covered() == bytes_.size()) tokens_.back().text = static_cast<std::int32_t>(text_end_.size());
@@ -107,7 +106,7 @@ void TranslatedText::encode(std::size_t end) {
            std::string_view(bytes_).substr(static_cast<std::size_t>(from), end - static_cast<std::size_t>(from)),
            place)) {
     from += piece.bytes;
-    const Own own{piece.token == kNone ? stand_in_ : piece.token, from, complete_at(from)};
+    const Own own{piece.token == ByteVocabulary::kNone ? stand_in_ : piece.token, from, complete_at(from)};
     same = same && at < tokens_.size() && tokens_[at].token == own.token && tokens_[at].end == own.end;
     if (!same) {
       same_ = std::min(same_, at);

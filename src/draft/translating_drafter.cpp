@@ -15,7 +15,8 @@ namespace gsd {
 namespace {
 
 constexpr std::size_t kMostCandidates = 32;  // of a node of the draft that are looked at
-constexpr Token kNone = ByteVocabulary::kNone;
+constexpr std::int32_t kMostPasses = 4;      // of one call beside that of the roots
+constexpr Token kNoToken = ByteVocabulary::kNone;
 
 class TranslatingDrafter final : public Drafter {
  public:
@@ -34,7 +35,7 @@ class TranslatingDrafter final : public Drafter {
  private:
   // A node of the draft's own tree; the first one is the end of the text. The backend counts from the second one.
   struct Own {
-    Token token = kNone;
+    Token token = kNoToken;
     std::int32_t parent = -1;
     std::int32_t children = 0;
     std::size_t n = 0;  // candidates; 0 = not evaluated yet
@@ -165,9 +166,9 @@ bool TranslatingDrafter::sync(std::int32_t slot, std::span<const Token> text, Tr
   return s.text.size() < info_.n_ctx;
 }
 
-// Feeds what the memory lacks of the slot's tokens but for the last `left`, in as many passes as that takes.
+// Feeds what the memory lacks of the slot's tokens but for the last `left`, in some passes at most.
 bool TranslatingDrafter::feed(std::int32_t slot, std::int32_t left) {
-  while (true) {
+  for (int pass = 0; pass < kMostPasses; ++pass) {
     const std::int32_t from = backend_.n_committed(slot);
     const std::int32_t n = std::min(at(slot).text.size() - left - from, info_.max_batch);
     if (n <= 0) return true;
@@ -176,6 +177,7 @@ bool TranslatingDrafter::feed(std::int32_t slot, std::int32_t left) {
     if (!forward()) return false;
     commit_fed(slot, n);
   }
+  return true;
 }
 
 bool TranslatingDrafter::catch_up(std::int32_t slot, std::span<const Token> text, std::int32_t end) {
@@ -191,7 +193,8 @@ bool TranslatingDrafter::roots(std::span<const Root> roots) {
   for (const Root& r : roots) {
     forget_speculation(at(r.slot));
     if (!sync(r.slot, r.text, TranslatedText::End::kRoot)) continue;
-    if (!feed(r.slot, share)) return false;
+    // More is lacking where a memory could not go back a little and has lost much: the next steps go on.
+    if (!feed(r.slot, share) || at(r.slot).text.size() - backend_.n_committed(r.slot) > share) return false;
     fed.push_back(&r);
   }
   batch_.clear();
@@ -226,13 +229,13 @@ void TranslatingDrafter::evaluate(Own& own, const Hypotheses& h, std::int32_t ro
   own.n = h.likeliest(backend_.logits(row), std::span(own.candidate).first(k), std::span(own.log_q).first(k));
 }
 
-// Of what the draft's token says after the first `skip` bytes, the target's first token; kNone where it has none.
+// Of what the draft's token says after the first `skip` bytes, the target's first token; kNoToken where it has none.
 Token TranslatingDrafter::first_token(Token d, std::size_t skip) {
   if (skip == 0 && map_->to_target(d) >= 0) return map_->to_target(d);
-  if (draft().bytes(d).size() <= skip) return kNone;
+  if (draft().bytes(d).size() <= skip) return kNoToken;
   constexpr std::size_t kMost = 1 << 16;
   if (first_.size() > kMost) first_.clear();
-  const auto [known, added] = first_.try_emplace(static_cast<std::uint64_t>(d) << 32 | skip, kNone);
+  const auto [known, added] = first_.try_emplace(static_cast<std::uint64_t>(d) << 32 | skip, kNoToken);
   if (added) {
     const auto pieces = target().encode(draft().bytes(d).substr(skip), ByteVocabulary::Place::kMiddle);
     if (!pieces.empty()) known->second = pieces.front().token;
@@ -241,7 +244,7 @@ Token TranslatingDrafter::first_token(Token d, std::size_t skip) {
 }
 
 // The target's token that the target alone has and with which its tokenizer would begin the bytes of `said` and, at
-// least in part, those of the draft's token `d` after them; kNone where there is none.
+// least in part, those of the draft's token `d` after them; kNoToken where there is none.
 Token TranslatingDrafter::joined(const std::string& said, Token d) {
   const std::string both = said + std::string(draft().bytes(d));
   bool some = false;
@@ -249,10 +252,10 @@ Token TranslatingDrafter::joined(const std::string& said, Token d) {
     const Token longer = target().find(std::string_view(both).substr(0, n));
     some = longer >= 0 && map_->to_draft(longer) < 0;
   }
-  if (!some) return kNone;
+  if (!some) return kNoToken;
   constexpr std::size_t kMost = 1 << 16;
   if (joined_.size() > kMost) joined_.clear();
-  const auto [known, added] = joined_.try_emplace(both, kNone);
+  const auto [known, added] = joined_.try_emplace(both, kNoToken);
   if (!added) return known->second;
   const auto pieces = target().encode(both, ByteVocabulary::Place::kMiddle);
   const bool longer = !pieces.empty() && pieces.front().bytes > static_cast<std::int32_t>(said.size());
@@ -282,7 +285,7 @@ void TranslatingDrafter::find_joins(Slot& s, const Node& node) {
       path *= std::exp(graph.edge(edge).log_q[static_cast<std::size_t>(node.drafter)]);
       said.insert(0, target().bytes(g.token));
       const Token t = joined(said, own.candidate[i]);
-      if (t != kNone) {
+      if (t != kNoToken) {
         joining_.push_back(own.candidate[i]);
         joins_.push_back({at_node, t, path, own.candidate[i], std::string(target().bytes(t).substr(said.size()))});
         break;
@@ -305,7 +308,7 @@ void TranslatingDrafter::guess(const Slot& s, const State& where, std::span<cons
     const float q = std::exp(own.log_q[i]);
     sum += q;
     const Token t = first_token(d, where.rest.size());
-    if (t == kNone) continue;
+    if (t == kNoToken) continue;
     const auto old = std::find_if(guesses_.begin(), guesses_.end(), [t](const Guess& g) { return g.token == t; });
     if (old == guesses_.end()) {
       guesses_.push_back({t, q, d});
@@ -349,7 +352,7 @@ TranslatingDrafter::Step TranslatingDrafter::step_to(Slot& s, const Hypotheses& 
   if (from.rest.empty() && map_->to_draft(n.token) >= 0) return {from.own, {map_->to_draft(n.token)}, ""};
   Step step{from.own, {}, ""};
   for (const auto& piece : draft().encode(rest, ByteVocabulary::Place::kMiddle)) {
-    if (piece.token == kNone) return {};
+    if (piece.token == kNoToken) return {};
     step.tokens.push_back(piece.token);
   }
   return step.tokens.empty() ? Step{} : step;

@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../src/record/step_json.h"
 #include "../src/server/text_stream.h"
 #include "gsd/runtime.h"
 
@@ -120,6 +121,7 @@ struct SessionFlags {
   std::int64_t n_predict = 256;
   bool ignore_eos = false;
   bool logits = false;
+  bool trace = false;
   std::vector<std::string> stop;
   std::string grammar;
 };
@@ -223,6 +225,7 @@ void set(Options& options, const char* flag, std::string_view value) {
        }},
       {"ignore-eos", [](auto& o, auto f, auto v) { read(f, v, o.session.ignore_eos); }},
       {"logits", [](auto& o, auto f, auto v) { read(f, v, o.session.logits); }},
+      {"trace", [](auto& o, auto f, auto v) { read(f, v, o.session.trace); }},
       {"stop",
        [](auto& o, auto f, auto v) {
          if (v.empty()) refuse_value(f, v, "a text that is not empty");
@@ -258,6 +261,7 @@ struct Text {
   std::vector<Token> tokens;  // not taken
   std::size_t n_last = 0;     // tokens of the last step
   std::vector<float> logits;  // [n_last, n_vocab] where the flag is set
+  std::string trace;          // lines that were not taken, where the flag is set
   std::unique_ptr<Session> session;
 
   bool prompted() const { return shown.has_value(); }
@@ -282,6 +286,11 @@ void Text::on_step(const StepView& v) {
     const auto row = v.logits(i);
     logits.insert(logits.end(), row.begin(), row.end());
   }
+  if (!flags.trace) return;
+  const Model& model = pair->runtime.target();
+  const auto line = step_json(v.hypotheses.graph(), v.hypotheses.tree(), v.acceptance, v.stats,
+                              [&](Token t) { return model.piece(t, ShowControl::kYes); });
+  trace += line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
 }
 
 void Text::prompt(std::span<const Token> prompt) {
@@ -290,6 +299,7 @@ void Text::prompt(std::span<const Token> prompt) {
   shown.emplace(flags.stop);
   text.clear();
   tokens.clear();
+  trace.clear();
   n_last = 0;
 }
 
@@ -600,6 +610,19 @@ gsd_code gsd_logits(gsd_session* session, size_t i, const float** logits) {
 
 size_t gsd_n_last(const gsd_session* session) {
   return value_or(std::size_t{0}, [&] { return with(session, [](Text& t) { return t.n_last; }); });
+}
+
+gsd_code gsd_take_trace(gsd_session* session, char* json, size_t capacity, size_t* n) {
+  return guard([&] {
+    require(json != nullptr || capacity == 0, "json");
+    require(n != nullptr, "n");
+    *n = 0;
+    with(session, [&](Text& t) {
+      if (!t.flags.trace) refuse("No trace was kept; open the session with the flag 'trace'.");
+      *n = t.trace.copy(json, capacity);
+      t.trace.erase(0, *n);
+    });
+  });
 }
 
 const char* gsd_statistic_name(size_t i) {

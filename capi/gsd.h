@@ -59,10 +59,11 @@ void gsd_options_close(gsd_options* options);
 /* Sets a flag. Names and values are those of the command line (docs/guide.md), without dashes in front:
  *   of a pair     model draft draft-type lookup ctx-size threads gpu-layers gpu-layers-draft cache-type-k cache-type-v
  *                 mmap narrow profile exact parallel keep-prefixes prefill-chunk
- *   of a session  n-predict ignore-eos stop grammar seed logits, and those of speculation (mode, width, depth, ..., history)
- *                 and of sampling (temperature, top-k, ...)
+ *   of a session  n-predict ignore-eos stop grammar seed logits trace, and those of speculation (mode, width, depth, ...,
+ *                 history) and of sampling (temperature, top-k, ...)
  * A switch is "true" or "false". `stop` and `lookup` may be set several times and add up. `parallel`: sessions of the pair
- * that are open at once, 1 by default. `logits`: keep the last step's, see gsd_logits(). Nothing is printed. */
+ * that are open at once, 1 by default. `logits`: keep the last step's, see gsd_logits(). `trace`: keep what
+ * the steps proposed, see gsd_take_trace(). Nothing is printed. */
 gsd_code gsd_set(gsd_options* options, const char* flag, const char* value);
 
 /* --- a pair ------------------------------------------------------------------------------------------------------- */
@@ -125,6 +126,11 @@ gsd_code gsd_take_tokens(gsd_session* session, gsd_token* tokens, size_t capacit
 gsd_code gsd_logits(gsd_session* session, size_t i, const float** logits);
 /* Tokens of the last step. */
 size_t gsd_n_last(const gsd_session* session);
+
+/* Moves what the steps since the prompt proposed and was not yet taken to `json`, at most `capacity` bytes, no 0 at the end;
+ * `n`: the bytes written, 0 when there is nothing. A line of JSON for each step, as in the records of gsd generate
+ * (docs/guide.md): "graph", "tree", "path", "emitted" and times. GSD_USAGE without the flag `trace`. */
+gsd_code gsd_take_trace(gsd_session* session, char* json, size_t capacity, size_t* n);
 
 /* Statistics by name: sums over all steps of the session. gsd_statistic_name(0), (1), ... names them, then comes NULL:
  * "steps", "emitted", "drafted", "accepted", "verify_ms" and so on. The texts are static. */

@@ -2,8 +2,10 @@
 import gc
 import os
 import subprocess
+import tempfile
 import threading
 import unittest
+from html.parser import HTMLParser
 
 import gsd
 
@@ -85,6 +87,37 @@ class PairTest(unittest.TestCase):
                     self.assertEqual(values.index(max(values)), token)
                 seen += len(rows)
             self.assertEqual(seen, 6)
+
+    def test_a_trace_draws_itself(self):
+        text = self.pair.generate("# <b>&\n", trace=True, ignore_eos=True, mode="graph")
+        trace = text.trace
+        self.assertIsInstance(trace, gsd.Trace)
+        self.assertEqual(len(trace), text.stats["steps"])
+        self.assertEqual([t["token"] for s in trace for t in s["emitted"]], text.tokens)
+        self.assertEqual(sum(len(s["path"]) for s in trace), text.stats["accepted"])
+        drawn = trace._repr_html_()
+        self.assertIn("%d steps, 40 tokens emitted" % len(trace), drawn)
+        # Every box that is opened is closed, and what a model says is text.
+        parser, open_tags, boxes = HTMLParser(), [], []
+        parser.handle_starttag = lambda tag, attributes: (open_tags.append(tag), boxes.append(tag == "span"))
+        parser.handle_endtag = lambda tag: self.assertEqual(open_tags.pop(), tag)
+        parser.feed(drawn)
+        self.assertEqual(open_tags, [])
+        nodes = sum(len(s["tree"]) + len(s["emitted"]) for s in trace)
+        self.assertEqual(sum(boxes), nodes + 5)
+        hostile = gsd.Trace([{**trace[0], "emitted": [{**trace[0]["emitted"][0], "text": "<script>'\"", "margin": None}]}])
+        self.assertNotIn("<script", hostile._repr_html_())
+        self.assertEqual(gsd.Trace()._repr_html_().count("<tr>"), 0)
+        self.assertIsNone(self.pair.generate("# tar").trace)
+        with self.pair.session() as s, self.assertRaisesRegex(gsd.Error, "trace"):
+            s.trace
+
+    def test_a_trace_is_a_record(self):
+        with tempfile.TemporaryDirectory() as folder:
+            record, page = os.path.join(folder, "run.jsonl"), os.path.join(folder, "run.html")
+            self.pair.generate("# tar", trace=True).trace.save(record)
+            subprocess.run([os.environ["GSD_PROGRAM"], "trace", record, "-o", page], check=True, stderr=subprocess.DEVNULL)
+            self.assertGreater(os.path.getsize(page), 1000)
 
     def test_cancel_from_a_thread(self):
         with self.pair.session(n_predict=-1, ignore_eos=True) as s:

@@ -6,9 +6,12 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <random>
+#include <sstream>
 
 #include "../src/bench/measurement.h"
 #include "../src/bench/peers.h"
+#include "../src/bench/prompt_file.h"
 #include "../src/bench/report.h"
 #include "../src/bench/scripted_draft.h"
 #include "../src/bench/workload.h"
@@ -95,36 +98,126 @@ TEST(ScriptedDraft, KnowsNothingOffItsScript) {
   EXPECT_LT(pair.stats.tokens_per_step(), 1.2);
 }
 
-TEST(Workload, ReadsEveryForm) {
-  const auto p = parse_prompts(
-      "{\"prompt\": \"a\", \"kind\": \"docs\"}\n\n"
-      "{\"category\": \"coding\", \"turns\": [\"b\", \"never\"]}\r\n"
-      "{\"question\": \"c?\", \"answer\": \"d\"}\n"
-      "{\"prompt\": \"e\"}",
-      0, "x");
-  ASSERT_EQ(p.size(), 4U);
-  EXPECT_EQ(p[0].kind, "docs");
-  EXPECT_EQ(p[1].kind, "coding");
-  EXPECT_EQ(p[1].text, "b");
-  EXPECT_EQ(p[2].text, "Question: c?\nAnswer:");
-  EXPECT_EQ(p[3].kind, "all");
+std::vector<Prompt> read(const std::string& text, int per_kind = 0) {
+  std::istringstream in(text);
+  return read_prompts(in, "file", per_kind);
 }
 
-TEST(Workload, TakesSoManyOfAKindAndNamesABadLine) {
+std::string words(const Prompt& p) {
+  std::string out = p.kind + ": " + p.text;
+  for (const auto& [role, content] : p.messages) out += role + "=" + content + ";";
+  return out;
+}
+
+// A form alone in lines, in a list, and as gsd convert-prompts writes it: always the same prompt.
+TEST(PromptFile, ReadsEveryForm) {
+  const std::vector<std::pair<std::string, std::string>> forms{
+      {R"({"prompt": "a", "kind": "docs"})", "docs: a"},
+      {R"({"prompt": "e, ]}\"[{"})", "all: e, ]}\"[{"},
+      {R"({"category": "coding", "turns": ["b", "never"]})", "coding: b"},
+      {R"({"question": "c?", "answer": "d"})", "gsm8k: Question: c?\nAnswer:"},
+      {R"({"id": "x_0", "conversations": [{"from": "gpt", "value": "no"}, {"from": "system", "value": "be"},
+           {"from": "human", "value": "1 é"}, {"from": "gpt", "value": "2"}, {"from": "human", "value": "3"}]})",
+       "sharegpt: system=be;user=1 é;"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "1"}, {"type": "image_url"},
+           {"type": "text", "text": "2"}]}, {"role": "assistant", "content": "3"}, {"role": "user", "content": "4"},
+           {"role": "assistant", "content": "5"}]})",
+       "chat: user=12;assistant=3;user=4;"},
+      {R"({"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "max_tokens": 3,
+           "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}})",
+       "batch: system=s;user=u;"},
+      {R"({"custom_id": "r2", "url": "/v1/completions", "body": {"prompt": "p"}})", "batch: p"},
+      {R"({"custom_id": "r3", "url": "/v1/completions", "body": {"prompt": ["q"]}})", "batch: q"}};
+  std::string lines, list, converted;
+  for (std::string form : [&] {
+         std::vector<std::string> out;
+         for (const auto& f : forms) out.push_back(f.first);
+         return out;
+       }()) {
+    list += (list.empty() ? "\xEF\xBB\xBF\n[ " : " ,\n") + form;
+    std::erase(form, '\n');
+    lines += form + "\r\n\n";
+  }
+  list += "\n]\n";
+  for (const Prompt& p : read(lines)) converted += prompt_json(p) + "\n";
+  for (const std::string& text : {lines, list, converted}) {
+    const auto prompts = read(text);
+    ASSERT_EQ(prompts.size(), forms.size());
+    for (std::size_t i = 0; i < forms.size(); ++i) EXPECT_EQ(words(prompts[i]), forms[i].second);
+  }
+  EXPECT_EQ(plain_text(read(lines)[6]), "s\n\nu");
+}
+
+TEST(PromptFile, TakesSoManyOfAKindAndNamesABadEntry) {
   std::string lines;
   for (int i = 0; i < 6; ++i)
     lines += i % 2 == 0 ? "{\"prompt\":\"x\",\"kind\":\"a\"}\n" : "{\"prompt\":\"y\",\"kind\":\"b\"}\n";
-  EXPECT_EQ(parse_prompts(lines, 2, "x").size(), 4U);
-  for (const char* bad :
-       {"{\"prompt\": 1}", "[]", "{", "{\"turns\": [\"a\"]}", "{\"category\": \"a\", \"turns\": []}"}) {
-    try {
-      parse_prompts(std::string("{\"prompt\":\"x\"}\n") + bad, 0, "file");
-      ADD_FAILURE() << bad;
-    } catch (const Error& e) {
-      EXPECT_THAT(e.what(), HasSubstr("Line 2 of 'file'")) << bad;
+  EXPECT_EQ(read(lines, 2).size(), 4U);
+  for (const char* bad : {"{\"prompt\": 1}", "[]", "{", "{\"turns\": [\"a\"]}", "{\"category\": \"a\", \"turns\": []}",
+                          "{\"prompt\": \"\"}", "{\"messages\": []}", "{\"messages\": [1]}",
+                          "{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}",
+                          "{\"custom_id\": \"x\", \"body\": {\"prompt\": [1, 2]}}", "{\"conversations\": [\"x\"]}",
+                          "\"x\"", "{\"prompt\": \"\xFF\"}"}) {
+    for (const bool list : {false, true}) {
+      try {
+        read(list ? std::string("[{\"prompt\":\"x\"},") + bad + "]" : std::string("{\"prompt\":\"x\"}\n") + bad);
+        ADD_FAILURE() << bad;
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kIo);
+        EXPECT_THAT(e.what(), HasSubstr(list ? "Entry 2 of 'file'" : "Line 2 of 'file'")) << bad;
+      }
     }
   }
-  EXPECT_THROW(parse_prompts("\n \n", 0, "x"), Error);
+  for (const char* none : {"", "\n \n", "[]", "[ ]", "[{\"conversations\": []}]"})
+    EXPECT_THROW(read(none), Error) << none;
+}
+
+// Files that mean harm: an entry is bounded in bytes and depth, and one that is cut off is named.
+TEST(PromptFile, HostileFilesAreRefusedInOneSentence) {
+  const auto refused = [](const std::string& text, const char* why) {
+    try {
+      read(text);
+      ADD_FAILURE() << why;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kIo);
+      EXPECT_THAT(e.what(), HasSubstr(why));
+    }
+  };
+  const std::string whole = "[{\"prompt\": \"a, ]\\\"\"}, {\"prompt\": \"b\"}]";
+  for (std::size_t n = 1; n < whole.size(); ++n) refused(whole.substr(0, n), n < 3 ? "of 'file'" : "is not complete");
+  refused("[" + std::string(17 << 20, ' '), "longer than 16 MiB");
+  refused("{\"prompt\": \"" + std::string(17 << 20, 'x') + "\"}", "longer than 16 MiB");
+  refused("[" + std::string(1 << 20, '['), "is not complete");
+  for (const char* open : {"[", "{\"a\":"}) {
+    std::string deep = "{\"prompt\": ";
+    for (int i = 0; i < 100000; ++i) deep += open;
+    refused(deep, "Line 1 of 'file' is no JSON object");
+    for (int i = 0; i < 100000; ++i) deep += *open == '[' ? "]" : "1}";
+    refused(deep + "}", "Line 1 of 'file' is no JSON object");
+  }
+  std::mt19937_64 rng(7);
+  for (int i = 0; i < 3000; ++i) {  // whatever it is, it ends
+    std::string text = whole;
+    for (auto n = rng() % 6; n > 0; --n) text[rng() % text.size()] = "[]{}\",:\\\n x1"[rng() % 12];
+    try {
+      read(text);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kIo);
+    }
+  }
+}
+
+TEST(PromptFile, PlainTextByLinesAndParagraphs) {
+  const auto all = [](PromptForm form) {
+    std::istringstream in("\n\n[one\r\ntwo\n \t\n\n{three");
+    std::vector<std::string> out;
+    for_each_prompt(in, "file", form, [&](Prompt p) { out.push_back(words(p)); });
+    return out;
+  };
+  EXPECT_EQ(all(PromptForm::kLines), (std::vector<std::string>{"text: [one", "text: two", "text: {three"}));
+  EXPECT_EQ(all(PromptForm::kParagraphs), (std::vector<std::string>{"text: [one\ntwo", "text: {three"}));
+  Prompt broken{"text", "\xFF x"};
+  EXPECT_THAT(prompt_json(broken), HasSubstr("\xEF\xBF\xBD x"));
 }
 
 TEST(Workload, SettingsAreChosenOnEverySecondPromptOfAKind) {

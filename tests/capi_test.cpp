@@ -172,16 +172,17 @@ TEST_F(Capi, NullIsAnswered) {
                                                    gsd_take_text(nullptr, byte, 8, &n),
                                                    gsd_take_tokens(nullptr, &token, 1, &n),
                                                    gsd_logits(nullptr, 0, &logits),
+                                                   gsd_take_trace(nullptr, byte, 8, &n),
                                                    gsd_statistic(nullptr, "steps", &value)}) {
     EXPECT_EQ(code, GSD_USAGE);
   }
   EXPECT_EQ(none, nullptr);
   for (const gsd_code code : std::vector<gsd_code>{
-           gsd_prompt(s, nullptr, 1), gsd_prompt_tokens(s, nullptr, 1),
-           gsd_prompt_tokens(s, nullptr, 0), gsd_take_text(s, nullptr, 8, &n), gsd_take_text(s, byte, 8, nullptr),
-           gsd_take_text(s, byte, 3, &n), gsd_take_tokens(s, nullptr, 1, &n), gsd_take_tokens(s, &token, 1, nullptr),
-           gsd_logits(s, 0, nullptr), gsd_logits(s, 0, &logits), gsd_statistic(s, nullptr, &value),
-           gsd_statistic(s, "steps", nullptr), gsd_statistic(s, "hops", &value)}) {
+           gsd_prompt(s, nullptr, 1), gsd_prompt_tokens(s, nullptr, 1), gsd_prompt_tokens(s, nullptr, 0),
+           gsd_take_text(s, nullptr, 8, &n), gsd_take_text(s, byte, 8, nullptr), gsd_take_text(s, byte, 3, &n),
+           gsd_take_tokens(s, nullptr, 1, &n), gsd_take_tokens(s, &token, 1, nullptr), gsd_logits(s, 0, nullptr),
+           gsd_logits(s, 0, &logits), gsd_take_trace(s, byte, 8, &n), gsd_take_trace(s, byte, 8, nullptr),
+           gsd_statistic(s, nullptr, &value), gsd_statistic(s, "steps", nullptr), gsd_statistic(s, "hops", &value)}) {
     EXPECT_EQ(code, GSD_USAGE);
   }
   gsd_options_close(nullptr);
@@ -305,6 +306,34 @@ TEST_F(Capi, GrammarsAreFollowed) {
   const Options o{{"grammar", "root ::= ("}};
   EXPECT_EQ(gsd_session_open(pair, o.handle, &s), GSD_GRAMMAR);
   EXPECT_EQ(s, nullptr);
+}
+
+TEST_F(Capi, ATraceIsALineForEachStepHoweverItIsTaken) {
+  std::string plain;  // what a graph holds depends on what was learned
+  for (const auto& [mode, capacity] :
+       std::initializer_list<std::pair<const char*, std::size_t>>{{"plain", 1 << 16}, {"plain", 7}, {"graph", 1000}}) {
+    gsd_session* s = open_session(pair, {{"n-predict", "20"}, {"trace", "true"}, {"mode", mode}});
+    ASSERT_EQ(prompt(s, "# tar"), GSD_OK);
+    while (!gsd_finished(s)) ASSERT_EQ(gsd_step(&s, 1), GSD_OK);
+    std::string trace;
+    std::string piece(capacity, '\0');
+    for (std::size_t n = 1; n > 0; trace += piece.substr(0, n)) {
+      ASSERT_EQ(gsd_take_trace(s, piece.data(), capacity, &n), GSD_OK) << gsd_error();
+    }
+    double steps = 0;
+    EXPECT_EQ(gsd_statistic(s, "steps", &steps), GSD_OK);
+    EXPECT_EQ(static_cast<double>(std::count(trace.begin(), trace.end(), '\n')), steps);
+    EXPECT_THAT(trace, testing::StartsWith("{\"graph\""));
+    EXPECT_THAT(trace, testing::EndsWith("}\n"));
+    trace.resize(trace.find("\"emitted\""));  // times follow
+    if (plain.empty()) plain = trace;
+    if (std::string_view(mode) == "plain") {
+      EXPECT_EQ(trace, plain);
+    } else {
+      EXPECT_NE(trace, plain);
+    }
+    gsd_session_close(s);
+  }
 }
 
 TEST_F(Capi, LogitsAreThoseOfTheLastStep) {

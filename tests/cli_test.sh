@@ -35,7 +35,11 @@ expect 3 "^gsd: .*is not a GGUF" generate -m "$dir/text.gguf" -p x
 head -c 500000 "$target" >"$dir/half.gguf"
 expect 3 "^gsd: .*cannot be loaded" generate -m "$dir/half.gguf" -p x
 sed 's/help/zelp/' "$draft" >"$dir/other.gguf"
-expect 5 "^gsd: .*does not fit.*zelp" generate -m "$target" -d "$dir/other.gguf" -p x
+"$gsd" generate -m "$target" -d "$dir/other.gguf" --no-profile -t 1 -n 8 -p x >"$dir/translated" 2>"$dir/err" || fail "a draft of another vocabulary is refused: $(cat "$dir/err")"
+grep -q '^gsd: note: .*another vocabulary.*zelp.*of the target.s tokens of text' "$dir/err" || fail "nothing is said of the draft's vocabulary: $(cat "$dir/err")"
+"$gsd" generate -m "$target" --no-profile -t 1 -n 8 -p x 2>/dev/null | cmp -s - "$dir/translated" || fail "a draft of another vocabulary changes the text"
+"$edit_gguf" "$draft" "$dir/bert.gguf" tokenizer.ggml.model str bert
+expect 5 "^gsd: .*does not fit.*WordPiece tokenizer changes the text" generate -m "$target" -d "$dir/bert.gguf" -p x
 mkdir "$dir/folder.gguf"
 expect 3 "^gsd: " generate -m "$dir/folder.gguf" -p x
 
@@ -256,6 +260,16 @@ echo '{"kind": "help", "prompt": "# tar"}' >"$dir/prompts.jsonl"
 "$gsd" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --modes plain,auto -n 16 --repetitions 1 --out "$dir/bench.jsonl" --html "$dir/bench.html" >"$dir/out" 2>"$dir/err" || fail "bench: $(cat "$dir/err")"
 grep -q "| help | auto |" "$dir/out" && [ "$(wc -l <"$dir/bench.jsonl")" = 3 ] || fail "bench: $(cat "$dir/out")"
 grep -q '"config":"auto"' "$dir/bench.html" || fail "the page of bench holds no results"
+echo '[{"id": "a", "conversations": [{"from": "human", "value": "# tar"}, {"from": "gpt", "value": "x"}]}, {"custom_id": "b", "body": {"prompt": "# ls"}}]' >"$dir/share.json"
+"$gsd" convert-prompts "$dir/share.json" "$dir/converted.jsonl" --kind chats 2>"$dir/err" || fail "convert-prompts: $(cat "$dir/err")"
+[ "$(cat "$dir/converted.jsonl")" = '{"kind":"chats","messages":[{"content":"# tar","role":"user"}]}
+{"kind":"chats","prompt":"# ls"}' ] && grep -q "2 prompts of the kind chats" "$dir/err" || fail "convert-prompts wrote: $(cat "$dir/converted.jsonl")"
+printf 'one\n\ntwo\n' | "$gsd" convert-prompts - - --lines 2>/dev/null | cmp -s - <(printf '{"kind":"text","prompt":"one"}\n{"kind":"text","prompt":"two"}\n') || fail "convert-prompts of plain text"
+expect 11 "^gsd: Line 1 of .*text.gguf' is no JSON object" convert-prompts "$dir/text.gguf" "$dir/never"
+[ ! -e "$dir/never" ] || fail "convert-prompts leaves a part of a file"
+for file in share.json converted.jsonl; do
+  "$gsd" bench "${pair[@]}" --prompts "$dir/$file" --modes plain -n 4 --repetitions 1 --no-profile -t 1 >"$dir/out" 2>"$dir/err" || fail "bench on $file: $(cat "$dir/err")"
+done
 cp "$dir/bench.jsonl" "$dir/first.jsonl"
 "$gsd" bench "${pair[@]}" --prompts "$dir/prompts.jsonl" --modes plain,auto,chain -n 16 --repetitions 1 --out "$dir/bench.jsonl" --continue >"$dir/out" 2>"$dir/err" || fail "bench --continue: $(cat "$dir/err")"
 [ "$(wc -l <"$dir/bench.jsonl")" = 4 ] && cmp -s <(head -3 "$dir/bench.jsonl") "$dir/first.jsonl" || fail "bench --continue measures again"

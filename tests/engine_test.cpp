@@ -1244,6 +1244,28 @@ TEST(Hypotheses, ADrafterGoesOnBelowWhatItHasExpanded) {
   p.hypotheses.graph().check_integrity();
 }
 
+// A chain takes what is the likelier one after all, which is then due at its own level.
+TEST(Hypotheses, WhatIsRevisedTakesThePlaceOfWhatWasNamedBefore) {
+  Proposals p(false);
+  const std::vector<Token> text{5, 6, 7};
+  p.hypotheses.begin(text, 0);
+  p.draft(0, 9);
+  p.draft(1, 10);
+  const float before = p.hypotheses.graph().node(2).probability;
+  const std::vector<Token> tokens{9, 0, 4};  // a chain's root names two
+  const std::vector<float> log_q{-3, -9, -0.1F};
+  p.hypotheses.revise(0, tokens, log_q, 0);
+  p.hypotheses.graph().check_integrity();
+  EXPECT_LT(p.hypotheses.graph().node(2).probability, 0.2F * before) << "the path below is as much less probable";
+  ASSERT_EQ(p.hypotheses.frontier().size(), 1U);
+  const std::int32_t node = p.hypotheses.frontier().front();
+  EXPECT_EQ(p.hypotheses.graph().node(node).token, 4);
+  EXPECT_EQ(p.hypotheses.graph().node(node).depth, 1);
+  p.draft(node, 3);
+  EXPECT_EQ(p.hypotheses.build(p.hypotheses.unroll(8, 8, 1)).token, (std::vector<Token>{7, 4, 3}));
+  p.hypotheses.learn({}, std::vector<Token>{1});
+}
+
 TEST(Hypotheses, TheHistoryForetellsSomethingOnlyWhereItIsDrawnOnAndMatches) {
   const std::vector<Token> text{5, 6, 7, 1, 5, 6, 7};
   for (const bool history : {true, false}) {

@@ -27,7 +27,6 @@ refused "GSD_API_KEY is empty" GSD_API_KEY= "$gsd" serve "${pair[@]}" --port 0
 refused "LLAMA_API_KEY is empty" LLAMA_API_KEY= "$gsd" serve "${pair[@]}" --port 0 --api-key good
 printf '# comment\n\n' >"$dir/keys"
 refused "holds no API key" "$gsd" serve "${pair[@]}" --port 0 --api-key-file "$dir/keys"
-refused "each are kept apart, and in memory only" GSD_API_KEY=one "$gsd" serve "${pair[@]}" --port 0 --api-key other --store "$dir/answers"
 refused "beside one --lookup, not two" "$gsd" serve "${pair[@]}" --port 0 --store memory --lookup "$dir/keys" --lookup "$dir/keys"
 refused "a file, or memory" "$gsd" serve "${pair[@]}" --port 0 --store ""
 refused "leaves less than 16 tokens" "$gsd" serve "${pair[@]}" --port 0 -c 3 -np 4
@@ -86,6 +85,37 @@ wait $server
 got=$?
 server=
 [ "$got" = 0 ] || fail "exit code $got after SIGTERM"
+
+echo "== a store of answers for each key"
+# ask KEY: what was verified of earlier answers. The server's keys are the further arguments of serve_keys.
+ask() {
+  local body='{"prompt": "# tar", "max_tokens": 60, "temperature": 0, "ignore_eos": true, "cache_prompt": false, "speculative": {"mode": "graph", "history": false, "path_threshold": 0}}'
+  exec 3<>"/dev/tcp/127.0.0.1/$port"
+  printf 'POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\nContent-Length: %s\r\nConnection: close\r\n\r\n%s' "$1" ${#body} "$body" >&3
+  sed -n 's/.*"draft_n":\([0-9]*\).*/\1/p' <&3
+  exec 3>&-
+}
+serve_keys() {
+  "$gsd" serve -m "$2/toy-target.gguf" --port 0 -np 2 -c 512 --no-profile -t 1 --store "$dir/answers" "${@:3}" 2>"$dir/err" &
+  server=$!
+  for _ in $(seq 200); do grep -q serving "$dir/err" && break; sleep 0.05; done
+  port=$(sed -n 's/.*127.0.0.1:\([0-9]*\).*/\1/p' "$dir/err")
+}
+end_server() {
+  kill -TERM $server
+  wait $server || fail "the server with a store ended with $?: $(cat "$dir/err")"
+  server=
+}
+serve_keys "$1" "$2" --api-key anna --api-key berta
+[ "$(ask anna)" = 0 ] || fail "there was nothing to draw on"
+end_server
+[ "$(ls "$dir" | grep -c '^answers\.[0-9a-f]*$')" = 1 ] || fail "the answers of one key lie in: $(ls "$dir")"
+! grep -rqE 'anna|berta' "$dir"/answers* && ! ls "$dir" | grep -qE 'anna|berta' || fail "a file tells a key"
+serve_keys "$1" "$2" --api-key aaron --api-key berta --api-key anna
+[ "$(ask aaron)" = 0 ] && [ "$(ask berta)" = 0 ] || fail "one key's answers are another's"
+[ "$(ask anna)" -gt 20 ] || fail "a key's own answers are gone"
+end_server
+[ "$(stat -c %a "$dir"/answers.*[0-9a-f] | sort -u)" = 600 ] || fail "others may read the answers: $(ls -l "$dir")"
 
 [ $failures = 0 ] && echo "all passed"
 exit $((failures > 0))

@@ -167,6 +167,24 @@ TEST(TokenGraph, WhatTwoDraftersNameIsOneCandidate) {
   g.check_integrity();
 }
 
+TEST(TokenGraph, WhatIsNamedAgainHasTheNewProbabilityAndKeepsItsNode) {
+  TokenGraph g(16, TokenGraph::kNoMerge);
+  const std::vector<Token> context{7};
+  g.reset(context);
+  expand(g, 0, {1, 2});
+  const auto a = child(g, 0, 1);
+  const std::vector<Token> tokens{2, 5, 1};
+  const std::vector<float> log_q{-2, -0.5F, -4};
+  g.revise(0, tokens, log_q, 0);
+  EXPECT_EQ(g.n_edges(), 3);
+  EXPECT_EQ(g.edge(g.find_edge(0, 1)).child, a);
+  EXPECT_EQ(g.edge(g.find_edge(0, 1)).log_q[0], -4);
+  EXPECT_EQ(g.edge(g.find_edge(0, 5)).log_q[0], -0.5F);
+  EXPECT_EQ(g.edge(g.find_edge(0, 5)).named_by, only(0));
+  EXPECT_NE(child(g, 0, 5), a);
+  g.check_integrity();
+}
+
 TEST(TokenGraph, RandomOperationsAgreeWithANaiveModel) {
   for (int round = 0; round < 300; ++round) {
     GSD_SEEDED(rng, round);

@@ -56,6 +56,11 @@ class Hypotheses {
   // The same where the candidates are known: tokens [k], distinct, and log_q [k], falling; both as likeliest() gives
   // them, of which the first n_candidates() count.
   void expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter);
+  // The same for a node that takes no pass: the drafter's level stays what it was.
+  void expand_free(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter);
+  // Names the candidates of a node that the drafter has expanded, by what it has learned since: as expand() does, but
+  // what it had named must be among them, in any order. What is new is due in the drafter's next level.
+  void revise(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter);
   // The likeliest tokens by such logits, best first, and the logarithms of their probabilities at the temperature that
   // is drawn with. tokens, log_q: [k]; returns how many there are.
   std::size_t likeliest(std::span<const float> logits, std::span<Token> tokens, std::span<float> log_q) const;
@@ -99,6 +104,7 @@ class Hypotheses {
   struct Named;   // a candidate of a node as the drafters see it
 
   const Item& popped(int i) const;
+  void grow(std::int32_t node);
   void rank_edges(std::int32_t node, int depth, int drafter);
   float gap(std::size_t rank) const;
   bool admitted(std::size_t rank) const;
@@ -144,6 +150,7 @@ class Hypotheses {
   std::vector<Named> named_;  // of the nodes enumerated so far
   std::vector<Token> scratch_tokens_;
   std::vector<float> scratch_log_q_;
+  std::vector<float> scratch_p_;
   std::vector<bool> scratch_flags_;
   std::vector<Token> path_tokens_;
 };

@@ -130,6 +130,10 @@ Vocabulary vocabulary(const Model& model);
 // the end fit. Names the first tokens that differ.
 std::string pair_mismatch(const Model& target, const Model& draft);
 
+// What keeps a draft of another vocabulary from being translated by text, as a clause: a tokenizer that changes the
+// text that it is given. Empty if nothing does.
+std::string translation_obstacle(const Model& draft);
+
 // A clause on a context of `n_ctx` positions that is larger than what the models are to be trusted with; empty if it is
 // not. `draft` may be null.
 std::string context_warning(const Model& target, const Model* draft, int n_ctx);

@@ -38,7 +38,8 @@ struct RuntimeOptions {
 // owns it.
 class Runtime {
  public:
-  // Throws what Model, make_backend and make_backends throw, Error(kPairMismatch) for a draft that does not fit,
+  // Throws what Model, make_backend and make_backends throw, Error(kPairMismatch) for a draft that does not fit
+  // (one of another vocabulary does where its tokens can be turned into bytes),
   // Error(kUsage) for a draft of another type than asked for or two of one type, and Error(kIo) for a lookup file that
   // cannot be read.
   explicit Runtime(const RuntimeOptions& options);
@@ -50,6 +51,9 @@ class Runtime {
   std::vector<DraftType> draft_types() const;  // what drafts, in the engine's order; none: only the history is drawn on
   // "llama 2.7M Q8_0", "1 MTP layer of the target", several joined by " + "; empty if nothing drafts.
   std::string draft_description() const;
+  // A clause on a draft whose vocabulary is not the target's, with the share of tokens that both have; empty if there
+  // is none.
+  std::string vocabulary_note() const;
   // A clause on MTP layers of the target that cannot be drafted with; empty if there are none or a draft was given.
   std::string idle_layers() const;
   Engine& engine();

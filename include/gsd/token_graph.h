@@ -21,8 +21,9 @@ namespace gsd {
 struct GraphEdge {
   Token token = -1;
   std::int32_t child = -1;  // node id, or -1
-  std::int32_t next = -1;   // next edge of the same parent, or -1: the first drafter's best first, then what others add
-  bool merged = false;      // `child` existed before this edge
+  // Next edge of the same parent, or -1: the first drafter's best first unless they were revised, then what is added.
+  std::int32_t next = -1;
+  bool merged = false;  // `child` existed before this edge
   DrafterSet named_by = 0;
   // Log of the conditional probability of `token` at the parent, by each drafter that named it.
   std::array<float, kMaxDrafters> log_q{};
@@ -59,6 +60,10 @@ class TokenGraph {
   // REQUIRES: not expanded by it before; tokens are distinct. tokens: [k], log_q: [k].
   void expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter = 0);
 
+  // Names candidates of `node` again, which `drafter` has expanded: those that it had named have the new log_q, the
+  // others are added. REQUIRES: tokens are distinct; those that it had named are among them.
+  void revise(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter);
+
   // Gives edge `edge` of `parent` a node: an equal n-gram is reused unless that would close a cycle, otherwise a new
   // node is made. Returns the node's id, or -1 when the graph is full (the edge stays a bare candidate).
   // REQUIRES: the edge has no child yet.
@@ -89,6 +94,7 @@ class TokenGraph {
   bool gram_equal(std::int32_t parent, Token token, std::int32_t node) const;
   std::int32_t find_merge(std::int32_t parent, Token token, std::uint64_t hash) const;
   void link(std::int32_t parent, std::int32_t child);
+  void name(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter, bool anew);
   std::uint64_t* reach_row(std::int32_t id) { return &reach_[static_cast<std::size_t>(id) * words_]; }
   const std::uint64_t* reach_row(std::int32_t id) const { return &reach_[static_cast<std::size_t>(id) * words_]; }
 

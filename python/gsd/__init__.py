@@ -13,9 +13,12 @@ one, or to Pair as defaults for all of its sessions. A list sets a parameter sev
 
 Any thread may call anything; calls on one pair wait for each other, all but Session.cancel().
 """
-from ._library import load
+import json
 
-__all__ = ["Error", "Pair", "Session", "Text", "step", "version"]
+from ._library import load
+from ._trace import Trace
+
+__all__ = ["Error", "Pair", "Session", "Text", "Trace", "step", "version"]
 
 
 class Error(Exception):
@@ -73,8 +76,9 @@ class _Options:
 
 
 class Text(str):
-    """A generated text, with how it came about: `tokens`, `stats` (a dict) and `finish_reason`."""
+    """A generated text, with how it came about: `tokens`, `stats` (a dict), `finish_reason`, and with trace=True `trace`."""
 
+    trace = None
     tokens = ()
     stats = {}
     finish_reason = ""
@@ -187,7 +191,8 @@ class Session(_Closing):
     def __init__(self, pair, parameters):
         self._ffi, self._lib, _ = load()
         self._pair = pair
-        self._text, self._tokens = [], []
+        self._text, self._tokens, self._trace = [], [], b""
+        self._traced = str(parameters.get("trace")).lower() == "true"
         out = self._ffi.new("gsd_session**")
         with _Options(parameters) as options:
             _check(self._lib.gsd_session_open(pair._handle, options, out))
@@ -201,7 +206,7 @@ class Session(_Closing):
         else:
             tokens = self._ffi.new("gsd_token[]", list(prompt))
             _check(self._lib.gsd_prompt_tokens(self._handle, tokens, len(tokens)))
-        self._text, self._tokens = [], []
+        self._text, self._tokens, self._trace = [], [], b""
 
     def __iter__(self):
         while not self.finished:
@@ -227,7 +232,21 @@ class Session(_Closing):
         self.take()
         out = Text("".join(self._text))
         out.tokens, out.stats, out.finish_reason = self.tokens, self.stats, self.finish_reason
+        if self._traced:
+            out.trace = self.trace
         return out
+
+    @property
+    def trace(self):
+        """What the steps since the prompt proposed and the target took, as a Trace; needs trace=True."""
+        data, n, pieces = self._ffi.new("char[]", 1 << 16), self._ffi.new("size_t*"), [self._trace]
+        while True:
+            _check(self._lib.gsd_take_trace(self._handle, data, 1 << 16, n))
+            if n[0] == 0:
+                break
+            pieces.append(self._ffi.buffer(data, n[0])[:])
+        self._trace = b"".join(pieces)
+        return Trace(json.loads(line) for line in self._trace.splitlines())
 
     @property
     def tokens(self):

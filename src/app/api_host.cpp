@@ -73,12 +73,15 @@ std::vector<std::shared_ptr<AnswerStore>> make_stores(const ApiFlags& flags, con
   if (flags.store.empty()) return out;
   constexpr std::size_t kTokens = 1 << 18;  // of all clients together; 9 MiB
   constexpr std::size_t kLeast = 1 << 10;   // of each
-  const std::size_t each = std::bit_floor(std::max(kLeast, kTokens / flags.n_clients));
-  for (std::size_t i = 0; i < flags.n_clients; ++i)
+  const std::size_t each = std::bit_floor(std::max(kLeast, kTokens / flags.clients.size()));
+  const std::string vocabulary = in_memory(flags) ? "" : fingerprint(m);
+  for (const std::string& client : flags.clients) {
     out.push_back(std::make_shared<AnswerStore>(static_cast<int>(each)));
-  if (in_memory(flags)) return out;
-  const std::string note = out[0]->keep_in(flags.store, fingerprint(m), m.n_vocab());
-  if (!note.empty()) fmt::print(stderr, "gsd: note: {}.\n", note);
+    if (in_memory(flags)) continue;
+    const std::string path = flags.store + (flags.clients.size() > 1 ? "." + client : "");
+    const std::string note = out.back()->keep_in(path, vocabulary, m.n_vocab());
+    if (!note.empty()) fmt::print(stderr, "gsd: note: {}.\n", note);
+  }
   return out;
 }
 
@@ -149,9 +152,6 @@ void check_api_flags(ApiFlags& flags) {
   if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
   if (!flags.store.empty() && flags.model.pair.lookup.size() >= Hypotheses::kMaxShared)
     throw Error(ErrorCode::kUsage, "--store can be given beside one --lookup, not two.");
-  if (!in_memory(flags) && !flags.store.empty() && flags.n_clients > 1)
-    throw Error(ErrorCode::kUsage,
-                "With several API keys the answers to each are kept apart, and in memory only: give --store memory.");
   ContextOptions& context = flags.model.pair.context;
   const bool share = flags.n_slots < 0 && !flags.model.pair.engine.exact;  // exact slots have contexts of their own
   if (flags.n_slots < 0) flags.n_slots = 4;

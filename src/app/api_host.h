@@ -19,8 +19,9 @@ struct ApiFlags {
   std::string reasoning_format = "auto";
   int reasoning_budget = -1;
   bool strict_model = false;
-  std::string store;          // a file, or "memory"; empty = no answers are kept
-  std::size_t n_clients = 1;  // with stores of their own
+  std::string store;  // a file, or "memory"; empty = no answers are kept
+  // With stores of their own; where there are several, each in the file with "." and this name after it.
+  std::vector<std::string> clients = {""};
 };
 // Those that count for every way in, with the model's and with llama-server's defaults for what requests leave out.
 // `group`: the heading in the help.

@@ -19,7 +19,9 @@
 #include "../bench/scripted_draft.h"
 #include "../bench/search.h"
 #include "../bench/workload.h"
+#include "../chat/control_tokens.h"
 #include "../core/engine_state.h"
+#include "chat_format.h"
 #include "commands.h"
 #include "console.h"
 #include "options.h"
@@ -101,7 +103,7 @@ class Bench {
  public:
   explicit Bench(const BenchFlags& flags) : flags_(flags) {
     for (const std::string& path : flags.prompts) {
-      auto more = parse_prompts(read_file(path), flags.per_kind, path);
+      auto more = read_prompt_file(path, flags.per_kind);
       prompts_.insert(prompts_.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
     }
     const SpeculationParams defaults = flags.model.session().speculation;
@@ -179,13 +181,28 @@ class Bench {
     if (!flags_.acceptance.empty()) scripted_ = std::make_unique<Scripted>(*pair_, flags_.model, sessions);
     if (!tokens_.empty()) return;
     const auto room = static_cast<std::size_t>(std::max<std::int64_t>(1, pair_->n_ctx() - flags.n_predict));
+    const auto format = load_format(pair_->target(), {});
+    const chat::ControlTokens control(vocabulary(pair_->target()));
     for (Prompt& p : prompts_) {
-      tokens_.push_back(pair_->target().tokenize(p.text, AddBegin::kYes, ParseControl::kNo));
+      tokens_.push_back(tokens_of(p, format, control));
       if (tokens_.back().size() <= room) continue;
       tokens_.back().erase(tokens_.back().begin(), tokens_.back().end() - static_cast<std::ptrdiff_t>(room));
       p.text = pair_->target().detokenize(tokens_.back());
       ++cut_;
     }
+  }
+
+  // A chat is rendered by the target's own template; without one it is what is said. Its text is for others' programs.
+  std::vector<Token> tokens_of(Prompt& p, const LoadedFormat& format, const chat::ControlTokens& control) const {
+    if (!p.messages.empty() && format.own && format.format->problem().empty()) {
+      chat::ChatRequest request;
+      for (const auto& [role, content] : p.messages) request.messages.push_back({{"role", role}, {"content", content}});
+      const chat::Rendered rendered = format.format->render(request);
+      p.text = rendered.text;
+      return chat::tokenize_prompt(rendered, control, vocabulary(pair_->target()));
+    }
+    p.text = bench::plain_text(p);
+    return pair_->target().tokenize(p.text, AddBegin::kYes, ParseControl::kNo);
   }
 
   Conditions conditions() const {
@@ -569,7 +586,8 @@ int bench_main(const BenchFlags& flags) {
 
 void add_workload_flags(CLI::App& app, BenchFlags& f) {
   const auto group = [](CLI::Option* o) { return o->group("Workload"); };
-  group(app.add_option("--prompts", f.prompts, "JSON lines: {\"prompt\", \"kind\"}, Spec-Bench's, or GSM8K's"))
+  group(app.add_option("--prompts", f.prompts,
+                       "Prompts in any form that gsd convert-prompts takes as JSON; - = standard input"))
       ->type_name("FILE");
   group(app.add_option("--per-kind", f.per_kind, "Take at most this many prompts of each kind of a file; 0 = all"))
       ->capture_default_str()

@@ -5,6 +5,7 @@
 
 namespace gsd::app {
 
+void add_convert_prompts(CLI::App& program, int& exit_code);
 void add_generate(CLI::App& program, int& exit_code);
 void add_batch(CLI::App& program, int& exit_code);
 void add_bench(CLI::App& program, int& exit_code);

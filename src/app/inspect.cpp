@@ -100,7 +100,8 @@ int inspect(const ModelFlags& flags, const std::string& profile, bool as_json) {
   }
   print_model("target", pair.target(), narrow);
   for (const Model* draft : drafts) print_model("draft", *draft, narrow);
-  if (drafts.size() == 1) print("the two fit together: their tokens are the same\n");
+  if (const std::string note = pair.vocabulary_note(); drafts.size() == 1)
+    print(note.empty() ? "the two fit together: their tokens are the same\n" : note + "\n");
   if (drafts.size() != types.size() || types.size() > 1) print(fmt::format("draft: {}\n", pair.draft_description()));
   print(fmt::format("narrow-matmul backend: {}\n", narrow ? pair.narrow() : "off"));
   print(fmt::format("\ncost profile: {}\n", pair.profile_source()));

@@ -51,6 +51,7 @@ int run(int argc, char** argv) {
   app::add_batch(program, exit_code);
   app::add_bench(program, exit_code);
   app::add_chat(program, exit_code);
+  app::add_convert_prompts(program, exit_code);
   app::add_inspect(program, exit_code);
   app::add_make_draft(program, exit_code);
   app::add_serve(program, exit_code);

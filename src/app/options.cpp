@@ -210,6 +210,7 @@ Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
     if (draft->n_params() > pair.target().n_params())
       fmt::print(stderr, "gsd: note: the draft '{}' is larger than the target '{}': is the one in the other's place?\n",
                  draft->description(), flags.pair.target);
+  if (const std::string note = pair.vocabulary_note(); !note.empty()) fmt::print(stderr, "gsd: note: {}.\n", note);
   if (drafts.empty()) drafts.push_back(nullptr);
   std::string warning;
   for (const Model* draft : drafts)

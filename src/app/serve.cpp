@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "../server/service.h"
+#include "../util/sha256.h"
 #include "api_host.h"
 #include "commands.h"
 #include "console.h"
@@ -45,6 +46,14 @@ std::vector<std::string> all_keys(const ServeFlags& flags) {
   return out;
 }
 
+// Of what is kept for each key, in their order: a file belongs to its key, whichever others there are, and its name
+// does not tell the key.
+std::vector<std::string> file_names(const std::vector<std::string>& keys) {
+  std::vector<std::string> out;
+  for (const std::string& key : keys) out.push_back(sha256("gsd answers " + key).substr(0, 32));
+  return out;
+}
+
 void check_address(const server::HttpOptions& o) {
   if (!server::is_loopback(o.host) && o.api_keys.empty()) {
     std::fprintf(
@@ -57,7 +66,7 @@ void check_address(const server::HttpOptions& o) {
 
 int serve(ServeFlags flags) {
   flags.http.api_keys = all_keys(flags);
-  flags.api.n_clients = std::max<std::size_t>(1, flags.http.api_keys.size());
+  if (flags.http.api_keys.size() > 1) flags.api.clients = file_names(flags.http.api_keys);
   check_api_flags(flags.api);
   flags.http.read_timeout_s = flags.http.write_timeout_s = flags.timeout_s;
   check_address(flags.http);

@@ -4,28 +4,12 @@
 
 #include <charconv>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "gsd/error.h"
 
 namespace gsd::bench {
 namespace {
-
-using nlohmann::json;
-
-bool holds_text(const json& j, const char* key) { return j.contains(key) && j[key].is_string(); }
-
-// An empty text if the line is of no known form.
-Prompt parse_prompt(const json& j) {
-  if (!j.is_object()) return {};
-  if (holds_text(j, "prompt")) return {holds_text(j, "kind") ? j["kind"].get<std::string>() : "all", j["prompt"]};
-  if (holds_text(j, "category") && j.contains("turns") && j["turns"].is_array() && !j["turns"].empty() &&
-      j["turns"][0].is_string())
-    return {j["category"], j["turns"][0]};
-  if (holds_text(j, "question")) return {"gsm8k", "Question: " + j["question"].get<std::string>() + "\nAnswer:"};
-  return {};
-}
 
 template <typename T>
 T number(std::string_view key, std::string_view value) {
@@ -51,29 +35,6 @@ void set(SpeculationParams& p, std::string_view key, std::string_view value) {
 }
 
 }  // namespace
-
-std::vector<Prompt> parse_prompts(std::string_view lines, int per_kind, const std::string& name) {
-  std::vector<Prompt> out;
-  std::map<std::string, int> seen;
-  int n = 0;
-  for (std::size_t at = 0; at < lines.size(); ++n) {
-    const std::size_t end = std::min(lines.find('\n', at), lines.size());
-    const std::string_view line = lines.substr(at, end - at);
-    at = end + 1;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    Prompt p = parse_prompt(json::parse(line, nullptr, false));
-    if (p.text.empty()) {
-      throw Error(ErrorCode::kIo,
-                  fmt::format("Line {} of '{}' is no JSON object with a \"prompt\", a \"question\", or a "
-                              "\"category\" and \"turns\".",
-                              n + 1, name));
-    }
-    if (per_kind > 0 && ++seen[p.kind] > per_kind) continue;
-    out.push_back(std::move(p));
-  }
-  if (out.empty()) throw Error(ErrorCode::kIo, fmt::format("'{}' holds no prompts.", name));
-  return out;
-}
 
 Config parse_config(std::string_view text, const SpeculationParams& defaults) {
   std::istringstream words{std::string(text)};

@@ -1,4 +1,4 @@
-// Prompts to measure on, and the settings to measure.
+// The settings to measure, and what they are chosen on.
 #pragma once
 
 #include <span>
@@ -7,21 +7,9 @@
 #include <vector>
 
 #include "gsd/hypotheses.h"
+#include "prompt_file.h"
 
 namespace gsd::bench {
-
-struct Prompt {
-  std::string kind;  // what results are grouped by
-  std::string text;
-};
-
-// Reads JSON lines, each of one of these forms:
-//   {"prompt": "…", "kind": "…"}        our own; the kind may be left out
-//   {"category": "…", "turns": ["…"]}   Spec-Bench (Xia et al., 2024): its first turn
-//   {"question": "…"}                   GSM8K: as "Question: …\nAnswer:", kind "gsm8k"
-// and keeps at most `per_kind` prompts of a kind (0 = all). `name` names the source in errors.
-// Throws Error(kIo) naming the line that is of no such form, and if there is no prompt at all.
-std::vector<Prompt> parse_prompts(std::string_view lines, int per_kind, const std::string& name);
 
 // Which prompts settings are chosen on, the others being measured: every second one of a kind, at most `per_kind` of a
 // kind (0 = all of these). Throws Error(kUsage) naming a kind with fewer than two prompts.

@@ -140,10 +140,9 @@ void Hypotheses::rank_edges(std::int32_t node, int depth, int drafter) {
                      position_ + static_cast<std::uint32_t>(depth), {&score, 1});
     ranked_.push_back({e, score});
   }
-  // Greedy: the first drafter's stand in order.
-  if (!sampler_.params().greedy() || graph_.node(node).expanded != only(drafter)) {
-    std::sort(ranked_.begin(), ranked_.end(), [](const Ranked& a, const Ranked& b) { return a.score > b.score; });
-  }
+  const auto better = [](const Ranked& a, const Ranked& b) { return a.score > b.score; };
+  // Greedy: the first drafter's stand in order unless it has revised them.
+  if (!std::is_sorted(ranked_.begin(), ranked_.end(), better)) std::sort(ranked_.begin(), ranked_.end(), better);
 }
 
 float Hypotheses::gap(std::size_t rank) const {
@@ -223,13 +222,46 @@ void Hypotheses::expand(std::int32_t node, std::span<const float> logits, int dr
 }
 
 void Hypotheses::expand(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter) {
+  expand_free(node, tokens, log_q, drafter);
+  int& level = level_[static_cast<std::size_t>(drafter)];
+  level = std::max(level, graph_.node(node).depth + 1);
+}
+
+void Hypotheses::expand_free(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q,
+                             int drafter) {
   const std::size_t n = std::min(tokens.size(), n_candidates());
   graph_.expand(node, tokens.first(n), log_q.first(n), drafter);
-  const int depth = graph_.node(node).depth;
+  grow(node);
+}
+
+void Hypotheses::revise(std::int32_t node, std::span<const Token> tokens, std::span<const float> log_q, int drafter) {
+  graph_.revise(node, tokens, log_q, drafter);
+  const std::int32_t first = graph_.size();
+  scratch_p_.resize(static_cast<std::size_t>(first));
+  for (std::int32_t id = 0; id < first; ++id) scratch_p_[static_cast<std::size_t>(id)] = graph_.node(id).probability;
+  for (std::int32_t e = graph_.node(node).first_edge; e >= 0; e = graph_.edge(e).next) {
+    const GraphEdge& edge = graph_.edge(e);
+    if (edge.child < 0 || edge.merged || !contains(edge.named_by, drafter)) continue;
+    GraphNode& child = graph_.node(edge.child);  // if it is still admitted, grow() knows better
+    child.probability = std::min(
+        child.probability, graph_.node(node).probability * std::exp(edge.log_q[static_cast<std::size_t>(drafter)]));
+  }
+  grow(node);
+  // Paths through nodes that were there are as much more or less probable as these have become.
+  for (std::int32_t id = 1; id < first; ++id) {
+    GraphNode& n = graph_.node(id);
+    if (n.parent == node || n.parent < 0) continue;
+    const float before = scratch_p_[static_cast<std::size_t>(n.parent)];
+    if (before > 0) n.probability *= graph_.node(n.parent).probability / before;
+  }
   int& level = level_[static_cast<std::size_t>(drafter)];
-  level = std::max(level, depth + 1);
+  level = std::min(level, graph_.node(node).depth + 1);
+}
+
+// Gives nodes to the candidates of `node` that pass the thresholds.
+void Hypotheses::grow(std::int32_t node) {
   named_.clear();
-  name_candidates(node, depth);
+  name_candidates(node, graph_.node(node).depth);
   for (const Named& c : named_) {
     const GraphEdge& e = graph_.edge(c.edge);
     if (is_eog_[static_cast<std::size_t>(e.token)]) continue;  // a leaf: nothing follows it
@@ -257,9 +289,10 @@ std::int32_t Hypotheses::next_to_expand(int drafter, int depth) const {
 
 std::span<const std::int32_t> Hypotheses::frontier(int drafter) {
   frontier_.clear();
+  const int level = level_[static_cast<std::size_t>(drafter)];
   for (std::int32_t id = 1; id < graph_.size(); ++id) {
     // The paper drafts level by level; the planner may come back to a node of an earlier level.
-    const bool due = params_.mode == Mode::kAuto || graph_.node(id).depth == level_[static_cast<std::size_t>(drafter)];
+    const bool due = params_.mode == Mode::kAuto || graph_.node(id).depth == level;
     if (due && may_expand(id, drafter)) frontier_.push_back(id);
   }
   std::sort(frontier_.begin(), frontier_.end(), [this](std::int32_t a, std::int32_t b) {

@@ -57,17 +57,30 @@ void TokenGraph::reset(std::span<const Token> context, int merge_length) {
 
 void TokenGraph::expand(std::int32_t id, std::span<const Token> tokens, std::span<const float> log_q, int drafter) {
   GraphNode& n = node(id);
+  assert(!contains(n.expanded, drafter));
+  const bool first = n.expanded == 0;
+  n.expanded |= only(drafter);
+  name(id, tokens, log_q, drafter, first);
+}
+
+void TokenGraph::revise(std::int32_t id, std::span<const Token> tokens, std::span<const float> log_q, int drafter) {
+  assert(contains(node(id).expanded, drafter));
+  name(id, tokens, log_q, drafter, false);
+}
+
+// `anew`: the node has no candidates yet.
+void TokenGraph::name(std::int32_t id, std::span<const Token> tokens, std::span<const float> log_q, int drafter,
+                      bool anew) {
+  GraphNode& n = node(id);
   const auto by = static_cast<std::size_t>(drafter);
-  assert(!contains(n.expanded, drafter) && tokens.size() == log_q.size());
+  assert(tokens.size() == log_q.size());
   for (std::size_t i = 0; i < tokens.size(); ++i)
     assert(std::find(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(i), tokens[i]) ==
            tokens.begin() + static_cast<std::ptrdiff_t>(i));
-  const bool first = n.expanded == 0;
-  n.expanded |= only(drafter);
   std::int32_t last = n.first_edge;
   while (last >= 0 && edge(last).next >= 0) last = edge(last).next;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    std::int32_t e = first ? -1 : find_edge(id, tokens[i]);
+    std::int32_t e = anew ? -1 : find_edge(id, tokens[i]);
     if (e < 0) {
       e = n_edges();
       edges_.push_back(GraphEdge{.token = tokens[i]});

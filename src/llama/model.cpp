@@ -293,6 +293,13 @@ std::string pair_mismatch(const Model& target, const Model& draft) {
   return std::to_string(count) + " of " + std::to_string(common) + " tokens differ, the first are " + differing;
 }
 
+std::string translation_obstacle(const Model& draft) {
+  const auto type = llama_vocab_type(draft.impl().vocab);
+  if (type != LLAMA_VOCAB_TYPE_WPM && type != LLAMA_VOCAB_TYPE_UGM) return "";
+  return std::string("the draft's ") + (type == LLAMA_VOCAB_TYPE_WPM ? "WordPiece" : "Unigram") +
+         " tokenizer changes the text, so that its tokens cannot be turned into the target's by their bytes";
+}
+
 std::string context_warning(const Model& target, const Model* draft, int n_ctx) {
   const auto clause = [&](const Model& m, const char* role, const char* effect) {
     return "the context of " + std::to_string(n_ctx) + " tokens is larger than the " +

@@ -12,6 +12,7 @@
 #include "../core/engine_state.h"
 #include "../core/stopwatch.h"
 #include "../core/utf8.h"
+#include "../draft/translating_drafter.h"
 #include "gsd/lookup_text.h"
 #include "profile_store.h"
 
@@ -23,6 +24,8 @@ struct LoadedDraft {
   std::string path;              // empty: the target's
   std::unique_ptr<Model> model;  // null: the target's
   std::unique_ptr<Backend> backend;
+  std::shared_ptr<const VocabularyMap> map;  // null: the target's vocabulary
+  std::string difference;                    // of the vocabularies, as pair_mismatch() has it
 };
 
 namespace {
@@ -68,9 +71,9 @@ std::vector<LoadedDraft> choose_drafts(const RuntimeOptions& o, const MtpLayers&
       if (other.type == type)
         refuse("The drafts '" + other.path + "' and '" + path + "' are both of the type " + draft_type_name(type) +
                "; give one of each.");
-    out.push_back({type, path, nullptr, nullptr});
+    out.push_back({type, path, nullptr, nullptr, nullptr, {}});
   }
-  if (choose_mtp(o, mtp)) out.push_back({DraftType::kMtp, "", nullptr, nullptr});
+  if (choose_mtp(o, mtp)) out.push_back({DraftType::kMtp, "", nullptr, nullptr, nullptr, {}});
   return out;
 }
 
@@ -81,6 +84,14 @@ int default_context(const Model& target, const std::vector<const Model*>& all, i
     if (m->max_positions() > 0) most = std::min(most, m->max_positions());
   }
   return std::max(16, most);
+}
+
+// For a text that may take half as many tokens again in the draft's vocabulary, where the draft has the positions.
+ContextOptions with_room(ContextOptions draft, const Model& model, int n_ctx) {
+  draft.n_ctx += n_ctx / 2;
+  if (draft.n_shared > 0) draft.n_shared += draft.n_shared / 2;
+  if (model.max_positions() > 0) draft.n_ctx = std::min(draft.n_ctx, model.max_positions());
+  return draft;
 }
 
 }  // namespace
@@ -110,7 +121,8 @@ struct Runtime::Impl {
 // Everything the times depend on, as far as it can be known.
 std::string Runtime::Impl::profile_key() const {
   std::vector<std::string> names;
-  for (const LoadedDraft& d : drafts) names.push_back(d.model ? d.model->fingerprint() : draft_type_name(d.type));
+  for (const LoadedDraft& d : drafts)
+    names.push_back((d.model ? d.model->fingerprint() : draft_type_name(d.type)) + (d.map ? " translated" : ""));
   return fmt::format("gsd {} | {} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", GSD_VERSION, cpu_name(),
                      target->fingerprint(), names.empty() ? "none" : fmt::format("{}", fmt::join(names, " + ")),
                      n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
@@ -147,10 +159,14 @@ void Runtime::Impl::load_draft(LoadedDraft& draft, const std::function<std::uniq
                       .mmap = options.mmap,
                       .head = draft.type != DraftType::kModel,
                       .progress = progress});
-  const std::string why = pair_mismatch(*target, *draft.model);
-  if (!why.empty())
-    throw Error(ErrorCode::kPairMismatch,
-                "The draft '" + draft.path + "' does not fit the target '" + options.target + "': " + why + ".");
+  draft.difference = pair_mismatch(*target, *draft.model);
+  if (draft.difference.empty()) return;
+  const std::string obstacle =
+      draft.type == DraftType::kModel ? translation_obstacle(*draft.model) : "a head needs its target's own tokens";
+  if (!obstacle.empty())
+    throw Error(ErrorCode::kPairMismatch, "The draft '" + draft.path + "' does not fit the target '" + options.target +
+                                              "': " + draft.difference + ", and " + obstacle + ".");
+  draft.map = std::make_shared<VocabularyMap>(vocabulary(*target), vocabulary(*draft.model));
 }
 
 // The backends, and the engine over them.
@@ -168,8 +184,9 @@ void Runtime::Impl::make_contexts(const ContextOptions& context) {
   std::vector<std::unique_ptr<Drafter>> drafters;
   for (LoadedDraft& d : drafts) {
     if (d.type == DraftType::kModel) {
-      d.backend = make_backend(*d.model, draft_context);
-      drafters.push_back(make_model_drafter(*d.backend, target->n_vocab(), draft_type_name(d.type)));
+      d.backend = make_backend(*d.model, d.map ? with_room(draft_context, *d.model, context.n_ctx) : draft_context);
+      drafters.push_back(d.map ? make_translating_drafter(*d.backend, d.map, draft_type_name(d.type))
+                               : make_model_drafter(*d.backend, target->n_vocab(), draft_type_name(d.type)));
     } else {
       d.backend = std::move(head->backend);
       drafters.push_back(std::move(head->drafter));
@@ -254,6 +271,17 @@ std::string Runtime::draft_description() const {
   for (const LoadedDraft& d : impl_->drafts)
     out.push_back(d.model ? d.model->description() : fmt::format("{} MTP layer{} of the target", n, n == 1 ? "" : "s"));
   return fmt::format("{}", fmt::join(out, " + "));
+}
+std::string Runtime::vocabulary_note() const {
+  constexpr double kUseful = 0.5;
+  for (const LoadedDraft& d : impl_->drafts)
+    if (d.map)
+      return fmt::format(
+          "the draft '{}' has another vocabulary than the target ({}); {:.1f} % of the target's tokens of text are "
+          "also the draft's, the others are translated by their bytes{}",
+          d.path, d.difference, 100 * d.map->share(),
+          d.map->share() < kUseful ? "; below 50 % a draft seldom pays, gsd bench tells whether this one does" : "");
+  return "";
 }
 std::string Runtime::idle_layers() const {
   const MtpLayers& mtp = impl_->mtp;

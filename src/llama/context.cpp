@@ -85,9 +85,9 @@ std::vector<ContextHandle> make_contexts(const Model& model, const ContextOption
   p.type_k = cache_type(o.type_k, "K");
   p.type_v = cache_type(o.type_v, "V");
   p.no_perf = true;
-  // The automatic choice looks at GPUs, and takes attention that another device than the layer's computes, as the
+  // The automatic choice looks at devices, and takes attention that another device than the layer's computes, as the
   // narrow backend does, for a reason against it.
-  const bool cpu = model.impl().options.gpu_layers == 0;
+  const bool cpu = model.impl().devices.empty();
   if (cpu) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
   const auto declined = o.exact && cpu ? narrow_attentions_declined(o.max_batch) : std::nullopt;
   if (o.exact && !declined) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;

@@ -1,6 +1,7 @@
 // Owning handles and log capture: shared by the files of the llama backend.
 #pragma once
 
+#include <ggml-backend.h>
 #include <llama.h>
 
 #include <cstdint>
@@ -23,6 +24,7 @@ struct ContextDeleter {
 
 struct Model::Impl {
   ModelOptions options;
+  std::vector<ggml_backend_dev_t> devices;  // that its layers lie on; none: all on the CPU
   std::unique_ptr<llama_model, ModelDeleter> model;
   const llama_vocab* vocab = nullptr;
   std::once_flag stack_once;

@@ -1,4 +1,4 @@
-// Where models are placed, as far as that shows without a device. tests/devices_test.py does it with devices.
+// Where models are placed, as far as that shows without a device. tests/devices_test.py does it with them.
 #include "gsd/devices.h"
 
 #include <gmock/gmock.h>

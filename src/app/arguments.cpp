@@ -41,6 +41,7 @@ constexpr std::pair<const char*, const char*> kEnvironment[] = {
     {"LLAMA_ARG_THREADS", "--threads"},
     {"LLAMA_ARG_N_GPU_LAYERS", "--gpu-layers"},
     {"LLAMA_ARG_N_GPU_LAYERS_DRAFT", "--gpu-layers-draft"},
+    {"LLAMA_ARG_RPC", "--rpc"},
     {"LLAMA_ARG_DEVICE", "--device"},
     {"LLAMA_ARG_SPLIT_MODE", "--split-mode"},
     {"LLAMA_ARG_TENSOR_SPLIT", "--tensor-split"},

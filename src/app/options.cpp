@@ -20,6 +20,16 @@ CLI::Transformer also(const char* word, const char* number) {
   return CLI::Transformer(std::map<std::string, std::string>{{word, number}});
 }
 
+// Where nothing else is said all layers of the target go to other machines.
+void use_servers(const std::vector<std::string>& addresses, ModelFlags& f) {
+  if (addresses.empty()) throw Error(ErrorCode::kUsage, "--rpc needs the address of a machine, HOST:PORT.");
+  fmt::print(stderr,
+             "gsd: note: RPC has no encryption and no password: whoever reaches the ports of --rpc can read and change "
+             "what is computed there; use it in a network that you trust.\n");
+  add_rpc_servers(addresses);
+  if (!f.pair.target_place.layers) f.pair.target_place.layers = -1;
+}
+
 void add_device_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Devices"); };
   Placement& target = f.pair.target_place;
@@ -55,6 +65,13 @@ void add_device_flags(CLI::App& app, ModelFlags& f) {
   group(app.add_option("--main-gpu", target.main_device, "The device for everything with --split-mode none, from 0"))
       ->capture_default_str()
       ->check(CLI::Range(0, 1000));
+  group(app.add_option_function<std::string>(
+            "--rpc", [&f](const std::string& v) { use_servers(split(v, ','), f); },
+            "Machines that run ggml-rpc-server: their devices take the target's layers. Nothing is encrypted and "
+            "nobody is "
+            "asked who they are: only for a network that you trust"))
+      ->type_name("HOST:PORT,...")
+      ->trigger_on_parse();
   group(app.add_flag_callback(
             "--list-devices", [] { throw CLI::CallForVersion(device_list(), 0); }, "List the devices and end"))
       ->trigger_on_parse();

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "handles.h"
+#include "remote.h"
 
 namespace gsd {
 namespace {
@@ -29,7 +30,7 @@ std::vector<ggml_backend_dev_t> all_devices() {
 
 Device describe(ggml_backend_dev_t device) {
   ggml_backend_dev_props props{};
-  ggml_backend_dev_get_props(device, &props);
+  call_remote(is_on_another_machine(device), [&] { ggml_backend_dev_get_props(device, &props); });
   return {props.name, props.description, props.memory_total, props.memory_free};
 }
 
@@ -42,24 +43,21 @@ std::string list_of(const std::vector<ggml_backend_dev_t>& devices) {
   return out;
 }
 
-bool is_remote(ggml_backend_dev_t device) {
-  return std::string_view(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device))).starts_with("RPC");
-}
-
 // libllama's own choice: other machines first, and processors that share the CPU's memory only where there is nothing
 // else. One that two backends know counts once.
 std::vector<ggml_backend_dev_t> default_devices() {
   std::vector<ggml_backend_dev_t> out;
   std::vector<std::string> ids;
   std::vector<ggml_backend_dev_t> all = all_devices();
-  std::stable_partition(all.begin(), all.end(), is_remote);
+  std::stable_partition(all.begin(), all.end(), is_on_another_machine);
   for (const auto type : {GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU}) {
     if (!out.empty()) break;
     for (ggml_backend_dev_t d : all) {
       ggml_backend_dev_props props{};
-      ggml_backend_dev_get_props(d, &props);
+      if (!is_on_another_machine(d)) ggml_backend_dev_get_props(d, &props);
       const std::string id = props.device_id == nullptr ? "" : props.device_id;
-      if (props.type != type || (!id.empty() && std::find(ids.begin(), ids.end(), id) != ids.end())) continue;
+      if (ggml_backend_dev_type(d) != type || (!id.empty() && std::find(ids.begin(), ids.end(), id) != ids.end()))
+        continue;
       out.push_back(d);
       ids.push_back(id);
     }
@@ -82,6 +80,10 @@ std::vector<ggml_backend_dev_t> named_devices(const std::vector<std::string>& na
 }
 
 }  // namespace
+
+bool is_on_another_machine(ggml_backend_dev_t device) {
+  return std::string_view(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device))).starts_with("RPC");
+}
 
 std::vector<ggml_backend_dev_t> choose_devices(const Placement& p) {
   const bool named = !p.devices.empty();
@@ -108,7 +110,8 @@ std::string placement_key(const Placement& p, const std::vector<ggml_backend_dev
   const auto mode = std::find_if(modes.begin(), modes.end(), [&](const auto& m) { return m.second == p.split; });
   std::string out = std::to_string(p.layers.value_or(-1));
   out.append(" layers on ").append(list_of(chosen)).append(" split ").append(mode->first);
-  if (p.split == SplitMode::kNone || p.split == SplitMode::kRow) out.append(" main ").append(std::to_string(p.main_device));
+  if (p.split == SplitMode::kNone || p.split == SplitMode::kRow)
+    out.append(" main ").append(std::to_string(p.main_device));
   for (const float share : p.shares) out.append(" ").append(std::to_string(share));
   return out;
 }

@@ -10,6 +10,9 @@
 
 namespace gsd {
 
+// Whether ggml reaches it by RPC.
+bool is_on_another_machine(ggml_backend_dev_t device);
+
 // As devices_of().
 std::vector<ggml_backend_dev_t> choose_devices(const Placement& placement);
 

@@ -15,11 +15,14 @@
 
 namespace gsd {
 
+// What lies on another machine is given up with the connection to it (remote.h), and the rest of it with it.
 struct ModelDeleter {
-  void operator()(llama_model* m) const { llama_model_free(m); }
+  void operator()(llama_model* m) const;
+  bool remote = false;
 };
 struct ContextDeleter {
-  void operator()(llama_context* c) const { llama_free(c); }
+  void operator()(llama_context* c) const;
+  bool remote = false;
 };
 
 struct Model::Impl {

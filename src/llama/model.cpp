@@ -13,6 +13,7 @@
 #include "devices.h"
 #include "handles.h"
 #include "heads.h"
+#include "remote.h"
 
 namespace gsd {
 namespace {
@@ -166,7 +167,11 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   params.progress_callback_user_data = &progress;
   take_llama_errors();
   try {
-    impl_->model.reset(llama_model_load_from_file(options.path.c_str(), params));
+    const bool remote = is_remote(*impl_);
+    impl_->model.get_deleter().remote = remote;
+    call_remote(remote, [&] { impl_->model.reset(llama_model_load_from_file(options.path.c_str(), params)); });
+  } catch (const Error&) {
+    throw;
   } catch (const std::bad_alloc&) {
     fail(ErrorCode::kOutOfMemory,
          "There is not enough memory for the model '" + options.path + "'; take a smaller or more quantised one.");
@@ -177,6 +182,10 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   if (!impl_->model)
     fail(ErrorCode::kModelFile,
          "The model '" + options.path + "' cannot be loaded; it is damaged, truncated or of an unknown architecture.");
+  if (is_remote(*impl_)) {
+    note_remote(impl_->model.get());
+    watch_connections();
+  }
   if (!options.head) check_usable(impl_->model.get(), options.path);
   impl_->vocab = llama_model_get_vocab(impl_->model.get());
 }

@@ -184,6 +184,25 @@ def dying_host(ports, servers):
     expect(f"127.0.0.1:{ports[1]}".encode() in said and b"broke" in said, f"no sentence: {said}")
     servers[1] = rpc_server(ports[1])
 
+    requests, answered = os.path.join(folder, "in.jsonl"), os.path.join(folder, "out.jsonl")
+    with open(requests, "w") as f:
+        for i in range(40):
+            body = {"prompt": f"# tool {i}", "max_tokens": 48, "temperature": 0}
+            f.write(json.dumps({"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body}) + "\n")
+    batch = [gsd, "batch", requests, answered, *pair("gsd"), "--rpc", address, "-np", "2", "-c", "1024", "--no-profile", "-t", "1"]
+    p = subprocess.Popen(batch, env=environment(), stderr=subprocess.PIPE)
+    while p.poll() is None and (not os.path.exists(answered) or open(answered).read().count("\n") < 3):
+        time.sleep(0.02)
+    stop(servers[1])
+    _, said = p.communicate(timeout=60)
+    first = [json.loads(line) for line in open(answered)]
+    expect(p.returncode == 9 and b"goes on" in said, f"exit code {p.returncode} of a batch: {said}")
+    expect(3 <= len(first) < 40 and all(a["response"]["status_code"] == 200 for a in first), f"{len(first)} answers, or failures among them")
+    servers[1] = rpc_server(ports[1])
+    said = subprocess.run(batch, env=environment(), capture_output=True, timeout=120)
+    every = [json.loads(line) for line in open(answered)]
+    expect(said.returncode == 0 and sorted(int(a["custom_id"]) for a in every) == list(range(40)), f"the batch did not go on: {said.stderr}")
+
     err = open(os.path.join(folder, "serve.err"), "w+")
     serve = subprocess.Popen([gsd, "serve", *pair("gsd"), "--rpc", address, "--port", "0", "-np", "2", "-c", "4096", "--no-profile",
                               "-t", "1"], env=environment(), stderr=err)

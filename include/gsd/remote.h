@@ -12,8 +12,8 @@ namespace gsd {
 
 // Whether a connection broke. Any thread.
 bool connection_lost();
-// Those of the servers that were added (add_rpc_servers) where nobody answers now, "HOST:PORT"; takes up to a second for
-// each. For when a connection broke: one that is busy with another program seems silent. Any thread.
+// Those of the servers that were added (add_rpc_servers) where nobody answers now, "HOST:PORT"; takes up to a second
+// for each. For when a connection broke: one that is busy with another program seems silent. Any thread.
 std::vector<std::string> silent_servers();
 
 }  // namespace gsd

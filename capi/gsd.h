@@ -57,8 +57,8 @@ gsd_code gsd_options_new(int abi, gsd_options** options);
 void gsd_options_close(gsd_options* options);
 
 /* Sets a flag. Names and values are those of the command line (docs/guide.md), without dashes in front:
- *   of a pair     model draft draft-type lookup ctx-size threads gpu-layers gpu-layers-draft cache-type-k cache-type-v
- *                 mmap narrow profile exact parallel keep-prefixes prefill-chunk
+ *   of a pair     model draft draft-type lookup ctx-size threads gpu-layers gpu-layers-draft device device-draft split-mode
+ *                 tensor-split main-gpu cache-type-k cache-type-v mmap narrow profile exact parallel keep-prefixes prefill-chunk
  *   of a session  n-predict ignore-eos stop grammar seed logits trace, and those of speculation (mode, width, depth, ...,
  *                 history) and of sampling (temperature, top-k, ...)
  * A switch is "true" or "false". `stop` and `lookup` may be set several times and add up. `parallel`: sessions of the pair

@@ -134,7 +134,7 @@ install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright COMPO
 if(GSD_LLAMA_MODE STREQUAL "PREFIX")
   # Of what is copied along, of what is compiled in, and the texts that those name. GCC's libraries have theirs in a package
   # of the compiler.
-  foreach(package libllama0 libggml0 libggml0-backend-vulkan libvulkan1 libc6 libcli11-dev nlohmann-json3-dev libfmt-dev cpp-httplib
+  foreach(package libllama0 libggml0 libggml0-backend-vulkan libggml0-backend-rpc libvulkan1 libc6 libcli11-dev nlohmann-json3-dev libfmt-dev cpp-httplib
           libedit2 libbsd0 libmd0 libtinfo6)
     if(EXISTS "${GSD_PREFIX}/usr/share/doc/${package}/copyright")
       list(APPEND copyrights "${GSD_PREFIX}/usr/share/doc/${package}/copyright")

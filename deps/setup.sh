@@ -12,7 +12,8 @@ usage() {
 Usage: deps/setup.sh [--group GROUP]... [--use-prefix]
        deps/setup.sh --relock > packages.lock.new
 
-  --group GROUP   also fetch an optional group of deps/packages.lock: peers (llama.cpp's own tools) or vulkan
+  --group GROUP   also fetch an optional group of deps/packages.lock: peers (llama.cpp's own tools), rpc (layers on other
+                  machines), vulkan (graphics processors) or mesa (a Vulkan driver on the CPU, for tests)
   --use-prefix    fetch libllama even where the system has it (CMake: -DGSD_USE_PREFIX=ON)
   --relock        print deps/packages.lock with the newest versions of the suite, and fetch nothing
 TEXT
@@ -20,8 +21,9 @@ TEXT
 
 readonly kSuite=forky               # the first Debian release with libllama 0.7
 readonly kDefaultGroups="runtime dev headers test"
+readonly kOptionalGroups="peers rpc vulkan mesa"
 readonly kFormat=2                  # raise when what is unpacked changes without a change of the lock file
-readonly kSpaceNeededMb=250
+kSpaceNeededMb=250
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly root=$PWD
@@ -50,7 +52,8 @@ while (($#)); do
 done
 case $use_prefix in ON | on | 1 | TRUE | true | YES | yes) use_prefix=ON ;; *) use_prefix= ;; esac
 for group in ${extra_groups[@]+"${extra_groups[@]}"}; do
-  [[ $group == peers || $group == vulkan ]] || die "unknown group '$group'; the optional groups are peers and vulkan."
+  [[ " $kOptionalGroups " == *" $group "* ]] || die "unknown group '$group'; the optional groups are $kOptionalGroups."
+  [[ $group != mesa ]] || kSpaceNeededMb=700
   use_prefix=ON # they need the libllama they were built with
 done
 
@@ -211,7 +214,10 @@ check_space() {
 # --- packages ----------------------------------------------------------------------------------------------------------
 
 # Rows of the lock file, "name version arch sha256 group minimum source", of the groups given.
-rows_of() { awk -v groups=" $* " '!/^#/ && NF && index(groups, " " $5 " ")' "$lock_file"; }
+rows_of() {
+  awk -v groups=" $* " '!/^#/ && NF { n = split($5, of, ","); for (i = 1; i <= n; i++) if (index(groups, " " of[i] " ")) { print; next } }' \
+    "$lock_file"
+}
 
 file_name() { # name version arch: as Debian names the file
   case $3 in
@@ -397,6 +403,7 @@ prune() { # directory
   local lib=$1/usr/lib/x86_64-linux-gnu
   rm -rf "${1:?}"/{etc,var,usr/sbin,usr/libexec} "$lib"/{gconv,audit,engines-3,ossl-modules,pkgconfig,cmake} "$lib"/libfmt.* \
     "$1"/usr/src/googletest/*/{test,docs,samples} "$1"/usr/src/benchmark/{bindings,docs,test,tools,bazel,cmake}
+  find "$lib" -name 'libvulkan_*.so' ! -name libvulkan_lvp.so -delete # of hardware, which brings its own
   [[ ! -d $1/usr/share ]] ||
     find "$1/usr/share" -type f,l ! -path '*/doc/*/copyright' -delete
   find "$1" -type d -empty -delete
@@ -420,11 +427,12 @@ unpack() { # staging-directory: all rows of $prefix/cache/rows
   mv "$1"/usr/include/{CLI,nlohmann,fmt} "$1/usr/src/cpp-httplib/httplib.h" "$1/usr/helpers/"
   mkdir -p "$1/usr/share/doc/cpp-httplib" && mv "$1/usr/src/cpp-httplib/LICENSE" "$1/usr/share/doc/cpp-httplib/copyright"
   rm -rf "$1/usr/src/cpp-httplib"
+  for file in "$1"/usr/libexec/*/llama/bin/ggml-rpc-server; do [[ ! -e $file ]] || mv "$file" "$1/usr/bin/"; done
   prune "$1"
   if compgen -G "$1/usr/bin/llama-*" >/dev/null; then wrap_peers "$1"; fi
 }
 
-# Makes usr/bin/llama-* callable as they are: each becomes a link to a script that starts the real program, moved to
+# Makes usr/bin/llama-* and ggml-rpc-server callable as they are: each becomes a link to a script that starts the real program, moved to
 # usr/libexec, with the prefix's loader. ggml looks for its backends beside that loader.
 wrap_peers() { # directory
   local lib=$1/usr/lib/x86_64-linux-gnu tool
@@ -436,7 +444,7 @@ lib=$usr/lib/x86_64-linux-gnu
 exec "$lib/ld-linux-x86-64.so.2" --library-path "$lib:$lib/llama" "$usr/libexec/$(basename "$0")" "$@"
 TEXT
   chmod +x "$1/usr/bin/run-in-prefix"
-  for tool in "$1"/usr/libexec/llama-*; do ln -s run-in-prefix "$1/usr/bin/$(basename "$tool")"; done
+  for tool in "$1"/usr/libexec/{llama,ggml}-*; do [[ -e $tool ]] || continue; ln -s run-in-prefix "$1/usr/bin/$(basename "$tool")"; done
   for tool in "$lib"/ggml/backends0/*.so; do ln -s "ggml/backends0/$(basename "$tool")" "$lib/"; done
 }
 
@@ -517,7 +525,7 @@ main() {
     groups="headers test"
   fi
   if [[ -r $stamp ]]; then # keep the optional groups that are there
-    for group in peers vulkan; do
+    for group in $kOptionalGroups; do
       if sed -n 2p "$stamp" | grep -qw "$group"; then extra_groups+=("$group"); fi
     done
   fi

@@ -2,7 +2,7 @@
 # Fails where the program calls a function of libllama or ggml and does not look at what it returns. Usage: answers_test.sh CHECKOUT
 set -eu
 # Functions that return nothing.
-silent='ggml_backend_load_all ggml_backend_load_all_from_path ggml_free gguf_add_tensor gguf_free gguf_set_arr_data gguf_set_kv
+silent='ggml_backend_dev_get_props ggml_backend_register ggml_backend_load_all ggml_backend_load_all_from_path ggml_free gguf_add_tensor gguf_free gguf_set_arr_data gguf_set_kv
 gguf_set_val_u32 llama_backend_init llama_batch_ext_clear llama_batch_ext_free llama_free llama_log_get llama_log_set
 llama_memory_seq_cp llama_model_free llama_set_abort_callback llama_set_causal_attn llama_set_n_threads llama_synchronize'
 # What these return tells nothing: their argument; where the key stood that is gone.

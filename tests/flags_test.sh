@@ -34,6 +34,11 @@ refused "did you mean --parallel?" "$gsd" serve "${pair[@]}" --paralel 3
 refused "did you mean serve?" "$gsd" serv "${pair[@]}"
 refused "LLAMA_ARG_PORT counts as a flag" LLAMA_ARG_PORT=many "$gsd" serve "${pair[@]}"
 refused "has no flag '-n5'" "$gsd" generate "${pair[@]}" -p x -n5
+refused "no device 'Nowhere0'" "$gsd" generate "${pair[@]}" -p x -dev Nowhere0
+refused "no device 'Nowhere0'" "$gsd" generate "${pair[@]}" -p x -devd Nowhere0 -ngld 0
+refused "no device 'Nowhere0'" LLAMA_ARG_DEVICE=Nowhere0 "$gsd" serve "${pair[@]}" --port 0
+refused "shares of devices are numbers" "$gsd" generate "${pair[@]}" -p x -ts 0/0
+refused "split-mode" "$gsd" generate "${pair[@]}" -p x -sm diagonal
 
 echo "== flags and environment"
 "$gsd" help serve | grep -q -- "--api-key" || fail "gsd help serve"
@@ -43,6 +48,11 @@ for c in generate chat serve batch inspect bench make-draft trace simulate; do
 done
 LLAMA_ARG_CTX_SIZE=64 "$gsd" generate "${pair[@]}" -p "# tar" -n -1 --ignore-eos --json >"$dir/out" 2>"$dir/err" || fail "environment: $(cat "$dir/err")"
 grep -q context_full "$dir/out" || fail "LLAMA_ARG_CTX_SIZE does nothing"
+"$gsd" serve --list-devices >"$dir/out" && head -1 "$dir/out" | grep -q "^Available devices:$" || fail "--list-devices: $(cat "$dir/out")"
+"$gsd" --version | grep -q "^devices: " || fail "--version does not tell the devices"
+if grep -q "(none)" "$dir/out"; then
+  "$gsd" generate "${pair[@]}" -p x -n 1 -ngl 9 2>&1 >/dev/null | grep -q "no device beside the CPU" || fail "layers that stay on the CPU unsaid"
+fi
 a=$("$gsd" generate "${pair[@]}" -p "# tar" -n 3 -n 5 -ngl all -t -1 --seed -1 --temp 1 --json | grep '"seed"')
 b=$("$gsd" generate "${pair[@]}" -p "# tar" -n 3 --seed -1 --temp 1 --json | grep '"seed"')
 [ -n "$a" ] && [ "$a" != "$b" ] || fail "--seed -1 draws nothing: $a, $b"

@@ -10,7 +10,7 @@ src/util
 include/gsd
 src/core
 src/draft
-include/gsd/llama.h src/llama narrow/include | src/record | src/schema
+include/gsd/llama.h include/gsd/devices.h include/gsd/remote.h src/llama narrow/include | src/record | src/schema
 include/gsd/runtime.h src/runtime | src/chat
 src/server | src/bench
 src/app | capi

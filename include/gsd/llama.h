@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gsd/backend.h"
+#include "gsd/devices.h"
 #include "gsd/engine.h"
 #include "gsd/error.h"
 #include "gsd/grammar.h"
@@ -32,7 +33,7 @@ struct NarrowOptions {
   bool enabled = true;
   bool exact =
       false;         // take every product of up to 512 tokens, so that the bits of a token do not depend on the others
-  bool gpu = false;  // some layers are on a GPU: attention of single tokens stays with ggml
+  bool gpu = false;  // some layers are on a device: attention of single tokens stays with ggml
 };
 // Our backend for narrow matrix products and attention on CPUs, as one user of it wants it, from construction to
 // destruction. Construct it before the model is loaded and the contexts are made. Its settings belong to the process:
@@ -57,11 +58,11 @@ std::string narrow_plugin();
 std::string cpu_name();
 
 struct ModelOptions {
-  std::string path;    // a GGUF file
-  int gpu_layers = 0;  // layers kept on the GPU; -1 = all
+  std::string path;  // a GGUF file
+  Placement place = {};
   bool repack = true;  // let ggml rearrange the weights; off for exact mode and the narrow backend
   // Map the file, or read it into memory, which the narrow backend then puts in huge pages. Unset: read what is neither
-  // repacked nor on a GPU and takes at most a quarter of the free memory.
+  // repacked nor on a device and takes at most a quarter of the free memory.
   std::optional<bool> mmap;
   bool mtp = false;   // load the file's MTP layers too, where it has them
   bool head = false;  // the file is a head, which drafts from another model's inner states and is no model of its own
@@ -76,8 +77,8 @@ struct ChatMessage {
 // A loaded GGUF model and its vocabulary. Immutable after the load: any thread may call the const functions.
 class Model {
  public:
-  // Throws Error(kModelFile) for a file that is missing, unreadable, truncated or no GGUF, Error(kModelUnsupported) for
-  // one that does not generate text token by token (embedding-only, encoder, diffusion),
+  // Throws what devices_of() throws, Error(kModelFile) for a file that is missing, unreadable, truncated or no GGUF,
+  // Error(kModelUnsupported) for one that does not generate text token by token (embedding-only, encoder, diffusion),
   // Error(kOutOfMemory) if the weights do not fit.
   explicit Model(const ModelOptions& options);
   ~Model();
@@ -111,9 +112,12 @@ class Model {
   std::string architecture() const;
   std::string format() const;  // "Q8_0", "BF16", …
   const std::string& path() const;
+  // Names of the devices that its layers lie on, whole or in part; none: all is on the CPU.
+  std::vector<std::string> devices() const;
   // Positions of its table of learned positions, which no context may go beyond; 0 = it has no such table.
   int max_positions() const;
-  // What the times of passes over it depend on: sizes, format, how its weights lie in memory, the GPUs that take part.
+  // What the times of passes over it depend on: sizes, format, how its weights lie in memory, the devices that take
+  // part.
   std::string fingerprint() const;
 
   struct Impl;
@@ -154,9 +158,9 @@ struct MtpLayers {
 };
 MtpLayers mtp_layers(const std::string& path);
 
-// What stands against every width giving the same bits on a CPU (`--exact`): the kinds of tensors whose products are
-// not known to, as "experts in q4_K, weights in iq4_xs". Empty if nothing does. `narrow`: with the narrow backend.
-// Reads the model's files.
+// What stands against every width giving the same bits (`--exact`): the kinds of tensors whose products are not known
+// to on a CPU, as "experts in q4_K, weights in iq4_xs", and devices, whose products and attention are not. Empty if
+// nothing does. `narrow`: with the narrow backend. Reads the model's files.
 std::string width_obstacles(const Model& model, bool narrow);
 
 // Writes to `path` the model without the layers that are not in `keep` (ascending, each in [0, n_layers)): a draft made

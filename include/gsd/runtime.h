@@ -23,8 +23,8 @@ struct RuntimeOptions {
   std::vector<std::string> more_drafts;  // paths
   bool with_mtp = false;                 // the target's own MTP layers
   std::vector<std::string> lookup;       // text files to draw continuations from (lookup_text.h)
-  int target_gpu_layers = 0;
-  int draft_gpu_layers = 0;
+  Placement target_place;
+  Placement draft_place;     // see place_of_draft()
   ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096, or at most n_shared
   EngineOptions engine;      // engine.exact rules context.exact
   bool narrow = true;        // use the narrow-matmul backend where it helps
@@ -33,6 +33,9 @@ struct RuntimeOptions {
   std::string profile_dir;   // where profiles are kept; empty = the user's cache folder
   std::function<bool(float)> progress;
 };
+
+// Where the draft goes: a placement that names no devices goes where the target does, as far as it asks for layers.
+Placement place_of_draft(const RuntimeOptions& options);
 
 // Everything that generates: a target, its draft, what is known of their costs, and the engine over them. One thread
 // owns it.

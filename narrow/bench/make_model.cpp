@@ -2,7 +2,7 @@
 //
 //   make_model OUT.gguf SHAPE FORMAT
 //
-// SHAPE is 5m, 100m or 1b, or a mixture of experts, moe32 or moe128, of about 1b (kShapes). FORMAT is any of ggml's
+// SHAPE is 5m, 100m, 1b, 7b, 13b or 70b, or a mixture of experts, moe32 or moe128, of about 1b (kShapes). FORMAT is any of ggml's
 // that need no importances, for example Q8_0, or one of the mixtures Q4_K_M and Q5_K_M, which keep half of the value
 // and down projections and the output matrix in Q6_K. With MXFP4 only experts are in that format, the rest in Q8_0.
 #include <ggml.h>
@@ -31,6 +31,9 @@ constexpr Shape kShapes[] = {
     {"5m", 256, 6, 768, 4, 4, 4096},
     {"100m", 768, 12, 2048, 12, 12, 32000},
     {"1b", 2048, 22, 5632, 32, 4, 32000},
+    {"7b", 4096, 32, 11008, 32, 32, 32000},
+    {"13b", 5120, 40, 13824, 40, 40, 32000},
+    {"70b", 8192, 80, 28672, 64, 8, 32000},
     {"moe32", 1024, 12, 768, 16, 4, 32000, 32, 4},
     {"moe128", 1024, 10, 256, 16, 4, 32000, 128, 8},
 };
@@ -46,7 +49,7 @@ const Shape& find_shape(const std::string& name) {
   for (const Shape& shape : kShapes) {
     if (name == shape.name) return shape;
   }
-  throw std::runtime_error("unknown shape '" + name + "': use 5m, 100m, 1b, moe32 or moe128");
+  throw std::runtime_error("unknown shape '" + name + "': use 5m, 100m, 1b, 7b, 13b, 70b, moe32 or moe128");
 }
 
 Format find_format(const std::string& name) {
@@ -186,7 +189,7 @@ void write(const std::string& path, const Model& model) {
 
 int main(int argc, char** argv) try {
   if (argc != 4) {
-    std::fprintf(stderr, "usage: make_model OUT.gguf 5m|100m|1b|moe32|moe128 FORMAT\n");
+    std::fprintf(stderr, "usage: make_model OUT.gguf 5m|100m|1b|7b|13b|70b|moe32|moe128 FORMAT\n");
     return 2;
   }
   const Format format = find_format(argv[3]);

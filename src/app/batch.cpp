@@ -9,6 +9,7 @@
 #include "api_host.h"
 #include "commands.h"
 #include "console.h"
+#include "gsd/remote.h"
 
 namespace gsd::app {
 namespace {
@@ -60,7 +61,7 @@ int batch(BatchFlags flags) {
                              if (status != 200) ++n_refused;
                              progress.show(++n_answered);
                            },
-                       .go_on = [] { return !interrupted(); }});
+                       .go_on = [] { return !interrupted() && !connection_lost(); }});
   }
   output.sync();
   host.pair.save_profile();
@@ -72,6 +73,8 @@ int batch(BatchFlags flags) {
              n_answered, input.size(), earlier, n_refused, emitted, clock.ms() / 1000, 1000 * emitted / clock.ms());
   if (n_answered == input.size()) return 0;
   fmt::print(stderr, "gsd: the same command goes on\n");
+  if (connection_lost())
+    throw Error(ErrorCode::kBackend, "A connection to another machine broke; see that ggml-rpc-server runs there.");
   return kExitInterrupted;
 }
 

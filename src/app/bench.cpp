@@ -1,6 +1,7 @@
 // gsd bench: ways to decode beside each other on the same prompts, interleaved, and llama.cpp's own programs with them.
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -72,7 +73,7 @@ struct Contestant {
 struct Scripted {
   Scripted(Runtime& pair, const ModelFlags& flags, int sessions)
       : model({.path = flags.pair.draft,
-               .gpu_layers = flags.pair.draft_gpu_layers,
+               .place = place_of_draft(flags.pair),
                .repack = pair.narrow().empty(),
                .mmap = flags.pair.mmap,
                .progress = {}}),
@@ -205,6 +206,18 @@ class Bench {
     return pair_->target().tokenize(p.text, AddBegin::kYes, ParseControl::kNo);
   }
 
+  // "CPU", or what the target and the draft lie on beside it.
+  std::string places() const {
+    const auto text = [](const Placement& place) {
+      std::vector<std::string> names;
+      for (const Device& d : devices_of(place)) names.push_back(fmt::format("{} ({})", d.name, d.description));
+      return names.empty() ? "CPU" : fmt::format("{}", fmt::join(names, ", "));
+    };
+    const std::string target = text(flags_.model.pair.target_place);
+    const std::string draft = text(place_of_draft(flags_.model.pair));
+    return pair_->drafts().empty() || target == draft ? target : fmt::format("{}; draft: {}", target, draft);
+  }
+
   Conditions conditions() const {
     const std::time_t now = std::time(nullptr);
     std::string files;
@@ -214,6 +227,7 @@ class Bench {
     Conditions c{{"gsd", GSD_VERSION},
                  {"date", fmt::format("{:%Y-%m-%d}", fmt::gmtime(now))},
                  {"processor", cpu_name()},
+                 {"devices", places()},
                  {"threads", pair_->n_threads()},
                  {"target", fmt::format("{} ({:.1f} MB)", std::filesystem::path(m.pair.target).filename().string(),
                                         static_cast<double>(pair_->target().n_bytes()) / 1e6)},

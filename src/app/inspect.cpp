@@ -1,5 +1,6 @@
 // gsd inspect: what a model pair is, whether it fits together, what its passes cost.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <fstream>
 #include <memory>
@@ -26,6 +27,7 @@ json model_json(const Model& m, bool narrow) {
           {"width", m.n_embd()},
           {"vocabulary", m.n_vocab()},
           {"context_trained", m.n_ctx_train()},
+          {"devices", m.devices()},
           {"chat_template", !m.chat_template().empty()},
           {"exact", width_obstacles(m, narrow).empty()}};
 }
@@ -41,6 +43,7 @@ void print_model(const char* role, const Model& m, bool narrow) {
       "{}: {}\n  {}, {:.1f}M parameters, {:.1f} MB, {} layers of width {}, vocabulary {}, trained for {} tokens\n",
       role, m.path(), m.description(), static_cast<double>(m.n_params()) / 1e6, static_cast<double>(m.n_bytes()) / 1e6,
       m.n_layers(), m.n_embd(), m.n_vocab(), m.n_ctx_train()));
+  if (!m.devices().empty()) print(fmt::format("  layers on {}\n", fmt::join(m.devices(), ", ")));
   const std::string obstacles = width_obstacles(m, narrow);
   print(fmt::format("  chat template: {}; same bits at every width on a CPU (--exact): {}\n",
                     m.chat_template().empty() ? "none" : "yes",

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <new>
@@ -12,6 +13,7 @@
 #include "commands.h"
 #include "console.h"
 #include "gsd/error.h"
+#include "gsd/remote.h"
 
 namespace {
 
@@ -35,6 +37,7 @@ Examples:
 
 int report(const char* sentence, gsd::ErrorCode code) {
   std::fprintf(stderr, "gsd: %s\n", sentence);
+  if (gsd::connection_lost()) std::_Exit(static_cast<int>(code));  // threads that hang in ggml are never joined
   return static_cast<int>(code);
 }
 

@@ -108,7 +108,7 @@ class Search {
   // Median of three runs; of one where that is clearly slower than `best`.
   Score measure(const Score& best) {
     const Model draft(ModelOptions{.path = scratch_,
-                                   .gpu_layers = flags_.model.pair.draft_gpu_layers,
+                                   .place = place_of_draft(flags_.model.pair),
                                    .repack = flags_.model.no_narrow,
                                    .mmap = flags_.model.pair.mmap,
                                    .progress = {}});
@@ -243,11 +243,11 @@ class Climb {
 };
 
 int make_draft(const MakeDraftFlags& flags) {
-  const NarrowKernels narrow(
-      {.enabled = !flags.model.no_narrow,
-       .gpu = flags.model.pair.target_gpu_layers != 0 || flags.model.pair.draft_gpu_layers != 0});
+  const NarrowKernels narrow({.enabled = !flags.model.no_narrow,
+                              .gpu = !devices_of(flags.model.pair.target_place).empty() ||
+                                     !devices_of(place_of_draft(flags.model.pair)).empty()});
   const Model target(ModelOptions{.path = flags.model.pair.target,
-                                  .gpu_layers = flags.model.pair.target_gpu_layers,
+                                  .place = flags.model.pair.target_place,
                                   .repack = narrow.instruction_set().empty(),
                                   .mmap = flags.model.pair.mmap,
                                   .progress = {}});

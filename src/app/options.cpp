@@ -20,7 +20,72 @@ CLI::Transformer also(const char* word, const char* number) {
   return CLI::Transformer(std::map<std::string, std::string>{{word, number}});
 }
 
+// Where nothing else is said all layers of the target go to other machines.
+void use_servers(const std::vector<std::string>& addresses, ModelFlags& f) {
+  if (addresses.empty()) throw Error(ErrorCode::kUsage, "--rpc needs the address of a machine, HOST:PORT.");
+  fmt::print(stderr,
+             "gsd: note: RPC has no encryption and no password: whoever reaches the ports of --rpc can read and change "
+             "what is computed there; use it in a network that you trust.\n");
+  add_rpc_servers(addresses);
+  if (!f.pair.target_place.layers) f.pair.target_place.layers = -1;
+}
+
+void add_device_flags(CLI::App& app, ModelFlags& f) {
+  const auto group = [&](CLI::Option* o) { return o->group("Devices"); };
+  Placement& target = f.pair.target_place;
+  Placement& draft = f.pair.draft_place;
+  const auto layers = [&](const char* names, std::optional<int>& field, const char* help) {
+    group(app.add_option(names, field, help))
+        ->transform(CLI::Transformer(std::map<std::string, std::string>{{"all", "-1"}, {"auto", "-1"}}))
+        ->check(CLI::Range(-1, 10000));
+  };
+  const auto names = [&](const char* flag, std::vector<std::string>& field, const char* help) {
+    group(app.add_option_function<std::string>(
+              flag, [&field](const std::string& v) { field = parse_devices(v); }, help))
+        ->type_name("NAME,...");
+  };
+  layers("--gpu-layers,--n-gpu-layers", target.layers,
+         "Layers of the target that lie on devices; -1, all or auto = all. Without it all if devices are named, else "
+         "none");
+  layers("--gpu-layers-draft", draft.layers, "The same for the draft");
+  names("--device", target.devices,
+        "Devices for the target, as --list-devices names them, or none; without it all there are");
+  names("--device-draft,--spec-draft-device", draft.devices, "Devices for the draft; without it those of the target");
+  const std::map<std::string_view, SplitMode>& modes = split_modes_by_name();
+  group(app.add_option_function<std::string>(
+            "--split-mode", [&target, &modes](const std::string& v) { target.split = modes.at(v); },
+            "What lies on which of several devices: whole layers (layer), everything on one (none), parts of each "
+            "matrix (row, tensor) where the devices can"))
+      ->default_str("layer")
+      ->check(CLI::IsMember({"layer", "none", "row", "tensor"}));
+  group(app.add_option_function<std::string>(
+            "--tensor-split", [&target](const std::string& v) { target.shares = parse_shares(v); },
+            "Shares of the devices, as 3,1; without it by their free memory"))
+      ->type_name("N,...");
+  group(app.add_option("--main-gpu", target.main_device, "The device for everything with --split-mode none, from 0"))
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000));
+  group(app.add_option_function<std::string>(
+            "--rpc", [&f](const std::string& v) { use_servers(split(v, ','), f); },
+            "Machines that run ggml-rpc-server: their devices take the target's layers. Nothing is encrypted and "
+            "nobody is "
+            "asked who they are: only for a network that you trust"))
+      ->type_name("HOST:PORT,...")
+      ->trigger_on_parse();
+  group(app.add_flag_callback(
+            "--list-devices", [] { throw CLI::CallForVersion(device_list(), 0); }, "List the devices and end"))
+      ->trigger_on_parse();
+}
+
 }  // namespace
+
+std::string device_list() {
+  std::string out = "Available devices:";
+  const std::vector<Device> all = devices();
+  for (const Device& d : all)
+    out += fmt::format("\n  {}: {} ({} MiB, {} MiB free)", d.name, d.description, d.bytes >> 20, d.bytes_free >> 20);
+  return all.empty() ? out + "\n  (none)" : out;
+}
 
 void add_target_flags(CLI::App& app, ModelFlags& f) {
   const auto group = [&](CLI::Option* o) { return o->group("Models"); };
@@ -34,16 +99,7 @@ void add_target_flags(CLI::App& app, ModelFlags& f) {
       ->default_val(0)
       ->transform(also("-1", "0"))
       ->check(CLI::Range(0, 1024));
-  group(app.add_option("--gpu-layers,--n-gpu-layers", f.pair.target_gpu_layers,
-                       "Layers of the target on the GPU; -1 or all = all"))
-      ->default_val(0)
-      ->transform(also("all", "-1"))
-      ->check(CLI::Range(-1, 10000));
-  group(
-      app.add_option("--gpu-layers-draft", f.pair.draft_gpu_layers, "Layers of the draft on the GPU; -1 or all = all"))
-      ->default_val(0)
-      ->transform(also("all", "-1"))
-      ->check(CLI::Range(-1, 10000));
+  add_device_flags(app, f);
   group(app.add_option("--cache-type-k", f.pair.context.type_k, "Type of the K cache: f32, f16, bf16, q8_0, q4_0"))
       ->capture_default_str();
   group(app.add_option("--cache-type-v", f.pair.context.type_v, "Type of the V cache"))->capture_default_str();
@@ -157,6 +213,13 @@ std::vector<Stage> stages(const std::string& names, const std::string& letters) 
   return out;
 }
 
+// Layers that were asked onto devices where there are none.
+void note_idle_layers(const RuntimeOptions& options) {
+  const bool asked = options.target_place.layers.value_or(0) != 0 || options.draft_place.layers.value_or(0) != 0;
+  if (asked && devices().empty())
+    fmt::print(stderr, "gsd: note: ggml finds no device beside the CPU; all layers stay there.\n");
+}
+
 }  // namespace
 
 SessionOptions ModelFlags::session() const {
@@ -205,6 +268,7 @@ Runtime load_pair(const ModelFlags& flags, bool cancel_passes) {
   }();
   if (pair.draft_types().empty() && flags.no_history && flags.mode != "plain" && flags.mode != "auto")
     throw Error(ErrorCode::kUsage, "The mode " + flags.mode + " needs a draft model (--draft) or the history.");
+  note_idle_layers(flags.pair);
   std::vector<const Model*> drafts = pair.drafts();
   for (const Model* draft : drafts)
     if (draft->n_params() > pair.target().n_params())

@@ -32,6 +32,8 @@ struct ModelFlags {
   SessionOptions session(const Runtime& loaded) const;
 };
 
+// What --list-devices prints, as llama-server does.
+std::string device_list();
 // The target alone; add_model_flags: with the draft and what concerns the pair.
 void add_target_flags(CLI::App& app, ModelFlags& flags);
 void add_model_flags(CLI::App& app, ModelFlags& flags);

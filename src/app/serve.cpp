@@ -1,8 +1,11 @@
 // gsd serve: the OpenAI-compatible server.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 
 #include "../server/service.h"
@@ -10,6 +13,7 @@
 #include "api_host.h"
 #include "commands.h"
 #include "console.h"
+#include "gsd/remote.h"
 
 namespace gsd::app {
 namespace {
@@ -64,6 +68,31 @@ void check_address(const server::HttpOptions& o) {
   }
 }
 
+// After a connection to another machine was lost: whether all of them can be reached again, looked up once a second.
+// Until then requests are answered with what happened.
+bool all_are_back() {
+  static Stopwatch since;
+  if (!connection_lost() || since.ms() < 1000) return false;
+  const bool back = silent_servers().empty();
+  since = Stopwatch();
+  return back;
+}
+
+// The program once more in this process, at the same port: what lay on the other machine can only be loaded again.
+void begin_anew(int port) {
+  std::vector<std::string> words;
+  std::ifstream own("/proc/self/cmdline");
+  for (std::string word; std::getline(own, word, '\0');) words.push_back(word);
+  words.insert(words.end(), {"--port", std::to_string(port)});
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  std::fputs("gsd: the other machines answer again; loading anew.\n", stderr);
+  for (int fd = 3; fd < 1024; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);
+  execv("/proc/self/exe", argv.data());
+  throw Error(ErrorCode::kIo, "The server could not be started anew after a connection to another machine was lost.");
+}
+
 int serve(ServeFlags flags) {
   flags.http.api_keys = all_keys(flags);
   if (flags.http.api_keys.size() > 1) flags.api.clients = file_names(flags.http.api_keys);
@@ -79,9 +108,15 @@ int serve(ServeFlags flags) {
                  server::url_host(flags.http.host).c_str(), service.http().port(), flags.api.n_slots, host.pair.n_ctx(),
                  share.c_str(), !host.pair.draft_types().empty() ? "" : ", no draft model");
   };
-  service.run(host.scheduler, host.api, interrupted, opened);  // a second signal ends the program at once
+  bool anew = false;
+  const auto ends = [&anew] {
+    anew = !interrupted() && all_are_back();
+    return anew || interrupted();
+  };
+  service.run(host.scheduler, host.api, ends, opened);  // a second signal ends the program at once
   host.pair.save_profile();
   host.save_store();
+  if (anew) begin_anew(service.http().port());
   return 0;
 }
 

@@ -5,6 +5,7 @@
 
 #include "../core/stopwatch.h"
 #include "../util/free_cores.h"
+#include "remote.h"
 
 namespace gsd {
 namespace {
@@ -50,9 +51,12 @@ void check(const ContextOptions& o, int ids) {
 
 ContextHandle make_context(const Model& model, const llama_context_params& params) {
   take_llama_errors();
-  ContextHandle context;
+  ContextHandle context(nullptr, {is_remote(model.impl())});
   try {
-    context.reset(llama_init_from_model(model.impl().model.get(), params));
+    call_remote(context.get_deleter().remote,
+                [&] { context.reset(llama_init_from_model(model.impl().model.get(), params)); });
+  } catch (const Error&) {
+    throw;
   } catch (const std::exception&) {  // ggml throws when a buffer cannot be had
   }
   if (context == nullptr) {
@@ -85,9 +89,9 @@ std::vector<ContextHandle> make_contexts(const Model& model, const ContextOption
   p.type_k = cache_type(o.type_k, "K");
   p.type_v = cache_type(o.type_v, "V");
   p.no_perf = true;
-  // The automatic choice looks at GPUs, and takes attention that another device than the layer's computes, as the
+  // The automatic choice looks at devices, and takes attention that another device than the layer's computes, as the
   // narrow backend does, for a reason against it.
-  const bool cpu = model.impl().options.gpu_layers == 0;
+  const bool cpu = model.impl().devices.empty();
   if (cpu) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
   const auto declined = o.exact && cpu ? narrow_attentions_declined(o.max_batch) : std::nullopt;
   if (o.exact && !declined) p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
@@ -205,12 +209,21 @@ std::int32_t Batch::process_states(llama_context* context, llama_process_type ty
 
 void Batch::run(llama_context* context, llama_process_type type) {
   take_llama_errors();
-  if (most_threads_ == 0) most_threads_ = llama_n_threads(context);
+  if (most_threads_ == 0) {
+    most_threads_ = llama_n_threads(context);
+    remote_ = is_remote(llama_get_model(context));
+  }
   thread_local FreeCores cores;
   const int threads = team_.choose(static_cast<int>(size()), most_threads_, most_threads_ > 1 ? cores.get() : -1);
   llama_set_n_threads(context, threads, threads);
   const Stopwatch clock;
-  const std::int32_t code = process(context, type);
+  // On the heap: a pass on another machine that was given up may still write it.
+  const auto result = std::make_shared<std::int32_t>(0);
+  call_remote(remote_, [this, context, type, result] {
+    *result = process(context, type);
+    if (*result == 0) llama_synchronize(context);
+  });
+  const std::int32_t code = *result;
   if (code == 1)
     throw Error(ErrorCode::kNoKvSlot, "The KV cache has no room for the batch; a larger context size gives more.");
   if (code == 2) throw Error(ErrorCode::kBackend, "The forward pass was cancelled.");
@@ -219,7 +232,6 @@ void Batch::run(llama_context* context, llama_process_type type) {
     throw Error(ErrorCode::kBackend, "The forward pass failed with code " + std::to_string(code) +
                                          (details.empty() ? "." : " (libllama: " + details + ")."));
   }
-  llama_synchronize(context);
   team_.ran(clock.ms());
 }
 

@@ -78,6 +78,7 @@ class Batch {
   std::unique_ptr<llama_batch_ext, Freer> extended_;  // made for the context when states are first fed
   Team team_;
   int most_threads_ = 0;  // once a pass has run
+  bool remote_ = false;   // as most_threads_
 };
 
 class TargetStates;

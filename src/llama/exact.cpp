@@ -42,6 +42,7 @@ std::string width_obstacles(const Model& model, bool narrow) {
   if (!tensors) return "a part of the model that cannot be read";
   const bool tied = !has_tensor(*tensors, "output.weight");
   std::set<std::string> kinds;
+  for (const std::string& device : model.devices()) kinds.insert("layers on " + device);
   // ggml computes several tokens of it at once in another order than one after the other (`zoo check --only-exact`).
   if (model.architecture() == "minimax-01") kinds.insert("lightning attention");
   for (const GgufFile::Tensor& t : *tensors) {

@@ -1,6 +1,7 @@
 // Owning handles and log capture: shared by the files of the llama backend.
 #pragma once
 
+#include <ggml-backend.h>
 #include <llama.h>
 
 #include <cstdint>
@@ -14,15 +15,19 @@
 
 namespace gsd {
 
+// What lies on another machine is given up with the connection to it (remote.h), and the rest of it with it.
 struct ModelDeleter {
-  void operator()(llama_model* m) const { llama_model_free(m); }
+  void operator()(llama_model* m) const;
+  bool remote = false;
 };
 struct ContextDeleter {
-  void operator()(llama_context* c) const { llama_free(c); }
+  void operator()(llama_context* c) const;
+  bool remote = false;
 };
 
 struct Model::Impl {
   ModelOptions options;
+  std::vector<ggml_backend_dev_t> devices;  // that its layers lie on; none: all on the CPU
   std::unique_ptr<llama_model, ModelDeleter> model;
   const llama_vocab* vocab = nullptr;
   std::once_flag stack_once;

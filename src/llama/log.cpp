@@ -7,6 +7,7 @@
 
 #include "handles.h"
 #include "location.h"
+#include "remote.h"
 
 namespace gsd {
 namespace {
@@ -77,6 +78,8 @@ void start_llama() {
     }
   });
 }
+
+void add_llama_errors(const std::string& text) { errors += text; }
 
 std::string take_llama_errors() {
   std::string out = std::move(errors);

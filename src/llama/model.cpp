@@ -10,8 +10,10 @@
 #include <filesystem>
 #include <fstream>
 
+#include "devices.h"
 #include "handles.h"
 #include "heads.h"
+#include "remote.h"
 
 namespace gsd {
 namespace {
@@ -117,16 +119,29 @@ bool report_progress(float share, void* user) {
   }
 }
 
-// The graphics processors that layers may lie on.
-std::string gpu_names() {
-  std::string names;
-  for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-    ggml_backend_dev_t device = ggml_backend_dev_get(i);
-    const auto type = ggml_backend_dev_type(device);
-    if (type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU)
-      names += std::string(" ") + ggml_backend_dev_description(device);
+// Everything on the CPU where `devices`, which a null follows, holds nothing else: left to itself, libllama would still
+// hand large products to a graphics processor.
+void place(llama_model_params& params, const Placement& placement, std::vector<ggml_backend_dev_t>& devices) {
+  const bool cpu = devices.empty();
+  devices.push_back(nullptr);
+  params.devices = devices.data();
+  params.n_gpu_layers = cpu ? 0 : placement.layers.value_or(-1);
+  if (cpu) return;
+  switch (placement.split) {
+    case SplitMode::kLayer:
+      params.split_mode = LLAMA_SPLIT_MODE_LAYER;
+      break;
+    case SplitMode::kNone:
+      params.split_mode = LLAMA_SPLIT_MODE_NONE;
+      break;
+    case SplitMode::kRow:
+      params.split_mode = LLAMA_SPLIT_MODE_ROW;
+      break;
+    case SplitMode::kTensor:
+      params.split_mode = LLAMA_SPLIT_MODE_TENSOR;
+      break;
   }
-  return names;
+  params.main_gpu = placement.main_device;
 }
 
 }  // namespace
@@ -134,20 +149,29 @@ std::string gpu_names() {
 Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   start_llama();
   check_file(options.path);
+  impl_->devices = choose_devices(options.place);
   impl_->learned_positions = check_metadata(options.path, options.head);
   impl_->options = options;
   llama_model_params params = llama_model_default_params();
-  params.n_gpu_layers = options.gpu_layers < 0 ? 999 : options.gpu_layers;
+  std::vector<ggml_backend_dev_t> list = impl_->devices;
+  place(params, options.place, list);
+  std::vector<float> shares = options.place.shares;
+  shares.resize(llama_max_devices());
+  if (!options.place.shares.empty() && !impl_->devices.empty()) params.tensor_split = shares.data();
   params.use_extra_bufts = options.repack;
   params.load_mtp = options.mtp;
-  impl_->options.mmap = options.mmap.value_or(options.repack || options.gpu_layers != 0 || !is_small(options.path));
+  impl_->options.mmap = options.mmap.value_or(options.repack || !impl_->devices.empty() || !is_small(options.path));
   if (!*impl_->options.mmap) params.load_mode = LLAMA_LOAD_MODE_NONE;
   params.progress_callback = report_progress;
   Progress progress{impl_->options.progress, {}};
   params.progress_callback_user_data = &progress;
   take_llama_errors();
   try {
-    impl_->model.reset(llama_model_load_from_file(options.path.c_str(), params));
+    const bool remote = is_remote(*impl_);
+    impl_->model.get_deleter().remote = remote;
+    call_remote(remote, [&] { impl_->model.reset(llama_model_load_from_file(options.path.c_str(), params)); });
+  } catch (const Error&) {
+    throw;
   } catch (const std::bad_alloc&) {
     fail(ErrorCode::kOutOfMemory,
          "There is not enough memory for the model '" + options.path + "'; take a smaller or more quantised one.");
@@ -158,6 +182,10 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   if (!impl_->model)
     fail(ErrorCode::kModelFile,
          "The model '" + options.path + "' cannot be loaded; it is damaged, truncated or of an unknown architecture.");
+  if (is_remote(*impl_)) {
+    note_remote(impl_->model.get());
+    watch_connections();
+  }
   if (!options.head) check_usable(impl_->model.get(), options.path);
   impl_->vocab = llama_model_get_vocab(impl_->model.get());
 }
@@ -245,11 +273,16 @@ const std::string& Model::path() const { return impl_->options.path; }
 int Model::max_positions() const { return impl_->learned_positions; }
 
 std::string Model::fingerprint() const {
-  const int layers = impl_->options.gpu_layers;
+  const std::string place = placement_key(impl_->options.place, impl_->devices);
   return std::string("ggml ") + ggml_version() + " " + ggml_commit() + " " + description() + " " +
          std::to_string(n_params()) + " " + std::to_string(n_bytes()) +
-         (impl_->options.mmap.value_or(false) ? " mapped" : " read") +
-         (layers == 0 ? "" : " gpu " + std::to_string(layers) + gpu_names());
+         (impl_->options.mmap.value_or(false) ? " mapped" : " read") + (place.empty() ? "" : " " + place);
+}
+
+std::vector<std::string> Model::devices() const {
+  std::vector<std::string> out;
+  for (ggml_backend_dev_t d : impl_->devices) out.emplace_back(ggml_backend_dev_name(d));
+  return out;
 }
 
 // libllama's own description knows a size only for shapes it has seen ("llama ?B Q8_0").

@@ -15,6 +15,7 @@
 #include <deque>
 
 #include "../core/stopwatch.h"
+#include "remote.h"
 #include "states.h"
 
 namespace gsd {
@@ -370,13 +371,22 @@ void RecurrentBackend::restore(Sequence& s, std::int32_t n) {
 // The part of the memory that is no KV cache. False if libllama will not.
 bool RecurrentBackend::copy_state(const Sequence& s, std::vector<std::uint8_t>& out) const {
   out.resize(llama_state_seq_get_size_ext(context(s), s.id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
-  return !out.empty() && llama_state_seq_get_data_ext(context(s), out.data(), out.size(), s.id,
-                                                      LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == out.size();
+  if (out.empty()) return false;
+  bool copied = false;
+  call_remote(is_remote(llama_get_model(context(s))), [&] {
+    copied = llama_state_seq_get_data_ext(context(s), out.data(), out.size(), s.id,
+                                          LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == out.size();
+  });
+  return copied;
 }
 
 bool RecurrentBackend::put_state(const Sequence& s, const std::vector<std::uint8_t>& state) const {
-  return llama_state_seq_set_data_ext(context(s), state.data(), state.size(), s.id,
-                                      LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == state.size();
+  bool taken = false;
+  call_remote(is_remote(llama_get_model(context(s))), [&] {
+    taken = llama_state_seq_set_data_ext(context(s), state.data(), state.size(), s.id,
+                                         LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == state.size();
+  });
+  return taken;
 }
 
 void RecurrentBackend::forget(Sequence& s) {

@@ -96,6 +96,13 @@ ContextOptions with_room(ContextOptions draft, const Model& model, int n_ctx) {
 
 }  // namespace
 
+Placement place_of_draft(const RuntimeOptions& o) {
+  if (!o.draft_place.devices.empty()) return o.draft_place;
+  Placement out = o.target_place;
+  out.layers = o.draft_place.layers.value_or(0);
+  return out;
+}
+
 struct Runtime::Impl {
   explicit Impl(const RuntimeOptions& o) : options(o), store(o.profile_dir) {}
 
@@ -155,7 +162,7 @@ void Runtime::Impl::make_profile(double load_ms) {
 void Runtime::Impl::load_draft(LoadedDraft& draft, const std::function<std::unique_ptr<Model>(ModelOptions)>& load,
                                const std::function<bool(float)>& progress) {
   draft.model = load({.path = draft.path,
-                      .gpu_layers = options.draft_gpu_layers,
+                      .place = place_of_draft(options),
                       .mmap = options.mmap,
                       .head = draft.type != DraftType::kModel,
                       .progress = progress});
@@ -201,7 +208,7 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   Impl& m = *impl_;
   const bool exact = options.engine.exact;
   const bool with_draft = !options.draft.empty() || !options.more_drafts.empty();
-  const bool gpu = options.target_gpu_layers != 0 || options.draft_gpu_layers != 0;
+  const bool gpu = !devices_of(options.target_place).empty() || !devices_of(place_of_draft(options)).empty();
   m.narrow = std::make_unique<NarrowKernels>(NarrowOptions{options.narrow, exact, gpu});
   const bool repack =
       !exact && m.narrow->instruction_set().empty();  // the narrow backend reads the weights as they stand in the file
@@ -217,7 +224,7 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   if (!with_draft || options.with_mtp) m.mtp = mtp_layers(options.target);
   m.drafts = choose_drafts(options, m.mtp);
   m.target = load({.path = options.target,
-                   .gpu_layers = options.target_gpu_layers,
+                   .place = options.target_place,
                    .mmap = options.mmap,
                    .mtp = !m.drafts.empty() && m.drafts.back().type == DraftType::kMtp,
                    .progress = part(0, with_draft ? 0.9F : 1)});

@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 
 kind, gsd, models, prefix, zoo, folder = sys.argv[1:7]
-lib = os.path.join(prefix, "usr/lib/x86_64-linux-gnu")
+lib = os.path.join(os.path.abspath(prefix), "usr/lib/x86_64-linux-gnu")
 NEAR_TIE = 0.15  # logits; what another order of sums in Q8_0 products moves one by (tests/model_test.cpp)
 failures = 0
 started = []

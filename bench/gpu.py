@@ -61,8 +61,9 @@ os.remove(lines)
 
 for shape in args.shapes.split(","):
     mib = billions[shape] * 1e9 * (0.6 if args.format.startswith("Q4") else 1.1) / 2**20
-    if (devices and mib * 1.15 + 512 > room) or billions[shape] * seconds_per_billion > left():
-        result["left_out"].append({"shape": shape, "why": "memory" if mib * 1.15 + 512 > room else "time"})
+    why = "memory" if devices and mib * 1.15 + 512 > room else "time" if billions[shape] * seconds_per_billion > left() else ""
+    if why:
+        result["left_out"].append({"shape": shape, "why": why})
         continue
     say(shape)
     path = os.path.join(os.path.dirname(os.path.abspath(args.out)), f"gsd-{shape}.gguf")

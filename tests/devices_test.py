@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 
 kind, gsd, models, prefix, zoo, folder = sys.argv[1:7]
-lib = os.path.join(prefix, "usr/lib/x86_64-linux-gnu")
+lib = os.path.join(os.path.abspath(prefix), "usr/lib/x86_64-linux-gnu")
 NEAR_TIE = 0.15  # logits; what another order of sums in Q8_0 products moves one by (tests/model_test.cpp)
 failures = 0
 started = []
@@ -320,14 +320,12 @@ def test_vulkan():
     expect("cannot promise" in said and "layers on Vulkan0" in said, f"--exact promises too much: {said}")
 
     print("== other kinds")
-    # Their weights are random, and a choice of experts is nearly tied everywhere: a mixture on the device is compared
-    # with itself.
     files = os.path.join(folder, "zoo")
-    subprocess.run([zoo, "write", files, "gemma3", "qwen35", "llama+moe"], check=True, stdout=subprocess.DEVNULL)
-    everything = ("-ngl", "99", "-ngld", "99")
-    for name, against in (("gemma3", ("-dev", "none")), ("qwen35", ("-dev", "none")), ("llama+moe", everything)):
+    subprocess.run([zoo, "write", files, "gemma3", "qwen35"], check=True, stdout=subprocess.DEVNULL)
+    for name in ("gemma3", "qwen35"):  # sliding windows; a hybrid
         f = ["-m", os.path.join(files, name + ".gguf"), "-md", os.path.join(files, name + ".draft.gguf")]
-        compare(f, name, *everything, against=against, modes=("chain", "graph"), n=24)
+        compare(f, name, "-ngl", "99", "-ngld", "99", modes=("chain", "graph"), n=24)
+
 
 
 shutil.rmtree(folder, ignore_errors=True)

@@ -2,9 +2,10 @@
 //
 //   make_model OUT.gguf SHAPE FORMAT
 //
-// SHAPE is 5m, 100m, 1b, 7b, 13b or 70b, or a mixture of experts, moe32 or moe128, of about 1b (kShapes). FORMAT is any of ggml's
-// that need no importances, for example Q8_0, or one of the mixtures Q4_K_M and Q5_K_M, which keep half of the value
-// and down projections and the output matrix in Q6_K. With MXFP4 only experts are in that format, the rest in Q8_0.
+// SHAPE is 5m, 100m, 1b, 7b, 13b or 70b, or a mixture of experts, moe32 or moe128, of about 1b (kShapes). FORMAT is any
+// of ggml's that need no importances, for example Q8_0, or one of the mixtures Q4_K_M and Q5_K_M, which keep half of
+// the value and down projections and the output matrix in Q6_K. With MXFP4 only experts are in that format, the rest in
+// Q8_0.
 #include <ggml.h>
 #include <gguf.h>
 
@@ -81,6 +82,28 @@ float about_normal(uint64_t bits, float deviation) {
   return static_cast<float>(sum - 2 * 0xffff) * (deviation / 37837.0F);
 }
 
+// Of SentencePiece's kind: its special tokens, bytes, and words that mean nothing.
+void set_vocabulary(gguf_context* file, uint32_t n) {
+  enum Kind : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kByte = 6 };
+  std::vector<std::string> texts{"<unk>", "<s>", "</s>"};
+  std::vector<int32_t> kinds{kUnknown, kControl, kControl};
+  for (uint32_t i = 3; i < n; ++i) {
+    char text[16];
+    std::snprintf(text, sizeof text, i < 259 ? "<0x%02X>" : "w%u", i < 259 ? i - 3 : i);
+    texts.emplace_back(text);
+    kinds.push_back(i < 259 ? kByte : kNormal);
+  }
+  std::vector<const char*> words;
+  for (const std::string& text : texts) words.push_back(text.c_str());
+  const std::vector<float> scores(n);
+  gguf_set_val_str(file, "tokenizer.ggml.model", "llama");
+  gguf_set_arr_str(file, "tokenizer.ggml.tokens", words.data(), n);
+  gguf_set_arr_data(file, "tokenizer.ggml.scores", GGUF_TYPE_FLOAT32, scores.data(), n);
+  gguf_set_arr_data(file, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, kinds.data(), n);
+  gguf_set_val_u32(file, "tokenizer.ggml.bos_token_id", 1);
+  gguf_set_val_u32(file, "tokenizer.ggml.eos_token_id", 2);
+}
+
 struct Model {
   std::unique_ptr<ggml_context, void (*)(ggml_context*)> tensors{nullptr, ggml_free};
   std::unique_ptr<gguf_context, void (*)(gguf_context*)> file{nullptr, gguf_free};
@@ -102,7 +125,7 @@ void add_metadata(gguf_context* file, const Shape& s) {
     gguf_set_val_u32(file, "llama.expert_count", s.experts);
     gguf_set_val_u32(file, "llama.expert_used_count", s.used);
   }
-  gguf_set_val_str(file, "tokenizer.ggml.model", "no_vocab");
+  set_vocabulary(file, s.vocabulary);
 }
 
 Model describe(const Shape& s, const Format& format) {

@@ -22,7 +22,15 @@ struct RuntimeOptions {
   // Who drafts beside the draft, each of another type: the planner chooses in every step whom to ask.
   std::vector<std::string> more_drafts;  // paths
   bool with_mtp = false;                 // the target's own MTP layers
-  std::vector<std::string> lookup;       // text files to draw continuations from (lookup_text.h)
+  // LoRA adapters of the target, which act as SessionOptions::adapters says, and of a draft that is a model of its own,
+  // which all act with this scale.
+  struct Adapter {
+    std::string path;
+    float scale = 1;
+  };
+  std::vector<Adapter> adapters;
+  std::vector<Adapter> draft_adapters;
+  std::vector<std::string> lookup;  // text files to draw continuations from (lookup_text.h)
   int target_gpu_layers = 0;
   int draft_gpu_layers = 0;
   ContextOptions context;    // n_ctx 0 = what the target was trained for, at most 4096, or at most n_shared

@@ -19,8 +19,11 @@ struct ApiFlags {
   std::string reasoning_format = "auto";
   int reasoning_budget = -1;
   bool strict_model = false;
-  std::string store;          // a file, or "memory"; empty = no answers are kept
-  std::size_t n_clients = 1;  // with stores of their own
+  std::optional<std::int64_t> cache_ram;  // MiB, -1 = no bound; empty = see check_api_flags()
+  std::string store;                      // a file, or "memory"; empty = no answers are kept
+  bool adapters_off = false;              // until a request asks for them
+  std::string slot_path;                  // folder; empty = slots are not saved
+  std::size_t n_clients = 1;              // with stores of their own
 };
 // Those that count for every way in, with the model's and with llama-server's defaults for what requests leave out.
 // `group`: the heading in the help.

@@ -24,6 +24,7 @@ const std::map<std::string, std::string> kShortNames{{"-md", "--model-draft"},
                                                      {"--spec-draft-model", "--model-draft"},
                                                      {"--spec-draft-ngl", "--gpu-layers-draft"},
                                                      {"--n-gpu-layers-draft", "--gpu-layers-draft"},
+                                                     {"-cram", "--cache-ram"},
                                                      {"-ctk", "--cache-type-k"},
                                                      {"-ctv", "--cache-type-v"}};
 
@@ -50,6 +51,8 @@ constexpr std::pair<const char*, const char*> kEnvironment[] = {
     {"LLAMA_ARG_PORT", "--port"},
     {"LLAMA_ARG_N_PARALLEL", "--parallel"},
     {"LLAMA_ARG_ALIAS", "--alias"},
+    {"LLAMA_ARG_CACHE_RAM", "--cache-ram"},
+    {"LLAMA_ARG_SLOT_SAVE_PATH", "--slot-save-path"},
     {"LLAMA_ARG_CHAT_TEMPLATE", "--chat-template"},
     {"LLAMA_ARG_CHAT_TEMPLATE_FILE", "--chat-template-file"},
     {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS", "--chat-template-kwargs"},

@@ -36,6 +36,7 @@ struct ModelFlags {
 void add_target_flags(CLI::App& app, ModelFlags& flags);
 void add_model_flags(CLI::App& app, ModelFlags& flags);
 void add_mode_flag(CLI::App& app, ModelFlags& flags);
+void add_adapter_flags(CLI::App& app, ModelFlags& flags);
 void add_speculation_flags(CLI::App& app, ModelFlags& flags);
 // Those of the draw alone; add_sampling_flags: also what a single generation can do, follow a grammar and go on behind
 // the end of text.

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "adapters.h"
 #include "handles.h"
 #include "heads.h"
 
@@ -160,6 +161,7 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
          "The model '" + options.path + "' cannot be loaded; it is damaged, truncated or of an unknown architecture.");
   if (!options.head) check_usable(impl_->model.get(), options.path);
   impl_->vocab = llama_model_get_vocab(impl_->model.get());
+  impl_->adapters = load_adapters(impl_->model.get(), options.adapters);
 }
 
 Model::~Model() = default;

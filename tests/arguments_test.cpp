@@ -142,7 +142,7 @@ TEST(Arguments, FlagsOfLlamaServerWithoutMeaningHereArePassedOverWithANote) {
 TEST(Arguments, FlagsOfLlamaServerThatWouldChangeTheAnswerAreRefusedByName) {
   Program p;
   EXPECT_THAT(p.run({"generate", "--mirostat", "2"}), HasSubstr("llama-server's --mirostat is not supported"));
-  EXPECT_THAT(p.run({"generate", "--lora=x.gguf"}), HasSubstr("--lora is not supported"));
+  EXPECT_THAT(p.run({"generate", "--control-vector=x.gguf"}), HasSubstr("--control-vector is not supported"));
   EXPECT_THAT(p.run({"serve", "-hf", "user/model"}), HasSubstr("--model"));
 }
 

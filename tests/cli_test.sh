@@ -54,7 +54,7 @@ kind() {
   expect 4 "^gsd: .*kind.gguf' .*$1" generate -m "$dir/kind.gguf" -p x
   expect 4 "^gsd: .*kind.gguf' .*$1" generate -m "$target" -d "$dir/kind.gguf" -p x
 }
-kind "LoRA adapter.*llama-export-lora" general.type str adapter
+kind "LoRA adapter.*--lora" general.type str adapter
 kind "LoRA adapter" adapter.type str lora
 kind "importance matrix.*--imatrix" general.type str imatrix general.architecture del -
 kind "importance matrix" imatrix.chunk_count u32 1

@@ -1,4 +1,5 @@
 // Copies a GGUF file with metadata set: edit_gguf IN OUT [--drop PREFIX] [KEY str|bool|u16|u32|f32|del VALUE]...
+// edit_gguf IN OUT --lora SEED writes a LoRA adapter for the model IN instead, with random weights.
 // --drop leaves out the tensors whose names begin so ("" = all). The others keep their bytes. For tests of odd files.
 #include <ggml.h>
 #include <gguf.h>
@@ -7,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <string>
 #include <string_view>
 
@@ -31,9 +33,43 @@ bool set(gguf_context* file, const char* key, std::string_view type, const char*
   return true;
 }
 
+// Of rank 4, for some of the matrices.
+bool write_lora(const char* model, const char* path, std::mt19937 random) {
+  ggml_context* tensors = nullptr;
+  gguf_context* in = gguf_init_from_file(model, {.no_alloc = true, .ctx = &tensors});
+  if (in == nullptr) return false;
+  gguf_context* file = gguf_init_empty();
+  gguf_set_val_str(file, "general.type", "adapter");
+  gguf_set_val_str(file, "adapter.type", "lora");
+  gguf_set_val_str(file, "general.architecture", gguf_get_val_str(in, gguf_find_key(in, "general.architecture")));
+  gguf_set_val_f32(file, "adapter.lora.alpha", 4);
+  ggml_context* own = ggml_init({.mem_size = std::size_t{16} << 20, .mem_buffer = nullptr, .no_alloc = false});
+  std::normal_distribution<float> normal(0, 0.08F);
+  const auto add = [&](const std::string& name, std::int64_t columns, std::int64_t rows) {
+    ggml_tensor* t = ggml_new_tensor_2d(own, GGML_TYPE_F32, columns, rows);
+    for (std::int64_t i = 0; i < columns * rows; ++i) static_cast<float*>(t->data)[i] = normal(random);
+    ggml_set_name(t, name.c_str());
+    gguf_add_tensor(file, t);
+  };
+  for (ggml_tensor* t = ggml_get_first_tensor(tensors); t != nullptr; t = ggml_get_next_tensor(tensors, t)) {
+    const std::string name = t->name;
+    if (name.find("attn_q.weight") == name.npos && name.find("ffn_down.weight") == name.npos) continue;
+    add(name + ".lora_a", t->ne[0], 4);
+    add(name + ".lora_b", 4, t->ne[1]);
+  }
+  const bool ok = gguf_write_to_file(file, path, false);
+  gguf_free(file);
+  gguf_free(in);
+  ggml_free(own);
+  ggml_free(tensors);
+  return ok;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 5 && std::strcmp(argv[3], "--lora") == 0)
+    return write_lora(argv[1], argv[2], std::mt19937(std::strtoul(argv[4], nullptr, 10))) ? 0 : 1;
   const char* drop = nullptr;
   int first = 3;
   if (argc > 4 && std::strcmp(argv[3], "--drop") == 0) {

@@ -28,6 +28,11 @@ class PassingBackend : public Backend {
   std::span<const float> logits(std::int32_t row) const override { return inner_.logits(row); }
   void commit(std::int32_t seq, std::span<const std::int32_t> path) override { inner_.commit(seq, path); }
   std::int32_t truncate(std::int32_t seq, std::int32_t n) override { return inner_.truncate(seq, n); }
+  std::optional<SavedPrefix> save(std::int32_t seq, std::size_t most) override { return inner_.save(seq, most); }
+  std::int32_t restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) override {
+    return inner_.restore(seq, saved, text);
+  }
+  void adapt(std::span<const float> scales) override { inner_.adapt(scales); }
   std::int32_t n_committed(std::int32_t seq) const override { return inner_.n_committed(seq); }
   std::int32_t n_speculative(std::int32_t seq) const override { return inner_.n_speculative(seq); }
   std::int32_t n_extra() const override { return inner_.n_extra(); }
@@ -64,6 +69,16 @@ class MovingBackend final : public PassingBackend {
     s.text.resize(static_cast<std::size_t>(left));
     s.speculative.clear();
     return left;
+  }
+  std::optional<SavedPrefix> save(std::int32_t seq, std::size_t most) override {
+    return inner_.save(at(seq).place, most);
+  }
+  std::int32_t restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) override {
+    Sequence& s = at(seq);
+    const std::int32_t n = inner_.restore(s.place, saved, text);
+    s.text.assign(text.begin(), text.begin() + n);
+    s.speculative.clear();
+    return n;
   }
   std::int32_t n_committed(std::int32_t seq) const override { return inner_.n_committed(at(seq).place); }
   std::int32_t n_speculative(std::int32_t seq) const override { return inner_.n_speculative(at(seq).place); }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "gsd/types.h"
 
@@ -33,6 +35,17 @@ struct BackendInfo {
   // Nodes that are not certain are computed from guesses: only certain ones are worth committing, others are better fed
   // again.
   bool tentative = false;
+};
+
+// What a sequence's memory holds of its committed prefix, to be put back later.
+struct SavedPrefix {
+  std::int32_t n = 0;  // tokens
+  // What can be had of them once they are put back, where not all are wanted: so many, ascending, `n` last. Empty: any.
+  std::vector<std::int32_t> ends;
+  std::vector<std::uint8_t> bytes;
+
+  // The most that can be had of the first `wanted` tokens.
+  std::int32_t reach(std::int32_t wanted) const;
 };
 
 // Each sequence is a committed prefix and a tree of speculative nodes below its end. forward() adds speculative
@@ -68,6 +81,19 @@ class Backend {
   // Cuts the committed prefix of `seq` to at most `n_tokens` and drops its speculative nodes. Returns what is left:
   // less than min(n_tokens, n_committed(seq)) where the model's memory cannot go back to that place.
   virtual std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) = 0;
+
+  // The memory of the committed prefix of `seq`, or of the greater part of it, in at most `most` bytes. Nothing where
+  // that is not to be had. REQUIRES: no speculative nodes.
+  virtual std::optional<SavedPrefix> save(std::int32_t seq, std::size_t most);
+  // Puts what a backend of the same model and settings has saved in the place of all that `seq` holds: the first tokens
+  // of it, `text`. Returns n_committed(): all of them, or 0 where they cannot be put back, because of room or bytes
+  // that are none of its own. Only what is known to be whole may be given: libllama reads it. REQUIRES: saved.reach(n)
+  // is n, for text's size.
+  virtual std::int32_t restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text);
+
+  // How strongly each of the model's adapters acts in the passes that follow; those left out do not. Memory that was
+  // made with other scales is the caller's to tell apart. Throws Error(kUsage) for more than the model has.
+  virtual void adapt(std::span<const float> scales);
 
   virtual std::int32_t n_committed(std::int32_t seq) const = 0;
   virtual std::int32_t n_speculative(std::int32_t seq) const = 0;

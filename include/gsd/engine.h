@@ -44,10 +44,18 @@ struct SessionOptions {
   std::int64_t max_tokens = -1;  // tokens to generate; -1 = until the context is full
   bool ignore_eog = false;       // go on after an end-of-generation token
   bool reuse_prefix = true;  // use the memory of a common prefix, and leave one behind (EngineOptions::keep_prefixes)
+  // Whose text it is: memory is reused by the same client only, since the time that a prefix takes tells whether it was
+  // there.
+  std::uint64_t client = 0;
+  std::int32_t slot = -1;       // the one to take; -1 = any
+  std::vector<float> adapters;  // see Backend::adapt; sessions with others share neither a step nor memory
   std::optional<Constraint> constraint;
   std::vector<std::shared_ptr<const Source>> sources;  // to draw on, beside those of the engine
   std::function<bool(Token)> on_token;           // each emitted token, in order; false ends the generation after it
   std::function<void(const StepView&)> on_step;  // after each step, for traces
+  // The target's logits after each token of the prompt but the last one, in order, while it is taken in. No prefix is
+  // reused then.
+  std::function<void(std::size_t index, std::span<const float> logits)> on_prompt_row;
 };
 
 // One sequence being generated. Made by Engine::open, which must outlive it; gives its slot back when destroyed.
@@ -67,7 +75,8 @@ class Session {
   // What the last step emitted, with the margins of the draws.
   const Acceptance& last() const { return acceptance_; }
   std::size_t n_reused() const { return n_reused_; }  // prompt tokens whose memory was kept by set_prompt
-  std::int32_t slot() const { return slot_; }         // sequence of the backends, [0, n_seq)
+  const SessionOptions& options() const { return options_; }
+  std::int32_t slot() const { return slot_; }  // sequence of the backends, [0, n_seq)
 
  private:
   friend class Engine;
@@ -81,6 +90,8 @@ class Session {
   std::vector<Token> tokens_;
   std::size_t n_prompt_ = 0;
   std::size_t n_reused_ = 0;
+  std::size_t n_rows_ = 0;  // handed to on_prompt_row
+  bool begun_ = false;      // some of its prompt was taken in
   FinishReason finish_ = FinishReason::kNone;
   Acceptance acceptance_;
   Stats stats_;
@@ -100,6 +111,8 @@ struct EngineOptions {
   // A closed session's slot keeps its memory for the next prompt that begins alike (not in exact mode). Passes over
   // other sequences in the same context get a little slower by it: attention walks over the kept cells.
   bool keep_prefixes = false;
+  // Bytes of main memory for what such slots had to give up, see Engine::recall; 0 = none.
+  std::size_t cache_bytes = 0;
   Clock clock = {};  // what passes and steps are timed by
 };
 
@@ -125,7 +138,7 @@ class Engine {
   // Takes a free slot: of those whose memory is kept the one that begins like `prompt` (which set_prompt is still to be
   // given) in at least a tenth of it, otherwise the one unused for longest.
   // Throws Error(kUsage) for parameters out of range, for more sources than Hypotheses::kMaxShared with those of the
-  // engine, and if all slots are taken.
+  // engine, and if all slots, or the one asked for, are taken.
   std::unique_ptr<Session> open(SessionOptions options, std::span<const Token> prompt = {});
 
   // Replaces the session's text by `prompt`; the memory of the common prefix, also that of a session closed before
@@ -139,6 +152,28 @@ class Engine {
   // Gives up the session's memory. Its text stays: once prefilled again it goes on.
   void forget(Session& session);
 
+  // Puts back from main memory what a slot had to give up of a text that begins like the session's, where that is worth
+  // it: more than the slot has, and enough to pay for the copy. Without it, or where there is no room, prefill()
+  // computes it again. For who calls it before prefill(), with EngineOptions::cache_bytes.
+  void recall(Session& session);
+  // Positions that recall() needs; 0 = nothing is worth it.
+  std::size_t recallable(const Session& session) const;
+
+  // What a free slot keeps, with its client and adapters.
+  struct Kept {
+    std::uint64_t client = 0;
+    std::vector<float> adapters;
+    std::vector<Token> text;
+    SavedPrefix state;
+  };
+  // Throw Error(kUsage) for a slot that is taken (or none), save() also Error(kModelUnsupported) if its memory cannot
+  // be copied, restore() Error(kOutOfMemory) if it cannot be put back: the slot is empty then. save(): nothing is kept,
+  // so the text is empty. None of them in exact mode, which keeps nothing.
+  Kept save_slot(std::int32_t slot);
+  void restore_slot(std::int32_t slot, Kept kept);
+  std::size_t erase_slot(std::int32_t slot);  // returns the tokens it kept
+  bool is_taken(std::int32_t slot) const;
+
   // Tokens of the prompt that prefill() has still to take in.
   std::size_t prefill_left(const Session& session) const;
   // Takes in at most one chunk of the prompt, in each of the models, and returns what is left for the target. A
@@ -148,9 +183,9 @@ class Engine {
   // Advances every session of the list by at least one token, or finishes it.
   // A mode set by hand is obeyed where every session of the list asks for the same; in other company it sets the shape
   // and the limits, and the planner shares levels and width among all by gain, so that nobody's wish slows the others.
-  // REQUIRES: none is finished, no session stands twice in the list. Throws Error(kUsage) if one is not prefilled.
-  // A backend's error, or what a callback throws, passes through: the sessions keep their text and can be prefilled
-  // and stepped again.
+  // REQUIRES: none is finished, no session stands twice in the list. Throws Error(kUsage) if one is not prefilled or
+  // has other adapters than the first. A backend's error, or what a callback throws, passes through: the sessions keep
+  // their text and can be prefilled and stepped again.
   void step(std::span<Session* const> sessions);
 
   Backend& target();

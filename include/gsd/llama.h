@@ -64,7 +64,8 @@ struct ModelOptions {
   // Map the file, or read it into memory, which the narrow backend then puts in huge pages. Unset: read what is neither
   // repacked nor on a device and takes at most a quarter of the free memory.
   std::optional<bool> mmap;
-  bool mtp = false;   // load the file's MTP layers too, where it has them
+  std::vector<std::string> adapters = {};  // files of LoRA adapters for it; see Backend::adapt
+  bool mtp = false;                        // load the file's MTP layers too, where it has them
   bool head = false;  // the file is a head, which drafts from another model's inner states and is no model of its own
   std::function<bool(float)> progress;  // may be empty; share loaded [0, 1]; false cancels the load
 };
@@ -79,6 +80,7 @@ class Model {
  public:
   // Throws what devices_of() throws, Error(kModelFile) for a file that is missing, unreadable, truncated or no GGUF,
   // Error(kModelUnsupported) for one that does not generate text token by token (embedding-only, encoder, diffusion),
+  // Error(kUsage) for an adapter that is not for it,
   // Error(kOutOfMemory) if the weights do not fit.
   explicit Model(const ModelOptions& options);
   ~Model();

@@ -22,6 +22,14 @@ struct RuntimeOptions {
   // Who drafts beside the draft, each of another type: the planner chooses in every step whom to ask.
   std::vector<std::string> more_drafts;  // paths
   bool with_mtp = false;                 // the target's own MTP layers
+  // LoRA adapters of the target, which act as SessionOptions::adapters says, and of a draft that is a model of its own,
+  // which all act with this scale.
+  struct Adapter {
+    std::string path;
+    float scale = 1;
+  };
+  std::vector<Adapter> adapters;
+  std::vector<Adapter> draft_adapters;
   std::vector<std::string> lookup;       // text files to draw continuations from (lookup_text.h)
   Placement target_place;
   Placement draft_place;     // see place_of_draft()

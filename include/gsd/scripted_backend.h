@@ -29,6 +29,10 @@ class ScriptedBackend final : public Backend {
   std::span<const float> logits(std::int32_t row) const override;
   void commit(std::int32_t seq, std::span<const std::int32_t> path) override;
   std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) override;
+  std::optional<SavedPrefix> save(std::int32_t seq, std::size_t most) override;
+  std::int32_t restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) override;
+  // Adapters turn the rows of logits. Throws Error(kInternal) in forward() for a prefix that was made with others.
+  void adapt(std::span<const float> scales) override;
   std::int32_t n_committed(std::int32_t seq) const override;
   std::int32_t n_speculative(std::int32_t seq) const override;
 
@@ -41,6 +45,8 @@ class ScriptedBackend final : public Backend {
   void break_at(std::int64_t nth) { break_in_ = nth; }
   // truncate() and a failed pass leave a multiple of `n` tokens: a model that can go back to some places only.
   void go_back_to_multiples_of(std::size_t n) { go_back_to_ = n; }
+  // restore() finds no room.
+  void refuse_to_restore(bool refuse) { refuse_ = refuse; }
 
  private:
   struct Node {
@@ -53,6 +59,7 @@ class ScriptedBackend final : public Backend {
     std::vector<Token> prefix;
     std::vector<Node> nodes;
     std::int32_t leaves = 0;
+    std::vector<float> scales;  // that the prefix was made with
   };
   Sequence& sequence(std::int32_t seq);
   const Sequence& sequence(std::int32_t seq) const;
@@ -70,6 +77,8 @@ class ScriptedBackend final : public Backend {
   int fail_ = 0;
   std::int64_t break_in_ = 0;
   std::size_t go_back_to_ = 1;
+  bool refuse_ = false;
+  std::vector<float> scales_;
 };
 
 }  // namespace gsd

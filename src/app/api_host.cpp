@@ -1,12 +1,15 @@
 #include "api_host.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <filesystem>
 #include <utility>
 
+#include "../llama/content.h"
+#include "../llama/versions.h"
 #include "../util/fnv.h"
 #include "console.h"
 
@@ -66,6 +69,21 @@ std::string fingerprint(const Model& m) {
   return fmt::format("{} tokens {:016x}", m.n_vocab(), h.value());
 }
 
+// Bytes for prompts that slots have to give up.
+std::size_t cache_bytes(const ApiFlags& flags) {
+  constexpr std::size_t kMiB = 1 << 20;
+  if (flags.model.pair.engine.exact) {
+    if (flags.cache_ram.value_or(0) != 0)
+      fmt::print(stderr,
+                 "gsd: note: --cache-ram has no effect with --exact, which computes every prompt in one order.\n");
+    return 0;
+  }
+  if (flags.cache_ram) return *flags.cache_ram < 0 ? SIZE_MAX : static_cast<std::size_t>(*flags.cache_ram) * kMiB;
+  const auto memory = static_cast<std::size_t>(std::max(0L, sysconf(_SC_PHYS_PAGES))) *
+                      static_cast<std::size_t>(std::max(0L, sysconf(_SC_PAGESIZE)));
+  return std::min(8192 * kMiB, memory / 4);  // as llama-server does, on machines that have it
+}
+
 bool in_memory(const ApiFlags& flags) { return flags.store == "memory"; }
 
 std::vector<std::shared_ptr<AnswerStore>> make_stores(const ApiFlags& flags, const Model& m) {
@@ -85,7 +103,13 @@ std::vector<std::shared_ptr<AnswerStore>> make_stores(const ApiFlags& flags, con
   return out;
 }
 
-server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& format,
+// What the state of a slot depends on.
+std::string slots_model(const Runtime& pair, const ContextOptions& context) {
+  return fmt::format("libllama {} | {} {} | kv {} {}", versions().llama, pair.target().description(),
+                     model_content(pair.target().path()), context.type_k, context.type_v);
+}
+
+server::ApiOptions api_options(const ApiFlags& flags, const Runtime& pair, const chat::ChatFormat& format,
                                const std::vector<std::shared_ptr<AnswerStore>>& stores) {
   const SessionOptions defaults = flags.model.session();
   const std::optional<chat::ToolFormat> tools = tool_format(flags, format);
@@ -102,7 +126,10 @@ server::ApiOptions api_options(const ApiFlags& flags, const chat::ChatFormat& fo
           .strict_model = flags.strict_model,
           .tool_format = tools,
           .version = GSD_VERSION,
-          .stores = stores};
+          .stores = stores,
+          .adapters = flags.model.pair.adapters,
+          .slot_path = flags.slot_path,
+          .slots_model = flags.slot_path.empty() ? "" : slots_model(pair, flags.model.pair.context)};
 }
 
 }  // namespace
@@ -128,11 +155,22 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
       ->capture_default_str()
       ->check(CLI::Range(-1, 1 << 30));
   group(app.add_flag("--strict-model", f.strict_model, "Refuse requests that name another model than the served one"));
+  group(
+      app.add_option("--cache-ram", f.cache_ram,
+                     "MiB of main memory for the prompts that slots have to give up, which are put back when they come "
+                     "again; -1 = no bound, 0 = none. If not given 8192, at most a quarter of the memory"))
+      ->type_name("INT")
+      ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 40));
   group(app.add_option("--store", f.store,
                        "Draw on earlier answers too: those in this file, which takes in the new ones at the end, or "
                        "memory for those of this run alone"))
       ->type_name("FILE")
       ->check(CLI::Validator([](const std::string& s) { return s.empty() ? "give a file, or memory" : ""; }, ""));
+  group(
+      app.add_option("--slot-save-path", f.slot_path,
+                     "Folder in which requests may save what slots keep, and restore it (POST /slots/ID?action=save)"))
+      ->type_name("DIR")
+      ->check(CLI::ExistingDirectory);
   // llama-server's defaults
   f.model.sampling.temperature = 0.8F;
   f.model.sampling.top_k = 40;
@@ -141,6 +179,9 @@ void add_api_flags(CLI::App& app, ApiFlags& f, const std::string& heading) {
   f.model.n_predict = -1;
   f.model.random_seed = true;
   add_model_flags(app, f.model);
+  add_adapter_flags(app, f.model);
+  group(app.add_flag("--lora-init-without-apply", f.adapters_off,
+                     "Adapters do not act until POST /lora-adapters or a request lets them"));
   add_mode_flag(app, f.model);
   add_speculation_flags(app, f.model);
   add_draw_flags(app, f.model);
@@ -152,6 +193,10 @@ void check_api_flags(ApiFlags& flags) {
   if (!flags.tool_format.empty()) chat::tool_format(flags.tool_format);  // throws for a wrong name
   if (!flags.store.empty() && flags.model.pair.lookup.size() >= Hypotheses::kMaxShared)
     throw Error(ErrorCode::kUsage, "--store can be given beside one --lookup, not two.");
+  if (!flags.slot_path.empty() && flags.clients.size() > 1)
+    throw Error(ErrorCode::kUsage,
+                "With several API keys what slots keep is kept apart, and files are not: leave out --slot-save-path.");
+  for (auto& a : flags.model.pair.adapters) a.scale = flags.adapters_off ? 0 : a.scale;
   ContextOptions& context = flags.model.pair.context;
   const bool share = flags.n_slots < 0 && !flags.model.pair.engine.exact;  // exact slots have contexts of their own
   if (flags.n_slots < 0) flags.n_slots = 4;
@@ -169,6 +214,7 @@ void check_api_flags(ApiFlags& flags) {
   }
   context.max_leaves = std::min(16, 256 / flags.n_slots);
   flags.model.pair.engine.keep_prefixes = true;
+  flags.model.pair.engine.cache_bytes = cache_bytes(flags);
 }
 
 ApiHost::ApiHost(const ApiFlags& given, bool cancel_passes)
@@ -179,7 +225,7 @@ ApiHost::ApiHost(const ApiFlags& given, bool cancel_passes)
       scheduler(pair.engine(), metrics,
                 {.max_queue = static_cast<std::size_t>(flags.max_queue),
                  .n_shared = static_cast<std::size_t>(flags.model.pair.context.n_shared)}),
-      api(model, scheduler, metrics, api_options(flags, *model.chat, stores)) {}
+      api(model, scheduler, metrics, api_options(flags, pair, *model.chat, stores)) {}
 
 void ApiHost::save_store() const {
   for (const auto& store : stores) store->save();

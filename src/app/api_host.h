@@ -19,7 +19,10 @@ struct ApiFlags {
   std::string reasoning_format = "auto";
   int reasoning_budget = -1;
   bool strict_model = false;
-  std::string store;  // a file, or "memory"; empty = no answers are kept
+  std::optional<std::int64_t> cache_ram;  // MiB, -1 = no bound; empty = see check_api_flags()
+  std::string store;                      // a file, or "memory"; empty = no answers are kept
+  bool adapters_off = false;              // until a request asks for them
+  std::string slot_path;                  // folder; empty = slots are not saved
   // With stores of their own; where there are several, each in the file with "." and this name after it.
   std::vector<std::string> clients = {""};
 };

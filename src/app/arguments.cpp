@@ -29,6 +29,7 @@ const std::map<std::string, std::string> kShortNames{{"-md", "--model-draft"},
                                                      {"-sm", "--split-mode"},
                                                      {"-ts", "--tensor-split"},
                                                      {"-mg", "--main-gpu"},
+                                                     {"-cram", "--cache-ram"},
                                                      {"-ctk", "--cache-type-k"},
                                                      {"-ctv", "--cache-type-v"}};
 
@@ -60,6 +61,8 @@ constexpr std::pair<const char*, const char*> kEnvironment[] = {
     {"LLAMA_ARG_PORT", "--port"},
     {"LLAMA_ARG_N_PARALLEL", "--parallel"},
     {"LLAMA_ARG_ALIAS", "--alias"},
+    {"LLAMA_ARG_CACHE_RAM", "--cache-ram"},
+    {"LLAMA_ARG_SLOT_SAVE_PATH", "--slot-save-path"},
     {"LLAMA_ARG_CHAT_TEMPLATE", "--chat-template"},
     {"LLAMA_ARG_CHAT_TEMPLATE_FILE", "--chat-template-file"},
     {"LLAMA_ARG_CHAT_TEMPLATE_KWARGS", "--chat-template-kwargs"},

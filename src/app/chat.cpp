@@ -355,6 +355,7 @@ void add_chat(CLI::App& program, int& exit_code) {
   app->add_option("--system", *system, "System message");
   add_template_flags(*app, *chat_template, "Chat");
   add_model_flags(*app, *flags);
+  add_adapter_flags(*app, *flags);
   add_mode_flag(*app, *flags);
   add_speculation_flags(*app, *flags);
   add_sampling_flags(*app, *flags);

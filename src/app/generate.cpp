@@ -184,6 +184,7 @@ void add_generate(CLI::App& program, int& exit_code) {
                   "Write every step and what the draft would answer to this file, for gsd trace and gsd simulate")
       ->type_name("FILE");
   add_model_flags(*app, flags->model);
+  add_adapter_flags(*app, flags->model);
   add_mode_flag(*app, flags->model);
   add_speculation_flags(*app, flags->model);
   add_sampling_flags(*app, flags->model);

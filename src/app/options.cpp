@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <optional>
 #include <random>
@@ -143,6 +144,48 @@ void add_model_flags(CLI::App& app, ModelFlags& f) {
                      "Learn what passes cost while running, without measuring or the cache"));
 }
 
+namespace {
+
+// Files separated by commas; `scaled`: each with ":SCALE" behind it.
+std::vector<RuntimeOptions::Adapter> adapters(const std::string& list, bool scaled) {
+  std::vector<RuntimeOptions::Adapter> out;
+  for (const std::string& item : split(list, ',')) {
+    if (!scaled) {
+      out.push_back({item, 1});
+      continue;
+    }
+    const std::size_t colon = item.rfind(':');
+    float scale = 0;
+    const char* const end = item.data() + item.size();
+    if (colon == std::string::npos || std::from_chars(item.data() + colon + 1, end, scale).ptr != end ||
+        colon + 1 == item.size())
+      throw Error(ErrorCode::kUsage, "An adapter with a scale is given as FILE:SCALE, not '" + item + "'.");
+    out.push_back({item.substr(0, colon), scale});
+  }
+  return out;
+}
+
+}  // namespace
+
+void add_adapter_flags(CLI::App& app, ModelFlags& f) {
+  const auto add = [&](const char* name, std::vector<RuntimeOptions::Adapter>& to, bool scaled, const char* help) {
+    app.add_option_function<std::vector<std::string>>(
+           name,
+           [&to, scaled](const std::vector<std::string>& lists) {
+             for (const std::string& list : lists)
+               for (auto& a : adapters(list, scaled)) to.push_back(std::move(a));
+           },
+           help)
+        ->expected(1)
+        ->take_all()
+        ->type_name(scaled ? "FILE:SCALE" : "FILE")
+        ->group("Models");
+  };
+  add("--lora", f.pair.adapters, false, "LoRA adapter for the target; more separated by commas, or given again");
+  add("--lora-scaled", f.pair.adapters, true, "The same, each with a scale");
+  add("--lora-draft", f.pair.draft_adapters, false, "LoRA adapter for the draft model, likewise");
+}
+
 void add_mode_flag(CLI::App& app, ModelFlags& f) {
   visit_params(f.speculation, [&](const Param& param, auto& field) {
     if constexpr (std::same_as<decltype(field), Mode&>)
@@ -238,6 +281,7 @@ SessionOptions ModelFlags::session() const {
   if (!samplers.empty() || !sampler_letters.empty()) set_stages(o.sampling, stages(samplers, sampler_letters));
   o.max_tokens = n_predict;
   o.ignore_eog = ignore_eos;
+  for (const auto& a : pair.adapters) o.adapters.push_back(a.scale);
   validate(o.speculation);
   validate(o.sampling);
   return o;

@@ -38,6 +38,7 @@ std::string device_list();
 void add_target_flags(CLI::App& app, ModelFlags& flags);
 void add_model_flags(CLI::App& app, ModelFlags& flags);
 void add_mode_flag(CLI::App& app, ModelFlags& flags);
+void add_adapter_flags(CLI::App& app, ModelFlags& flags);
 void add_speculation_flags(CLI::App& app, ModelFlags& flags);
 // Those of the draw alone; add_sampling_flags: also what a single generation can do, follow a grammar and go on behind
 // the end of text.

@@ -140,6 +140,10 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
                        "repeated"))
       ->expected(1)
       ->take_all();
+  group(app.add_flag_callback(
+      "--no-ui,--no-webui", [&f] { f.http.page = false; }, "Serve no page at /"));
+  group(app.add_flag_callback(
+      "--no-slots", [&f] { f.http.slots = false; }, "Answer GET /slots with 501"));
   group(app.add_option("--timeout", f.timeout_s, "Seconds that a client may take to send or receive a piece"))
       ->capture_default_str()
       ->check(CLI::Range(1, 3600));

@@ -53,7 +53,8 @@ Engine::State::State(Backend& target, std::vector<std::unique_ptr<Drafter>> draf
       options_(std::move(options)),
       target_cost_(std::max(1, options_.max_total_width)),
       draft_costs_(std::max<std::size_t>(1, drafters_.size()), CostModel(128)),
-      planner_(target_cost_, draft_costs_, target.info().feeds_again) {
+      planner_(target_cost_, draft_costs_, target.info().feeds_again),
+      cache_(options_.keep_prefixes && !options_.exact ? options_.cache_bytes : 0) {
   const BackendInfo& t = target.info();
   if (options_.prefill_chunk < 1 || options_.max_total_width < 1) {
     throw Error(ErrorCode::kUsage, "The prefill chunk and the total width must be at least 1.");
@@ -95,6 +96,12 @@ std::unique_ptr<Session> Engine::open(SessionOptions options, std::span<const To
 void Engine::set_prompt(Session& session, std::span<const Token> prompt) { state_->set_prompt(session, prompt); }
 bool Engine::forget_oldest() { return state_->forget_oldest(); }
 void Engine::forget(Session& session) { state_->forget(session); }
+void Engine::recall(Session& session) { state_->recall(session); }
+std::size_t Engine::recallable(const Session& session) const { return state_->recallable(session); }
+Engine::Kept Engine::save_slot(std::int32_t slot) { return state_->save_slot(slot); }
+void Engine::restore_slot(std::int32_t slot, Kept kept) { state_->restore_slot(slot, std::move(kept)); }
+std::size_t Engine::erase_slot(std::int32_t slot) { return state_->erase_slot(slot); }
+bool Engine::is_taken(std::int32_t slot) const { return state_->slots_.at(static_cast<std::size_t>(slot)).taken; }
 std::size_t Engine::prefill_left(const Session& session) const { return state_->prefill_left(session); }
 std::size_t Engine::prefill(Session& session) { return state_->prefill(session); }
 void Engine::step(std::span<Session* const> sessions) { state_->step(sessions); }
@@ -126,16 +133,17 @@ void Engine::add_source(std::shared_ptr<const Source> source) {
   state_->sources_.push_back(std::move(source));
 }
 
-std::int32_t Engine::State::choose_slot(std::span<const Token> prompt) const {
+std::int32_t Engine::State::choose_slot(const SessionOptions& options, std::span<const Token> prompt) const {
   std::int32_t best = -1;
-  std::ptrdiff_t best_common = 0;
+  std::int32_t best_common = 0;
+  // What the cache has more of goes to the slot unused for longest.
+  const std::int32_t cached = cache_.find(options.client, options.adapters, prompt, 0).n;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
     if (slot.taken) continue;
-    std::ptrdiff_t common =
-        std::mismatch(slot.kept.begin(), slot.kept.end(), prompt.begin(), prompt.end()).first - slot.kept.begin();
+    std::int32_t common = slot.is_of(options) ? n_common(slot.kept, prompt) : 0;
     // A shared begin-of-text token is no reason to give up what another slot remembers.
-    if (common * 10 < static_cast<std::ptrdiff_t>(prompt.size())) common = 0;
+    if (common * std::int64_t{10} < std::ssize(prompt) || common + PrefixCache::kLeast <= cached) common = 0;
     if (best < 0 || common > best_common ||
         (common == best_common && slot.closed < slots_[static_cast<std::size_t>(best)].closed)) {
       best = static_cast<std::int32_t>(i);
@@ -148,7 +156,9 @@ std::int32_t Engine::State::choose_slot(std::span<const Token> prompt) const {
 std::unique_ptr<Session> Engine::State::open(Engine& engine, SessionOptions options, std::span<const Token> prompt) {
   validate(options.speculation);
   validate(options.sampling);
-  const std::int32_t slot = choose_slot(prompt);
+  if (options.on_prompt_row) options.reuse_prefix = false;
+  if (options.slot >= 0) free_slot(options.slot);
+  const std::int32_t slot = options.slot >= 0 ? options.slot : choose_slot(options, prompt);
   if (slot < 0) {
     throw Error(ErrorCode::kUsage, "All " + std::to_string(slots_.size()) +
                                        " sequences are in use; close a session or create the engine with more.");
@@ -174,6 +184,9 @@ void Engine::State::release(Session& s) noexcept {
     if (options_.keep_prefixes && !options_.exact && s.options_.reuse_prefix) {
       drop_leftovers(s);
       slot.kept.assign(s.tokens_.begin(), s.tokens_.begin() + target_.n_committed(s.slot_));
+      slot.n_prompt = s.n_prompt_;
+      slot.client = s.options_.client;
+      slot.adapters = std::move(s.options_.adapters);
       slot.closed = ++n_closed_;
       return;
     }
@@ -197,18 +210,19 @@ void Engine::State::set_prompt(Session& s, std::span<const Token> prompt) {
       throw Error(ErrorCode::kUsage,
                   "The prompt holds token " + std::to_string(t) + ", which is not in the vocabulary.");
   }
-  std::vector<Token>& kept = slots_[static_cast<std::size_t>(s.slot_)].kept;
-  const std::vector<Token>& before = s.tokens_.empty() ? kept : s.tokens_;
-  const auto a = std::mismatch(before.begin(), before.end(), prompt.begin(), prompt.end()).first;
+  Slot& slot = slots_[static_cast<std::size_t>(s.slot_)];
+  const std::vector<Token>& before = s.tokens_.empty() ? slot.kept : s.tokens_;
   // The last prompt token is scored again: its logits were not kept. Exact mode computes everything in one order.
-  const std::int64_t common =
-      options_.exact || !s.options_.reuse_prefix
+  const std::int32_t common =
+      options_.exact || !s.options_.reuse_prefix || (s.tokens_.empty() && !slot.is_of(s.options_))
           ? 0
-          : std::min<std::int64_t>(a - before.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
-  const auto keep = static_cast<std::int32_t>(std::min<std::int64_t>(common, target_.n_committed(s.slot_)));
-  s.n_reused_ = static_cast<std::size_t>(target_.truncate(s.slot_, keep));
-  for (const auto& d : drafters_) d->truncate(s.slot_, static_cast<std::int32_t>(common));
-  kept.clear();
+          : n_common(before, prompt.first(prompt.size() - 1));
+  give_up(s.slot_, static_cast<std::size_t>(common));
+  s.n_reused_ = static_cast<std::size_t>(target_.truncate(s.slot_, std::min(common, target_.n_committed(s.slot_))));
+  for (const auto& d : drafters_) d->truncate(s.slot_, common);
+  slot.kept.clear();
+  s.begun_ = false;
+  s.n_rows_ = 0;
   s.tokens_.assign(prompt.begin(), prompt.end());
   s.n_prompt_ = prompt.size();
   s.finish_ = FinishReason::kNone;
@@ -230,6 +244,7 @@ bool Engine::State::forget_oldest() {
     if (oldest < 0 || slot.closed < slots_[static_cast<std::size_t>(oldest)].closed) oldest = i;
   }
   if (oldest < 0) return false;
+  give_up(oldest, 0);
   slots_[static_cast<std::size_t>(oldest)].kept.clear();
   slots_[static_cast<std::size_t>(oldest)].closed = 0;
   clear(oldest);
@@ -238,7 +253,98 @@ bool Engine::State::forget_oldest() {
 
 void Engine::State::forget(Session& s) {
   drop_leftovers(s);
+  if (s.options_.reuse_prefix)
+    store(s.slot_, s.options_.client, s.options_.adapters,
+          std::span(s.tokens_).first(static_cast<std::size_t>(target_.n_committed(s.slot_))));
   clear(s.slot_);
+}
+
+// Puts what the slot's memory holds of `text` into the cache, where it can be had; nothing is lost but that if not.
+void Engine::State::store(std::int32_t slot, std::uint64_t client, const std::vector<float>& adapters,
+                          std::span<const Token> text) noexcept try {
+  if (!cache_.on() || std::ssize(text) < PrefixCache::kLeast || cache_.holds(client, adapters, text)) return;
+  std::optional<SavedPrefix> state = target_.save(slot, cache_.most_bytes());
+  if (!state || state->n < PrefixCache::kLeast) return;
+  const auto end = text.begin() + state->n;
+  cache_.add({client, adapters, {text.begin(), end}, std::move(*state)});
+} catch (...) {  // no memory for it
+}
+
+// A free slot is about to lose what it keeps after its first `n` tokens. An answer that the next prompt does not repeat
+// will not come again, but a prompt may.
+void Engine::State::give_up(std::int32_t i, std::size_t n) noexcept {
+  const Slot& slot = slots_[static_cast<std::size_t>(i)];
+  if (n + PrefixCache::kLeast > std::min(slot.n_prompt, slot.kept.size())) return;
+  store(i, slot.client, slot.adapters, slot.kept);
+}
+
+PrefixCache::Found Engine::State::find_cached(const Session& s) const {
+  if (!s.options_.reuse_prefix || s.tokens_.empty()) return {};
+  return cache_.find(s.options_.client, s.options_.adapters, std::span(s.tokens_).first(s.tokens_.size() - 1),
+                     target_.n_committed(s.slot_));
+}
+
+std::size_t Engine::State::recallable(const Session& s) const {
+  const PrefixCache::Found found = find_cached(s);
+  return found.kept != nullptr ? found.kept->text.size() : 0;
+}
+
+void Engine::State::recall(Session& s) {
+  const PrefixCache::Found found = find_cached(s);
+  if (found.kept == nullptr) return;
+  drop_leftovers(s);
+  adapt(s);
+  const auto text = std::span(found.kept->text).first(static_cast<std::size_t>(found.n));
+  if (target_.restore(s.slot_, found.kept->state, text) == found.n) {
+    cache_.use(found);
+  } else {
+    cache_.drop(found);  // so that it is not tried with every chunk
+  }
+  if (!s.begun_) s.n_reused_ = static_cast<std::size_t>(target_.n_committed(s.slot_));
+}
+
+Engine::State::Slot& Engine::State::free_slot(std::int32_t slot) {
+  if (slot < 0 || slot >= std::ssize(slots_)) throw Error(ErrorCode::kUsage, "There is no such slot.");
+  Slot& out = slots_[static_cast<std::size_t>(slot)];
+  if (out.taken) throw Error(ErrorCode::kUsage, "The slot is in use.");
+  return out;
+}
+
+Engine::Kept Engine::State::save_slot(std::int32_t i) {
+  const Slot& slot = free_slot(i);
+  if (slot.kept.empty()) return {};
+  std::optional<SavedPrefix> state = target_.save(i, SIZE_MAX);
+  if (!state) throw Error(ErrorCode::kModelUnsupported, "The memory of this model's slots cannot be copied.");
+  const auto end = slot.kept.begin() + state->n;
+  return {slot.client, slot.adapters, {slot.kept.begin(), end}, std::move(*state)};
+}
+
+void Engine::State::restore_slot(std::int32_t i, Kept kept) {
+  Slot& slot = free_slot(i);
+  give_up(i, 0);
+  erase_slot(i);
+  if (target_.restore(i, kept.state, kept.text) != kept.state.n)
+    throw Error(ErrorCode::kOutOfMemory, "The saved text cannot be put back; there may be no room for it.");
+  slot.n_prompt = kept.text.size();
+  slot.kept = std::move(kept.text);
+  slot.client = kept.client;
+  slot.adapters = std::move(kept.adapters);
+  slot.closed = ++n_closed_;
+}
+
+std::size_t Engine::State::erase_slot(std::int32_t i) {
+  Slot& slot = free_slot(i);
+  const std::size_t n = std::exchange(slot.kept, {}).size();
+  slot.closed = 0;
+  clear(i);
+  return n;
+}
+
+// Sees to it that the session's adapters act.
+void Engine::State::adapt(const Session& s) {
+  if (s.options_.adapters == adapted_) return;
+  target_.adapt(s.options_.adapters);
+  adapted_ = s.options_.adapters;
 }
 
 std::size_t Engine::State::prefill_left(const Session& s) const {
@@ -251,15 +357,22 @@ std::size_t Engine::State::prefill(Session& s) {
   if (left == 0) return 0;
   drop_leftovers(s);
   const std::size_t from = s.tokens_.size() - 1 - left;
-  const std::size_t to = from + std::min(left, static_cast<std::size_t>(options_.prefill_chunk));
+  const bool rows = s.options_.on_prompt_row && s.n_rows_ + 1 < s.n_prompt_;
+  const int most = rows ? std::min(options_.prefill_chunk, target_.info().max_outputs) : options_.prefill_chunk;
+  const std::size_t to = from + std::min(left, static_cast<std::size_t>(most));
   batch_.clear();
   path_.clear();
   for (std::size_t i = from; i < to; ++i) {
     const auto index = static_cast<std::int32_t>(i - from);
-    batch_.push_back({s.slot_, s.tokens_[i], index - 1, false, true});
+    batch_.push_back({s.slot_, s.tokens_[i], index - 1, rows, true});
     path_.push_back(index);
   }
+  s.begun_ = true;
+  adapt(s);
   target_.forward(batch_);
+  // Those of a text that is taken in again were handed out before.
+  for (; rows && s.n_rows_ < to && s.n_rows_ + 1 < s.n_prompt_; ++s.n_rows_)
+    s.options_.on_prompt_row(s.n_rows_, target_.logits(static_cast<std::int32_t>(s.n_rows_ - from)));
   target_.commit(s.slot_, path_);
   // The drafters take as much, so that nobody waits for more; what they lack then they take in between the steps.
   for (int d = 0; d < n_drafters() && s.options_.speculation.mode != Mode::kPlain; ++d) catch_up(d, s, to);
@@ -311,12 +424,16 @@ void Engine::State::step(std::span<Session* const> sessions) {
     if (prepare(*s)) active_.push_back(s);
   }
   if (active_.empty()) return;
+  if (std::any_of(active_.begin(), active_.end(),
+                  [&](const Session* s) { return s->options_.adapters != active_.front()->options_.adapters; }))
+    throw Error(ErrorCode::kUsage, "Sessions with other adapters cannot share a step; step them one after the other.");
   if (static_cast<int>(active_.size()) > options_.max_total_width) {
     throw Error(ErrorCode::kUsage,
                 "A step takes at most " + std::to_string(options_.max_total_width) + " sessions; step them in groups.");
   }
   const int roots = static_cast<int>(active_.size());
   step_planned_ = to_be_planned();
+  adapt(*active_.front());
   step_probes_plain_ = step_planned_ && planner_.probe(Planner::Probe::kPlain, roots);
   draft_all();
   choose_widths();

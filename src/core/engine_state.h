@@ -12,6 +12,7 @@
 #include "cost_model.h"
 #include "gsd/engine.h"
 #include "planner.h"
+#include "prefix_cache.h"
 
 namespace gsd {
 
@@ -33,16 +34,32 @@ struct Engine::State {
   void set_prompt(Session& s, std::span<const Token> prompt);
   bool forget_oldest();
   void forget(Session& s);
+  void recall(Session& s);
+  std::size_t recallable(const Session& s) const;
+  Kept save_slot(std::int32_t slot);
+  void restore_slot(std::int32_t slot, Kept kept);
+  std::size_t erase_slot(std::int32_t slot);
   std::size_t prefill_left(const Session& s) const;
   std::size_t prefill(Session& s);
   void step(std::span<Session* const> sessions);
 
   struct Slot {
     bool taken = false;
-    std::int64_t closed = 0;  // number of the session's end that left `kept` behind; 0 = none
-    std::vector<Token> kept;  // what the target's memory still holds of it
+    std::int64_t closed = 0;   // number of the session's end that left `kept` behind; 0 = none
+    std::vector<Token> kept;   // what the target's memory still holds of it
+    std::size_t n_prompt = 0;  // of that the prompt
+    std::uint64_t client = 0;  // see SessionOptions, as what follows
+    std::vector<float> adapters;
+
+    bool is_of(const SessionOptions& o) const { return client == o.client && adapters == o.adapters; }
   };
-  std::int32_t choose_slot(std::span<const Token> prompt) const;
+  std::int32_t choose_slot(const SessionOptions& options, std::span<const Token> prompt) const;
+  Slot& free_slot(std::int32_t slot);
+  void store(std::int32_t slot, std::uint64_t client, const std::vector<float>& adapters,
+             std::span<const Token> text) noexcept;
+  void give_up(std::int32_t slot, std::size_t n) noexcept;
+  PrefixCache::Found find_cached(const Session& s) const;
+  void adapt(const Session& s);
   void release(Session& s) noexcept;
   void clear(std::int32_t slot);
   static int temperature_key(const SamplingParams& sampling);
@@ -89,6 +106,8 @@ struct Engine::State {
   std::unique_ptr<bool[]> is_eog_;
   std::vector<Slot> slots_;
   std::int64_t n_closed_ = 0;
+  PrefixCache cache_;
+  std::vector<float> adapted_;  // see Backend::adapt
   Stats stats_;
 
   // Work buffers of a step.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
 
 #include "gsd/error.h"
@@ -64,6 +65,8 @@ const ScriptedBackend::Sequence& ScriptedBackend::sequence(std::int32_t seq) con
 void ScriptedBackend::add(const NodeInput& in) {
   Sequence& s = sequence(in.seq);
   const auto index = static_cast<std::int32_t>(s.nodes.size());
+  if (s.prefix.empty() && index == 0) s.scales = scales_;
+  require(s.scales == scales_, "a prefix that was made with other adapters");
   require(in.parent >= -1 && in.parent < index, "a parent does not stand before its child");
   require(in.token >= 0 && in.token < info_.n_vocab, "a token is out of range");
   for (const Node& n : s.nodes) require(n.parent != in.parent || n.token != in.token, "equal siblings");
@@ -87,7 +90,18 @@ void ScriptedBackend::add(const NodeInput& in) {
     context_.push_back(s.prefix[i - 1]);
   std::reverse(context_.begin(), context_.end());
   const auto n = static_cast<std::size_t>(info_.n_vocab);
-  script_(context_, std::span(logits_).subspan(static_cast<std::size_t>(n_rows_++) * n, n));
+  const auto row = std::span(logits_).subspan(static_cast<std::size_t>(n_rows_++) * n, n);
+  script_(context_, row);
+  std::ptrdiff_t turn = 0;
+  for (std::size_t i = 0; i < scales_.size(); ++i)
+    turn += std::lround(8 * scales_[i]) * static_cast<std::ptrdiff_t>(i + 1);
+  const auto size = std::ssize(row);
+  std::rotate(row.begin(), row.begin() + (turn % size + size) % size, row.end());
+}
+
+void ScriptedBackend::adapt(std::span<const float> scales) {
+  const auto end = std::find_if(scales.rbegin(), scales.rend(), [](float s) { return s != 0; }).base();
+  scales_.assign(scales.begin(), end);
 }
 
 void ScriptedBackend::forward(std::span<const NodeInput> nodes) {
@@ -145,6 +159,33 @@ std::int32_t ScriptedBackend::truncate(std::int32_t seq, std::int32_t n_tokens) 
   s.nodes.clear();
   s.leaves = 0;
   return static_cast<std::int32_t>(left);
+}
+
+std::optional<SavedPrefix> ScriptedBackend::save(std::int32_t seq, std::size_t most) {
+  const Sequence& s = sequence(seq);
+  require(s.nodes.empty(), "a prefix is saved beside speculative nodes");
+  const auto bytes = std::as_bytes(std::span(s.prefix));
+  if (s.prefix.empty() || bytes.size() > most) return std::nullopt;
+  SavedPrefix out{.n = static_cast<std::int32_t>(s.prefix.size()), .ends = {}, .bytes = {}};
+  out.bytes.resize(bytes.size());
+  std::memcpy(out.bytes.data(), bytes.data(), bytes.size());
+  if (go_back_to_ == 1) return out;
+  for (auto end = static_cast<std::int32_t>(go_back_to_); end < out.n; end += static_cast<std::int32_t>(go_back_to_))
+    out.ends.push_back(end);
+  out.ends.push_back(out.n);
+  return out;
+}
+
+std::int32_t ScriptedBackend::restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) {
+  Sequence& s = sequence(seq);
+  s = {};
+  s.prefix.reserve(static_cast<std::size_t>(info_.n_ctx));
+  s.scales = scales_;
+  if (refuse_) return 0;
+  require(saved.reach(static_cast<std::int32_t>(text.size())) == std::ssize(text), "a place that cannot be put back");
+  require(std::memcmp(text.data(), saved.bytes.data(), text.size_bytes()) == 0, "the state of another text");
+  s.prefix.assign(text.begin(), text.end());
+  return static_cast<std::int32_t>(text.size());
 }
 
 std::int32_t ScriptedBackend::n_committed(std::int32_t seq) const {

@@ -1,6 +1,7 @@
 #include "context.h"
 
 #include <algorithm>
+#include <cstring>
 #include <thread>
 
 #include "../core/stopwatch.h"
@@ -141,6 +142,49 @@ const float* logits_of(llama_context* context, std::int32_t token) {
 void remove_sequence(llama_memory_t memory, llama_seq_id id) {
   if (!llama_memory_seq_rm(memory, id, -1, -1))
     throw Error(ErrorCode::kBackend, "libllama does not remove a sequence from its memory.");
+}
+
+std::vector<std::uint8_t> copy_state(llama_context* context, llama_seq_id id, llama_state_seq_flags flags,
+                                     std::size_t most) {
+  const std::size_t size = llama_state_seq_get_size_ext(context, id, flags);
+  std::vector<std::uint8_t> out(size <= most ? size : 0);
+  bool copied = false;
+  call_remote(is_remote(llama_get_model(context)),
+              [&] { copied = llama_state_seq_get_data_ext(context, out.data(), out.size(), id, flags) == out.size(); });
+  if (!copied) out.clear();
+  return out;
+}
+
+bool put_state(llama_context* context, llama_seq_id id, llama_state_seq_flags flags,
+               std::span<const std::uint8_t> state) {
+  bool taken = false;
+  call_remote(is_remote(llama_get_model(context)), [&] {
+    taken = llama_state_seq_set_data_ext(context, state.data(), state.size(), id, flags) == state.size();
+  });
+  return taken;
+}
+
+void add_state(SavedPrefix& out, std::int32_t n, std::span<const std::uint8_t> state) {
+  const std::uint64_t size = state.size();
+  const auto* const raw = reinterpret_cast<const std::uint8_t*>(&size);
+  out.bytes.insert(out.bytes.end(), raw, raw + sizeof size);
+  out.bytes.insert(out.bytes.end(), state.begin(), state.end());
+  out.ends.push_back(n);
+  out.n = n;
+}
+
+std::span<const std::uint8_t> state_at(const SavedPrefix& saved, std::int32_t n) {
+  std::span<const std::uint8_t> left = saved.bytes;
+  for (const std::int32_t end : saved.ends) {
+    std::uint64_t size = 0;
+    if (left.size() < sizeof size) return {};
+    std::memcpy(&size, left.data(), sizeof size);
+    left = left.subspan(sizeof size);
+    if (size > left.size()) return {};
+    if (end == n) return left.first(size);
+    left = left.subspan(size);
+  }
+  return {};
 }
 
 void Batch::clear() {

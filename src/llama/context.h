@@ -37,6 +37,18 @@ const float* logits_of(llama_context* context, std::int32_t token);
 // Removes a sequence from a memory. Throws Error(kBackend) if libllama will not.
 void remove_sequence(llama_memory_t memory, llama_seq_id id);
 
+// The state of a sequence, as libllama writes it, where it takes at most `most` bytes; empty if not.
+std::vector<std::uint8_t> copy_state(llama_context* context, llama_seq_id id, llama_state_seq_flags flags,
+                                     std::size_t most = SIZE_MAX);
+// Puts it back; false if libllama will not.
+bool put_state(llama_context* context, llama_seq_id id, llama_state_seq_flags flags,
+               std::span<const std::uint8_t> state);
+
+// States of several places of one text, one after the other, the last one of all of it.
+void add_state(SavedPrefix& out, std::int32_t n, std::span<const std::uint8_t> state);
+// The state of place `n`; empty if there is none.
+std::span<const std::uint8_t> state_at(const SavedPrefix& saved, std::int32_t n);
+
 // How a row of floats is fed to a pass: as the state that its token goes on from, as an embedding beside its token's,
 // or in place of a token.
 enum class StateInput : std::uint8_t { kState, kEmbedding, kAlone };

@@ -38,11 +38,16 @@ bool same_bits(const GgufFile::Tensor& t, Use use, bool narrow) {
 }  // namespace
 
 std::string width_obstacles(const Model& model, bool narrow) {
-  const auto tensors = model_tensors(model.path());
+  auto tensors = model_tensors(model.path());
   if (!tensors) return "a part of the model that cannot be read";
   const bool tied = !has_tensor(*tensors, "output.weight");
   std::set<std::string> kinds;
   for (const std::string& device : model.devices()) kinds.insert("layers on " + device);
+  for (const std::string& path : model.impl().options.adapters) {
+    const auto more = model_tensors(path);
+    if (!more) return "an adapter that cannot be read";
+    tensors->insert(tensors->end(), more->begin(), more->end());
+  }
   // ggml computes several tokens of it at once in another order than one after the other (`zoo check --only-exact`).
   if (model.architecture() == "minimax-01") kinds.insert("lightning attention");
   for (const GgufFile::Tensor& t : *tensors) {

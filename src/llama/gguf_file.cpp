@@ -118,7 +118,7 @@ std::string not_a_language_model(const GgufFile& file) {
   const std::string arch = file.architecture();
   const std::string type = file.text("general.type").value_or("");
   if (type == "adapter" || file.has_key_beginning("adapter."))
-    return "is a LoRA adapter, a change to a model and not a model; merge it into its model with llama-export-lora.";
+    return "is a LoRA adapter, a change to a model and not a model; give it with --lora beside its model.";
   if (type == "imatrix" || file.has_key_beginning("imatrix."))
     return "is an importance matrix, which llama-quantize takes with --imatrix; give the model itself.";
   if (arch == "controlvector")

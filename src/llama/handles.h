@@ -30,6 +30,7 @@ struct Model::Impl {
   std::vector<ggml_backend_dev_t> devices;  // that its layers lie on; none: all on the CPU
   std::unique_ptr<llama_model, ModelDeleter> model;
   const llama_vocab* vocab = nullptr;
+  std::vector<llama_adapter_lora*> adapters;  // of ModelOptions::adapters; freed with the model
   std::once_flag stack_once;
   std::size_t stack_per_character = 0;  // see tokenize.cpp
   std::once_flag texts_once;

@@ -16,6 +16,7 @@
 #include <bit>
 
 #include "../core/stopwatch.h"
+#include "adapters.h"
 #include "block_drafter.h"
 #include "heads.h"
 #include "states.h"
@@ -27,6 +28,9 @@ using Mask = std::uint64_t;  // leaf ids of one sequence
 
 // States of a target's text that are kept for a head that was not asked for a while, in largest passes.
 constexpr std::int32_t kPassesRemembered = 2;
+
+// A saved text with windows can be had at as many places, evenly over it.
+constexpr std::int32_t kPlaces = 8;
 
 Mask bit(std::int32_t leaf) { return Mask{1} << leaf; }
 
@@ -44,6 +48,9 @@ class LlamaBackend final : public Backend {
   std::span<const float> logits(std::int32_t row) const override;
   void commit(std::int32_t seq, std::span<const std::int32_t> path) override;
   std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) override;
+  std::optional<SavedPrefix> save(std::int32_t seq, std::size_t most) override;
+  std::int32_t restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) override;
+  void adapt(std::span<const float> scales) override { adapt_contexts(model_, contexts_, scales); }
   std::int32_t n_committed(std::int32_t seq) const override {
     const std::int32_t committed = sequences_[static_cast<std::size_t>(seq)].committed;
     return head_ ? head_->known(seq, committed) : committed;
@@ -67,9 +74,10 @@ class LlamaBackend final : public Backend {
     std::size_t context = 0;  // index into contexts_
     llama_seq_id first_id = 0;
     std::int32_t committed = 0;
-    std::int32_t base = 0;     // first position of the prefix that the memory holds; 0 but for heads
-    std::int32_t main = 0;     // leaf that carries the whole prefix
-    std::vector<Leaf> leaves;  // [n_ids_]
+    std::int32_t base = 0;          // first position of the prefix that the memory holds; 0 but for heads
+    std::int32_t window_begin = 0;  // the same of layers with a window; 0 but after restore()
+    std::int32_t main = 0;          // leaf that carries the whole prefix
+    std::vector<Leaf> leaves;       // [n_ids_]
     std::vector<Node> nodes;
   };
   llama_memory_t memory(const Sequence& s) const { return llama_get_memory(contexts_[s.context].get()); }
@@ -88,6 +96,7 @@ class LlamaBackend final : public Backend {
   void lose(Sequence& s);
   void keep_window(Sequence& s);
 
+  const Model& model_;
   const llama_vocab* vocab_;
   const std::function<bool()> cancelled_;
   const std::int32_t n_window_;  // positions of the sliding window, 0 = none
@@ -108,7 +117,8 @@ class LlamaBackend final : public Backend {
 
 LlamaBackend::LlamaBackend(const Model& model, const ContextOptions& o, StatesOfHeads states,
                            std::unique_ptr<HeadStates> head, llama_context* other)
-    : vocab_(model.impl().vocab),
+    : model_(model),
+      vocab_(model.impl().vocab),
       cancelled_(o.cancelled),
       n_window_(llama_model_n_swa(model.impl().model.get())),
       n_ids_(n_window_ > 0 ? std::max(2, o.max_leaves) : o.max_leaves),
@@ -335,7 +345,7 @@ void LlamaBackend::cut(Sequence& s, std::int32_t leaf, std::int32_t from) {
 // Gives up what a sequence's memory holds: it cannot be trusted.
 void LlamaBackend::lose(Sequence& s) {
   s.nodes.clear();
-  s.committed = s.base = 0;
+  s.committed = s.base = s.window_begin = 0;
   std::fill(s.leaves.begin(), s.leaves.end(), Leaf());
   for (std::int32_t leaf = 0; leaf < n_ids_; ++leaf) remove_sequence(memory(s), id(s, leaf));
 }
@@ -352,7 +362,7 @@ void LlamaBackend::keep_window(Sequence& s) {
   Leaf& l = s.leaves[static_cast<std::size_t>(second)];
   if (l.synced < s.committed) llama_memory_seq_cp(memory(s), id(s, s.main), id(s, second), l.synced, s.committed);
   l.synced = s.committed;
-  if (s.committed > s.base && (llama_memory_seq_pos_min(memory(s), id(s, s.main)) != s.base ||
+  if (s.committed > s.base && (llama_memory_seq_pos_min(memory(s), id(s, s.main)) != std::max(s.base, s.window_begin) ||
                                llama_memory_seq_pos_max(memory(s), id(s, s.main)) != s.committed - 1))
     lose(s);
 }
@@ -393,6 +403,7 @@ void LlamaBackend::commit(std::int32_t seq, std::span<const std::int32_t> path) 
 std::int32_t LlamaBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
   commit(seq, {});
   Sequence& s = sequences_[static_cast<std::size_t>(seq)];
+  if (n_tokens < s.committed && n_tokens - n_window_ < s.window_begin && s.window_begin > 0) lose(s);
   for (std::int32_t leaf = 0; leaf < n_ids_; ++leaf) {
     Leaf& l = s.leaves[static_cast<std::size_t>(leaf)];
     if (l.synced <= n_tokens) continue;
@@ -404,6 +415,59 @@ std::int32_t LlamaBackend::truncate(std::int32_t seq, std::int32_t n_tokens) {
   keep_window(s);
   for (const auto& states : states_) states->truncate(seq, s.committed);
   return n_committed(seq);
+}
+
+// A head's memory is made anew sooner than its states are. Of sliding windows libllama writes what the last token sees:
+// what it takes to go on from earlier places too comes before the whole.
+std::optional<SavedPrefix> LlamaBackend::save(std::int32_t seq, std::size_t most) {
+  Sequence& s = sequences_[static_cast<std::size_t>(seq)];
+  if (head_ || s.committed == 0) return std::nullopt;
+  llama_context* const context = contexts_[s.context].get();
+  SavedPrefix out;
+  if (n_window_ > 0) {
+    // An id that ends at the place; see keep_window() for why there is one more than `main`.
+    const std::int32_t other = s.main == 0 ? 1 : 0;
+    Leaf& leaf = s.leaves[static_cast<std::size_t>(other)];
+    for (std::int32_t i = 1; i < kPlaces; ++i) {
+      const std::int32_t n = s.committed / kPlaces * i;
+      if (std::max(0, n - n_window_) < s.window_begin || n <= (out.ends.empty() ? 0 : out.ends.back())) continue;
+      if (!llama_memory_seq_rm(memory(s), id(s, other), n, -1)) break;
+      if (leaf.synced < n) llama_memory_seq_cp(memory(s), id(s, s.main), id(s, other), leaf.synced, n);
+      leaf.synced = n;
+      const auto state = copy_state(context, id(s, other), LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+      if (!state.empty()) add_state(out, n, state);
+    }
+    keep_window(s);
+  }
+  std::vector<std::uint8_t> whole = copy_state(context, id(s, s.main), 0, most - std::min(most, out.bytes.size()));
+  if (whole.empty()) return std::nullopt;
+  if (n_window_ == 0) return SavedPrefix{.n = s.committed, .ends = {}, .bytes = std::move(whole)};
+  add_state(out, s.committed, whole);
+  return out;
+}
+
+std::int32_t LlamaBackend::restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) {
+  truncate(seq, 0);
+  Sequence& s = sequences_[static_cast<std::size_t>(seq)];
+  lose(s);
+  const auto n = static_cast<std::int32_t>(text.size());
+  const llama_seq_id main = id(s, s.main);
+  llama_context* const context = contexts_[s.context].get();
+  const auto put = [&](std::span<const std::uint8_t> state, llama_state_seq_flags flags) {
+    return put_state(context, main, flags, state);
+  };
+  const auto whole = n_window_ > 0 ? state_at(saved, saved.n) : std::span(saved.bytes);
+  const bool there = !head_ && put(whole, 0) && (n == saved.n || llama_memory_seq_rm(memory(s), main, n, -1)) &&
+                     (n == saved.n || n_window_ == 0 || put(state_at(saved, n), LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY));
+  const std::int32_t latest = n_window_ > 0 ? std::max(0, n - n_window_ + 1) : 0;
+  s.window_begin = llama_memory_seq_pos_min(memory(s), main);
+  if (!there || s.window_begin > latest || llama_memory_seq_pos_max(memory(s), main) != n - 1) {
+    lose(s);
+    return 0;
+  }
+  s.committed = s.leaves[static_cast<std::size_t>(s.main)].synced = n;
+  keep_window(s);
+  return s.committed;
 }
 
 }  // namespace

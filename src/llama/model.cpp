@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "adapters.h"
 #include "devices.h"
 #include "handles.h"
 #include "heads.h"
@@ -188,6 +189,7 @@ Model::Model(const ModelOptions& options) : impl_(std::make_unique<Impl>()) {
   }
   if (!options.head) check_usable(impl_->model.get(), options.path);
   impl_->vocab = llama_model_get_vocab(impl_->model.get());
+  impl_->adapters = load_adapters(impl_->model.get(), options.adapters);
 }
 
 Model::~Model() = default;

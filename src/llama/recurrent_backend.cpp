@@ -15,6 +15,7 @@
 #include <deque>
 
 #include "../core/stopwatch.h"
+#include "adapters.h"
 #include "remote.h"
 #include "states.h"
 
@@ -40,6 +41,9 @@ class RecurrentBackend final : public Backend {
   }
   void commit(std::int32_t seq, std::span<const std::int32_t> path) override;
   std::int32_t truncate(std::int32_t seq, std::int32_t n_tokens) override;
+  std::optional<SavedPrefix> save(std::int32_t seq, std::size_t most) override;
+  std::int32_t restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) override;
+  void adapt(std::span<const float> scales) override { adapt_contexts(model_, contexts_, scales); }
   std::int32_t n_committed(std::int32_t seq) const override { return at(seq).committed; }
   std::int32_t n_speculative(std::int32_t seq) const override { return n_tokens(at(seq)) - at(seq).committed; }
   std::int32_t n_extra() const override { return n_extra_; }
@@ -93,6 +97,7 @@ class RecurrentBackend final : public Backend {
   void restore(Sequence& s, std::int32_t n);
   void forget(Sequence& s);
 
+  const Model& model_;
   const llama_vocab* vocab_;
   const std::function<bool()> cancelled_;
   const StatesOfHeads states_;
@@ -121,7 +126,8 @@ ContextOptions with_room(ContextOptions o) {
 }
 
 RecurrentBackend::RecurrentBackend(const Model& model, const ContextOptions& o, StatesOfHeads states)
-    : vocab_(model.impl().vocab),
+    : model_(model),
+      vocab_(model.impl().vocab),
       cancelled_(o.cancelled),
       states_(std::move(states)),
       one_at_a_time_(model.architecture() == "arwkv7" || model.architecture() == "rwkv6qwen2" ||
@@ -381,12 +387,7 @@ bool RecurrentBackend::copy_state(const Sequence& s, std::vector<std::uint8_t>& 
 }
 
 bool RecurrentBackend::put_state(const Sequence& s, const std::vector<std::uint8_t>& state) const {
-  bool taken = false;
-  call_remote(is_remote(llama_get_model(context(s))), [&] {
-    taken = llama_state_seq_set_data_ext(context(s), state.data(), state.size(), s.id,
-                                         LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == state.size();
-  });
-  return taken;
+  return gsd::put_state(context(s), s.id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY, state);
 }
 
 void RecurrentBackend::forget(Sequence& s) {
@@ -422,6 +423,42 @@ std::int32_t RecurrentBackend::truncate(std::int32_t seq, std::int32_t n_tokens)
   s.tokens.resize(static_cast<std::size_t>(s.committed));
   while (!s.copies.empty() && s.copies.back().n > s.committed) s.copies.pop_back();
   for (const auto& states : states_) states->truncate(seq, s.committed);
+  return s.committed;
+}
+
+// The copies of the part of the state that is no KV cache, then the whole.
+std::optional<SavedPrefix> RecurrentBackend::save(std::int32_t seq, std::size_t most) {
+  commit(seq, {});
+  const Sequence& s = at(seq);
+  if (s.held == 0) return std::nullopt;
+  SavedPrefix out;
+  for (const Copy& c : s.copies) {
+    if (c.n < s.held) add_state(out, c.n, c.state);
+  }
+  const std::vector<std::uint8_t> whole = gsd::copy_state(context(s), s.id, 0, most - std::min(most, out.bytes.size()));
+  if (whole.empty()) return std::nullopt;
+  add_state(out, s.held, whole);
+  return out;
+}
+
+std::int32_t RecurrentBackend::restore(std::int32_t seq, const SavedPrefix& saved, std::span<const Token> text) {
+  truncate(seq, 0);
+  Sequence& s = at(seq);
+  leave_alone(s.context, {seq});
+  const auto n = static_cast<std::int32_t>(text.size());
+  if (!gsd::put_state(context(s), s.id, 0, state_at(saved, saved.n)) ||
+      llama_memory_seq_pos_max(memory(s), s.id) != saved.n - 1) {
+    forget(s);
+    return 0;
+  }
+  for (const std::int32_t end : saved.ends) {
+    const auto state = state_at(saved, end);
+    if (end < saved.n && end <= n) s.copies.push_back({end, false, {state.begin(), state.end()}});
+  }
+  s.held = saved.n;
+  if (n < saved.n) restore(s, n);
+  s.committed = s.held;
+  s.tokens.assign(text.begin(), text.begin() + s.held);
   return s.committed;
 }
 

@@ -77,6 +77,18 @@ std::vector<LoadedDraft> choose_drafts(const RuntimeOptions& o, const MtpLayers&
   return out;
 }
 
+std::vector<std::string> paths(const std::vector<RuntimeOptions::Adapter>& adapters) {
+  std::vector<std::string> out;
+  for (const auto& a : adapters) out.push_back(a.path);
+  return out;
+}
+
+std::vector<float> scales(const std::vector<RuntimeOptions::Adapter>& adapters) {
+  std::vector<float> out;
+  for (const auto& a : adapters) out.push_back(a.scale);
+  return out;
+}
+
 // Where a sequence may have all that there is, it gets no more than the models are to be trusted with.
 int default_context(const Model& target, const std::vector<const Model*>& all, int n_shared) {
   int most = n_shared > 0 ? std::min(n_shared, target.n_ctx_trusted()) : std::min(4096, target.n_ctx_train());
@@ -130,6 +142,8 @@ std::string Runtime::Impl::profile_key() const {
   std::vector<std::string> names;
   for (const LoadedDraft& d : drafts)
     names.push_back((d.model ? d.model->fingerprint() : draft_type_name(d.type)) + (d.map ? " translated" : ""));
+  for (const auto& a : options.adapters) names.push_back(fmt::format("adapter {} {}", a.path, a.scale));
+  for (const auto& a : options.draft_adapters) names.push_back(fmt::format("draft's adapter {} {}", a.path, a.scale));
   return fmt::format("gsd {} | {} | {} | {} | {} threads | ctx {} | kv {} {} | {} | narrow {}", GSD_VERSION, cpu_name(),
                      target->fingerprint(), names.empty() ? "none" : fmt::format("{}", fmt::join(names, " + ")),
                      n_threads, options.context.n_ctx, options.context.type_k, options.context.type_v,
@@ -161,11 +175,13 @@ void Runtime::Impl::make_profile(double load_ms) {
 
 void Runtime::Impl::load_draft(LoadedDraft& draft, const std::function<std::unique_ptr<Model>(ModelOptions)>& load,
                                const std::function<bool(float)>& progress) {
-  draft.model = load({.path = draft.path,
-                      .place = place_of_draft(options),
-                      .mmap = options.mmap,
-                      .head = draft.type != DraftType::kModel,
-                      .progress = progress});
+  draft.model =
+      load({.path = draft.path,
+            .place = place_of_draft(options),
+            .mmap = options.mmap,
+            .adapters = draft.type == DraftType::kModel ? paths(options.draft_adapters) : std::vector<std::string>(),
+            .head = draft.type != DraftType::kModel,
+            .progress = progress});
   draft.difference = pair_mismatch(*target, *draft.model);
   if (draft.difference.empty()) return;
   const std::string obstacle =
@@ -192,6 +208,7 @@ void Runtime::Impl::make_contexts(const ContextOptions& context) {
   for (LoadedDraft& d : drafts) {
     if (d.type == DraftType::kModel) {
       d.backend = make_backend(*d.model, d.map ? with_room(draft_context, *d.model, context.n_ctx) : draft_context);
+      d.backend->adapt(scales(options.draft_adapters));
       drafters.push_back(d.map ? make_translating_drafter(*d.backend, d.map, draft_type_name(d.type))
                                : make_model_drafter(*d.backend, target->n_vocab(), draft_type_name(d.type)));
     } else {
@@ -223,9 +240,13 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   };
   if (!with_draft || options.with_mtp) m.mtp = mtp_layers(options.target);
   m.drafts = choose_drafts(options, m.mtp);
+  if (!options.draft_adapters.empty() &&
+      std::none_of(m.drafts.begin(), m.drafts.end(), [](const LoadedDraft& d) { return d.type == DraftType::kModel; }))
+    throw Error(ErrorCode::kUsage, "There is no draft model that the draft's adapters could act on.");
   m.target = load({.path = options.target,
                    .place = options.target_place,
                    .mmap = options.mmap,
+                   .adapters = paths(options.adapters),
                    .mtp = !m.drafts.empty() && m.drafts.back().type == DraftType::kMtp,
                    .progress = part(0, with_draft ? 0.9F : 1)});
   for (LoadedDraft& d : m.drafts)
@@ -248,6 +269,8 @@ Runtime::Runtime(const RuntimeOptions& options) : impl_(std::make_unique<Impl>(o
   for (const std::string& file : options.lookup)
     m.engine->add_source(make_lookup_text(m.target->tokenize(read_text(file), AddBegin::kNo, ParseControl::kNo)));
   if (!options.profile) return;
+  m.engine->state().adapted_ = scales(options.adapters);  // what passes cost with them
+  m.target_backend->adapt(m.engine->state().adapted_);
   if (m.load_profile()) {
     m.profile_source = "cached";
     return;

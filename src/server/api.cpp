@@ -11,6 +11,7 @@
 #include "infill.h"
 #include "messages.h"
 #include "native.h"
+#include "slot_file.h"
 
 namespace gsd::server {
 namespace {
@@ -38,6 +39,12 @@ CompletionRequest one_answer(CompletionRequest r) {
   return r;
 }
 
+// Whether the begin of text in front of the tokens does not stand in the prompt.
+bool begin_was_added(const Vocabulary& vocabulary, const Prompt& prompt, std::span<const Token> tokens) {
+  return tokens.front() == vocabulary.begin && !prompt.empty() && prompt.front().tokens.empty() &&
+         !prompt.front().text.starts_with(vocabulary.piece(vocabulary.begin, ShowControl::kYes));
+}
+
 }  // namespace
 
 // --- Call ------------------------------------------------------------------------------------------------------------
@@ -63,17 +70,24 @@ Call::Call(const TextModel& model, Scheduler& scheduler, CompletionRequest reque
     o.max_tokens = r.max_tokens;
     o.ignore_eog = r.ignore_eos;
     o.reuse_prefix = r.cache_prompt;
+    o.client = r.client;
+    o.slot = r.slot;
+    o.adapters = r.adapters;
     if (grammar) o.constraint = grammar->constraint();
+    const bool with_prompt = r.echo && r.logprobs >= 0;
     if (store) o.sources.push_back(store);
-    GenerationOptions g{.stop = r.stop,
-                        .logprobs = r.logprobs,
-                        .post_sampling = r.post_sampling,
-                        .tokens = r.report_tokens,
-                        .progress = r.stream && r.report_progress,
-                        .max_ms = r.max_predict_ms,
-                        .trace = r.trace,
-                        .store = store,
-                        .shown = {}};
+    GenerationOptions g{
+        .stop = r.stop,
+        .logprobs = r.logprobs,
+        .post_sampling = r.post_sampling,
+        .prompt = with_prompt,
+        .begin_added = with_prompt && begin_was_added(model.vocabulary, r.prompts[i / n], prompts[i / n]),
+        .tokens = r.report_tokens,
+        .progress = r.stream && r.report_progress,
+        .max_ms = r.max_predict_ms,
+        .trace = r.trace,
+        .store = store,
+        .shown = {}};
     if (plan_.format != nullptr) {
       parsers_[i] = chat::make_reply_parser(*plan_.format, plan_.options);
       g.shown = support->shared_shown();
@@ -269,13 +283,16 @@ Api::ChatPrompt Api::chat_prompt(const Conversation& conversation) const {
 std::unique_ptr<Call> Api::start(CompletionRequest r, std::vector<std::vector<Token>> prompts,
                                  const CallSupport* support, ReplyPlan plan, std::unique_ptr<AnswerWriter> writer) {
   check_choices(prompts.size() * static_cast<std::size_t>(r.n));
+  if (r.slot >= std::ssize(scheduler_.slots())) throw ApiError(400, "There is no such slot.", "id_slot");
   resolve(r);
   for (const auto& p : prompts) {
     if (p.empty()) throw ApiError(400, "The prompt is empty; give at least one token.", "prompt");
     if (static_cast<int>(p.size()) >= model_.n_ctx)
       refuse_length(std::to_string(p.size()), support != nullptr ? "messages" : "prompt");
   }
-  const bool stored = r.store && r.client < options_.stores.size();
+  r.adapters = r.lora ? scales(*r.lora) : scales();
+  // What other adapters wrote is no guide.
+  const bool stored = r.store && r.client < options_.stores.size() && r.adapters == first_scales();
   const auto store = stored ? options_.stores[r.client] : nullptr;
   return std::make_unique<Call>(model_, scheduler_, std::move(r), std::move(prompts), support, std::move(plan),
                                 std::move(writer), store);
@@ -433,6 +450,7 @@ std::string Api::props() const {
   r.sampling = options_.defaults.sampling;
   r.speculation = options_.defaults.speculation;
   r.max_tokens = options_.defaults.max_tokens;
+  r.adapters = scales();
   const auto text = [this](Token t) { return t < 0 ? std::string() : model_.vocabulary.piece(t, ShowControl::kYes); };
   return print({{"default_generation_settings", {{"n_ctx", model_.n_ctx}, {"params", generation_settings(r)}}},
                 {"total_slots", scheduler_.slots().size()},
@@ -472,6 +490,88 @@ std::string Api::slots() const {
     out.push_back(std::move(slot));
   }
   return print(out);
+}
+
+std::vector<float> Api::first_scales() const {
+  std::vector<float> out;
+  for (const auto& a : options_.adapters) out.push_back(a.scale);
+  return out;
+}
+
+std::vector<float> Api::scales() const {
+  const std::lock_guard lock(scales_mutex_);
+  return scales_;
+}
+
+std::vector<float> Api::scales(const std::vector<LoraScale>& wanted) const {
+  std::vector<float> out(options_.adapters.size());
+  for (const auto& [id, scale] : wanted) {
+    if (id >= std::ssize(out)) throw ApiError(400, fmt::format("There is no adapter {}.", id), "lora");
+    out[static_cast<std::size_t>(id)] = scale;
+  }
+  return out;
+}
+
+std::string Api::lora_adapters() const {
+  const std::vector<float> now = scales();
+  Json out = Json::array();
+  for (std::size_t i = 0; i < now.size(); ++i)
+    out.push_back(
+        {{"id", i}, {"path", options_.adapters[i].path}, {"scale", now[i]}, {"task_name", ""}, {"prompt_prefix", ""}});
+  return print(out);
+}
+
+std::string Api::set_lora_adapters(std::string_view body) {
+  const std::vector<float> wanted = scales(parse_lora(body));
+  const std::lock_guard lock(scales_mutex_);
+  scales_ = wanted;
+  return R"({"success":true})";
+}
+
+std::string Api::slot_action(int slot, const std::string& action, std::string_view body) {
+  if (options_.slot_path.empty()) throw ApiError(501, "This server saves no slots; start it with --slot-save-path.");
+  if (options_.exact) throw ApiError(501, "With --exact slots keep nothing that could be saved.");
+  if (slot < 0 || slot >= std::ssize(scheduler_.slots())) throw ApiError(400, "There is no such slot.", "id_slot");
+  // The slot's turn comes between two steps.
+  const auto with_slot = [&](const auto& work) {
+    scheduler_.between_steps([&](Engine& engine) {
+      if (engine.is_taken(slot)) return false;
+      work(engine);
+      return true;
+    });
+  };
+  return as_api_errors([&] {
+    Json out{{"id_slot", slot}};
+    if (action == "erase") {
+      with_slot([&](Engine& engine) { out["n_erased"] = engine.erase_slot(slot); });
+      return print(out);
+    }
+    if (action != "save" && action != "restore")
+      throw ApiError(400, "The action must be save, restore or erase.", "action");
+    const Json object = parse_object(body);
+    const std::string name = Fields(object).text("filename");
+    if (!is_file_name(name))
+      throw ApiError(400, "The filename must be the name of a file alone, without a path.", "filename");
+    const std::string path = options_.slot_path + "/" + name;
+    out["filename"] = name;
+    const Stopwatch clock;
+    std::size_t size = 0;
+    Engine::Kept kept;
+    if (action == "save") {
+      with_slot([&](Engine& engine) { kept = engine.save_slot(slot); });
+      if (kept.text.empty()) throw ApiError(400, "The slot keeps nothing that could be saved.", "id_slot");
+      out["n_saved"] = kept.text.size();
+      out["n_written"] = write_slot_file(path, options_.slots_model, kept);
+      out["timings"] = {{"save_ms", clock.ms()}};
+    } else {
+      kept = read_slot_file(path, options_.slots_model, model_.n_ctx, model_.vocabulary.size, size);
+      out["n_restored"] = kept.text.size();
+      out["n_read"] = size;
+      with_slot([&](Engine& engine) { engine.restore_slot(slot, std::move(kept)); });
+      out["timings"] = {{"restore_ms", clock.ms()}};
+    }
+    return print(out);
+  });
 }
 
 std::string Api::metrics() const { return metrics_.prometheus(scheduler_.n_processing(), scheduler_.n_waiting()); }

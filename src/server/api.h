@@ -14,6 +14,7 @@
 #include "../chat/control_tokens.h"
 #include "answer.h"
 #include "calls.h"
+#include "gsd/runtime.h"
 #include "metrics.h"
 #include "openai.h"
 #include "request.h"
@@ -72,6 +73,10 @@ struct ApiOptions {
   std::string version;
   // Earlier answers to draw on, one store for each client; empty: none are kept. Of the scheduler's thread.
   std::vector<std::shared_ptr<AnswerStore>> stores;
+  // The target's, with their scales at the start.
+  std::vector<RuntimeOptions::Adapter> adapters;
+  std::string slot_path;    // folder of the files of slots; empty: there are none
+  std::string slots_model;  // what these belong to
 };
 
 // All functions may be called from any thread. Those that take a body throw ApiError.
@@ -83,10 +88,11 @@ class Api {
         scheduler_(scheduler),
         metrics_(metrics),
         options_(std::move(options)),
+        scales_(first_scales()),
         control_(model.vocabulary),
         calls_(model, control_, options_.tool_format ? *options_.tool_format : chat::find_tool_format(*model.chat)) {}
 
-  // `client`: a number for who asks, where stores are kept for several.
+  // `client`: a number for who asks. Nothing that is kept of one is used for another.
   std::unique_ptr<Call> completion(std::string_view body, bool chat, std::size_t client = 0);
   std::unique_ptr<Call> native(std::string_view body, std::size_t client = 0);    // llama-server's own form
   std::unique_ptr<Call> infill(std::string_view body, std::size_t client = 0);    // and answer
@@ -103,6 +109,11 @@ class Api {
   std::string model(const std::string& id) const;
   std::string props() const;
   std::string slots() const;
+  // How strongly adapters act on requests that do not say it.
+  std::string lora_adapters() const;
+  std::string set_lora_adapters(std::string_view body);
+  // Saves, restores or erases what a free slot keeps; waits until it is free.
+  std::string slot_action(int slot, const std::string& action, std::string_view body);
   std::string metrics() const;
   // True while requests are accepted.
   bool healthy() const { return !scheduler_.draining(); }
@@ -113,6 +124,9 @@ class Api {
     std::string text;
     std::vector<Token> tokens;
   };
+  std::vector<float> first_scales() const;
+  std::vector<float> scales() const;
+  std::vector<float> scales(const std::vector<LoraScale>& wanted) const;
   ChatPrompt chat_prompt(const Conversation& conversation) const;
   std::unique_ptr<Call> chat(CompletionRequest request, std::unique_ptr<AnswerWriter> writer);
   std::unique_ptr<Call> start(CompletionRequest request, std::vector<std::vector<Token>> prompts,
@@ -132,6 +146,8 @@ class Api {
   Scheduler& scheduler_;
   Metrics& metrics_;
   ApiOptions options_;
+  mutable std::mutex scales_mutex_;
+  std::vector<float> scales_;  // of the adapters; guarded by scales_mutex_
   chat::ControlTokens control_;
   CallSupport calls_;
   ResponseStore responses_;

@@ -12,7 +12,7 @@ constexpr std::size_t kMaxKeys = 20000;
 
 }  // namespace
 
-Json parse_object(std::string_view body) {
+Json parse_json(std::string_view body) {
   Json out;
   std::size_t n_keys = 0;
   try {
@@ -27,6 +27,11 @@ Json parse_object(std::string_view body) {
   } catch (const Json::exception& e) {
     throw ApiError(400, fmt::format("The request is not valid JSON: {}.", e.what()), {}, "invalid_json");
   }
+  return out;
+}
+
+Json parse_object(std::string_view body) {
+  Json out = parse_json(body);
   if (!out.is_object()) throw ApiError(400, "The request must be a JSON object.");
   return out;
 }

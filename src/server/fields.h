@@ -15,8 +15,9 @@ namespace gsd::server {
 
 constexpr int kMaxJsonDepth = 64;
 
-// A request's body. Throws ApiError(400) for what is no JSON object, nested deeper than kMaxJsonDepth, or of too many
-// keys.
+// A request's body. Throws ApiError(400) for what is no JSON, nested deeper than kMaxJsonDepth, or of too many keys;
+// parse_object() also for what is no object.
+Json parse_json(std::string_view body);
 Json parse_object(std::string_view body);
 
 // Throws ApiError(400): "The field 'FIELD' WHAT."

@@ -61,6 +61,16 @@ class Generation {
         channel_(std::move(channel)),
         text_(options_.stop) {
     if (options_.post_sampling) sampler_.emplace(session.sampling);
+    if (!options_.prompt) return;
+    for (std::size_t i = 0; i < prompt.size(); ++i) {
+      const bool hidden = i == 0 && options_.begin_added;
+      const std::string piece = hidden ? "" : model_.vocabulary.piece(prompt[i], ShowControl::kYes);
+      pending_.push_back({{.token = prompt[i], .bytes = piece, .scored = i > 0, .top = {}}, 0});
+    }
+  }
+
+  void on_prompt_row(std::size_t index, std::span<const float> logits) {
+    report_log_p(logits, pending_[index + 1].report);
   }
 
   bool on_token(Token t) {
@@ -79,7 +89,14 @@ class Generation {
   }
 
   void on_prompt(const PromptProgress& p) {
-    Event e = next_event();
+    Event e{.choice = choice_,
+            .text = {},
+            .tokens = {},
+            .trace = {},
+            .progress = {},
+            .stats = stats_,
+            .outcome = {},
+            .stop = {}};
     e.progress = p;
     channel_->put(std::move(e));
   }
@@ -160,23 +177,22 @@ class Generation {
   }
 
   void fill_log_p(const StepView& v) {
+    const std::size_t n = v.acceptance.token.size();
+    for (std::size_t i = 0; i < n; ++i) report_log_p(v.logits(i), pending_[pending_.size() - n + i].report);
+  }
+
+  void report_log_p(std::span<const float> row, TokenReport& r) const {
     constexpr std::size_t kMost = 256;
     std::array<Token, kMost> token;
     std::array<float, kMost> log_p;
-    const std::size_t n = v.acceptance.token.size();
-    const std::size_t first = pending_.size() - n;
     const std::size_t wanted = std::clamp<std::size_t>(static_cast<std::size_t>(options_.logprobs), 1, kMost);
-    for (std::size_t i = 0; i < n; ++i) {
-      const auto row = v.logits(i);
-      const auto found = static_cast<std::size_t>(
-          top_k_log_softmax(row, 1, std::span(token).first(wanted), std::span(log_p).first(wanted)));
-      TokenReport& r = pending_[first + i].report;
-      if (found == 0) continue;
-      const float log_sum = row[static_cast<std::size_t>(token[0])] - log_p[0];
-      r.log_p = row[static_cast<std::size_t>(r.token)] - log_sum;
-      for (std::size_t k = 0; k < std::min(found, static_cast<std::size_t>(options_.logprobs)); ++k)
-        r.top.emplace_back(token[k], log_p[k]);
-    }
+    const auto found = static_cast<std::size_t>(
+        top_k_log_softmax(row, 1, std::span(token).first(wanted), std::span(log_p).first(wanted)));
+    if (found == 0) return;
+    const float log_sum = row[static_cast<std::size_t>(token[0])] - log_p[0];
+    r.log_p = row[static_cast<std::size_t>(r.token)] - log_sum;
+    for (std::size_t k = 0; k < std::min(found, static_cast<std::size_t>(options_.logprobs)); ++k)
+      r.top.emplace_back(token[k], log_p[k]);
   }
 
   // What the token was drawn from, and how probable it was there: 0 where a grammar took another one.
@@ -220,9 +236,11 @@ class Generation {
 Job make_job(const TextModel& model, std::vector<Token> prompt, SessionOptions session, GenerationOptions options,
              std::uint32_t choice, std::shared_ptr<Channel> channel, std::shared_ptr<std::atomic<bool>> cancelled) {
   const bool progress = options.progress;
+  const bool rows = options.prompt;
   auto g = std::make_shared<Generation>(model, prompt, session, std::move(options), choice, std::move(channel));
   session.on_token = [g](Token t) { return g->on_token(t); };
   session.on_step = [g](const StepView& v) { g->on_step(v); };
+  if (rows) session.on_prompt_row = [g](std::size_t i, std::span<const float> logits) { g->on_prompt_row(i, logits); };
   Job job;
   job.prompt = std::move(prompt);
   job.options = std::move(session);

@@ -26,6 +26,7 @@ struct TokenReport {
   Token token = -1;
   std::string bytes;       // may be a piece of a character
   std::size_t n_text = 0;  // bytes of the text that it makes complete
+  bool scored = true;      // the first token of a prompt is not
   float log_p = 0;         // under the target's own distribution: before penalties, cuts and temperature; or, if asked
                            // for, its probability in what was drawn from
   std::vector<std::pair<Token, float>> top;  // the most probable ones with their log_p, best first
@@ -84,7 +85,10 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   int logprobs = -1;           // alternatives reported per token; -1 = none, nor the token's own
   bool post_sampling = false;  // see TokenReport
-  bool tokens = false;         // they are reported also without log-probabilities
+  // The prompt's tokens are reported too, beside log-probabilities; where its begin was added to the text, as nothing.
+  bool prompt = false;
+  bool begin_added = false;
+  bool tokens = false;  // they are reported also without log-probabilities
   bool progress = false;
   std::int64_t max_ms =
       0;  // after the first token: then the text ends with the line, see CompletionRequest; 0 = no limit

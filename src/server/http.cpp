@@ -247,7 +247,11 @@ void HttpServer::Impl::route() {
   const auto post = [this](const char* path, auto make) {
     http.Post(path, [make](const auto& req, auto& res) { res.set_content(make(req.body), kJson); });
   };
-  http.Get("/", [](const auto&, auto& res) {
+  http.Get("/", [this](const auto&, auto& res) {
+    if (!options.page) {
+      res.status = 404;
+      return;
+    }
     // Everything the page needs is in it; nothing else may be loaded, nor may it be framed.
     res.set_header("Content-Security-Policy",
                    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -264,12 +268,19 @@ void HttpServer::Impl::route() {
   get("/models", [this](const auto&) { return loaded().models(); });
   get(R"(/v1/models/(.+))", [this](const auto& req) { return loaded().model(req.matches[1]); });
   get("/props", [this](const auto&) { return loaded().props(); });
-  get("/slots", [this](const auto&) { return loaded().slots(); });
+  get("/slots", [this](const auto&) {
+    if (!options.slots) throw ApiError(501, "This server was started with --no-slots.");
+    return loaded().slots();
+  });
   http.Get("/metrics",
            [this](const auto&, auto& res) { res.set_content(loaded().metrics(), "text/plain; version=0.0.4"); });
   post("/tokenize", [this](const std::string& body) { return loaded().tokenize(body); });
   post("/detokenize", [this](const std::string& body) { return loaded().detokenize(body); });
   post("/apply-template", [this](const std::string& body) { return loaded().apply_template(body); });
+  http.Post(R"(/slots/(\d{1,6}))", [this](const auto& req, auto& res) {
+    const std::string action = req.get_param_value("action");
+    res.set_content(loaded().slot_action(std::stoi(req.matches[1]), action, req.body), kJson);
+  });
   // What llama-server has and this server does not do.
   const auto refuse = [this](std::initializer_list<const char*> paths, const char* sentence) {
     for (const char* path : paths)
@@ -279,15 +290,9 @@ void HttpServer::Impl::route() {
          "This server generates text and makes no embeddings; run one with an embedding model for them.");
   refuse({"/rerank", "/reranking", "/v1/rerank", "/v1/reranking"},
          "This server generates text and ranks no documents; run one with a reranking model for that.");
-  refuse({R"(/slots/(\d+))"},
-         "This server does not save, restore or erase slots; prefixes are kept and reused by themselves.");
   refuse({"/props"}, "Properties cannot be changed while the server runs; start it with other flags.");
-  get("/lora-adapters", [](const auto&) { return "[]"; });
-  post("/lora-adapters", [](const std::string& body) {
-    if (Json::parse(body, nullptr, false) != Json::array())
-      throw ApiError(501, "This server was started without adapters and loads none; merge them into the model's file.");
-    return R"({"success":true})";
-  });
+  get("/lora-adapters", [this](const auto&) { return loaded().lora_adapters(); });
+  post("/lora-adapters", [this](const std::string& body) { return loaded().set_lora_adapters(body); });
   const auto generate = [this](std::initializer_list<const char*> paths, auto begin) {
     for (const char* path : paths)
       http.Post(path, [this, begin](const auto& req, auto& res) {

@@ -17,6 +17,8 @@ struct HttpOptions {
   std::vector<std::string> api_keys;       // empty = none needed
   std::vector<std::string> allowed_hosts;  // names for Host beside loopback's; counts on loopback without keys
   std::string cors_origin;                 // empty = no other site's page may use the server; "*" = any
+  bool page = true;                        // GET /
+  bool slots = true;                       // GET /slots, of which other clients' work can be seen
   std::size_t max_body = 8 << 20;          // bytes of a request's body
   int max_connections = 512;               // each has a thread while it is open
   int read_timeout_s = 10;                 // between two pieces of a request

@@ -54,6 +54,8 @@ Json generation_settings(const CompletionRequest& r) {
   out["logit_bias"] = Json::array();
   for (const auto& [token, bias] : r.sampling.logit_bias)
     out["logit_bias"].push_back({{"bias", bias}, {"token", token}});
+  Json lora = Json::array();
+  for (std::size_t i = 0; i < r.adapters.size(); ++i) lora.push_back({{"id", i}, {"scale", r.adapters[i]}});
   Json speculative = Json::object();
   visit_params(r.speculation, [&](const Param& param, const auto& value) {
     if constexpr (!std::is_same_v<decltype(value), const Mode&>) speculative[param.name] = value;
@@ -71,7 +73,7 @@ Json generation_settings(const CompletionRequest& r) {
               {"grammar", r.grammar},
               {"timings_per_token", r.timings_per_token},
               {"post_sampling_probs", r.post_sampling},
-              {"lora", Json::array()},
+              {"lora", std::move(lora)},
               {"speculative", std::move(speculative)}});
   return out;
 }

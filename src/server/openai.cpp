@@ -213,8 +213,8 @@ Json OpenAiWriter::logprobs(const std::vector<TokenReport>& tokens, TextOffset& 
       top[text.get<std::string>()] = log_number(log_p);
     }
     out["tokens"].push_back(t.bytes);
-    out["token_logprobs"].push_back(log_number(t.log_p));
-    out["top_logprobs"].push_back(std::move(top));
+    out["token_logprobs"].push_back(t.scored ? Json(log_number(t.log_p)) : Json());
+    out["top_logprobs"].push_back(t.scored ? std::move(top) : Json());
     out["text_offset"].push_back(offset.next(t.bytes));
   }
   return out;

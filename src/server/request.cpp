@@ -189,12 +189,26 @@ void answer_only(CompletionRequest& r) {
   r.answer_rules.clear();
 }
 
+std::vector<LoraScale> read_lora(const Json& list) {
+  if (!list.is_array()) refuse("lora", "must be a list of objects with id and scale");
+  std::vector<LoraScale> out;
+  for (const Json& item : list) {
+    if (!item.is_object()) refuse("lora", "must be a list of objects with id and scale");
+    const Fields f(item, "lora");
+    LoraScale& s = out.emplace_back();
+    if (f.find("id") == nullptr) refuse("lora.id", "is missing");
+    f.read("id", s.id, 0, INT32_MAX);
+    f.read("scale", s.scale);
+  }
+  return out;
+}
+
 void read_common(const Fields& f, const RequestDefaults& defaults, CompletionRequest& r) {
   r.sampling = defaults.sampling;
   r.speculation = defaults.speculation;
   r.max_tokens = defaults.max_tokens;
   f.refuse_unsupported({"functions", "function_call", "audio", "modalities", "prediction", "web_search_options",
-                        "images", "lora", "mirostat", "n_indent"});
+                        "images", "mirostat", "n_indent"});
   if (const Json* target = f.find("adaptive_target"); target != nullptr && !(target->is_number() && *target < 0))
     refuse("adaptive_target", "is not supported by this server");
   f.read("model", r.model);
@@ -205,6 +219,8 @@ void read_common(const Fields& f, const RequestDefaults& defaults, CompletionReq
   f.read("n", r.n, 1, kMaxChoices);
   f.read("stream", r.stream);
   f.read("cache_prompt", r.cache_prompt);
+  if (const Json* lora = f.find("lora")) r.lora = read_lora(*lora);
+  f.read("id_slot", r.slot, -1, INT32_MAX);
   f.read("ignore_eos", r.ignore_eos);
   f.read("timings_per_token", r.timings_per_token);
   f.read("return_progress", r.report_progress);
@@ -299,8 +315,9 @@ CompletionRequest parse_completion(std::string_view body, const RequestDefaults&
   if (best_of != r.n) refuse("best_of", "is not supported by this server");
   f.read("logprobs", r.logprobs, 0, kMaxTopLogprobs);
   f.read("echo", r.echo);
-  if (r.echo && r.logprobs >= 0) refuse("echo", "cannot be given beside logprobs: tokens of the prompt are not scored");
   f.read("suffix", r.suffix);
+  if (r.echo && r.logprobs >= 0 && !r.suffix.empty())
+    refuse("echo", "cannot be given beside logprobs and suffix, whose prompt has another order");
   return r;
 }
 
@@ -347,6 +364,8 @@ std::vector<Token> parse_detokenize(std::string_view body) {
   if (list == nullptr || !list->is_array()) refuse("tokens", "must be a list of token numbers");
   return token_list(*list, "tokens");
 }
+
+std::vector<LoraScale> parse_lora(std::string_view body) { return read_lora(parse_json(body)); }
 
 Conversation parse_conversation(std::string_view body, const RequestDefaults& defaults) {
   return read_conversation(parse_object(body), defaults.conversation);

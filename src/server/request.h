@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,12 @@ struct PromptPart {
 // Texts and tokens, one after the other. A begin of text is put before a text in front, not before tokens.
 using Prompt = std::vector<PromptPart>;
 
+// How strongly an adapter is to act.
+struct LoraScale {
+  int id = 0;
+  float scale = 0;
+};
+
 struct CompletionRequest {
   std::string model;
   Conversation conversation;    // of a chat
@@ -57,11 +64,14 @@ struct CompletionRequest {
   bool stream = false;
   bool include_usage = false;
   bool cache_prompt = true;
+  std::optional<std::vector<LoraScale>> lora;  // those left out do not act; empty: as the server says
+  std::vector<float> adapters;                 // resolved: of each adapter
+  std::int32_t slot = -1;                      // the one to generate in; -1 = any
   bool ignore_eos = false;
   bool timings_per_token = false;
   bool trace = false;      // the graph of every step
   bool store = true;       // draw on earlier answers, and be drawn on, where the server keeps some
-  std::size_t client = 0;  // whose answers: one of another number sees nothing of them
+  std::size_t client = 0;  // who asks: one of another number sees nothing of prompts and answers
 };
 
 struct TokenizeRequest {
@@ -85,6 +95,8 @@ CompletionRequest parse_native(std::string_view body, const RequestDefaults& def
 CompletionRequest read_native(const Json& object, const RequestDefaults& defaults);
 TokenizeRequest parse_tokenize(std::string_view body);
 std::vector<Token> parse_detokenize(std::string_view body);
+// A list of adapters with their scales.
+std::vector<LoraScale> parse_lora(std::string_view body);
 Conversation parse_conversation(std::string_view body, const RequestDefaults& defaults);
 
 }  // namespace gsd::server

@@ -115,7 +115,7 @@ void Scheduler::run() {
 }
 
 bool Scheduler::turn() {
-  if (running_.empty() && n_waiting() == 0) return false;
+  if (running_.empty() && !has_waiting()) return false;
   try {
     work();
   } catch (...) {
@@ -126,6 +126,7 @@ bool Scheduler::turn() {
 }
 
 void Scheduler::work() {
+  run_errands();
   admit();
   drop_cancelled();
   let_in();
@@ -138,6 +139,7 @@ void Scheduler::work() {
 // Answers everybody who waits; nobody else would.
 void Scheduler::end_all(const Error& error) {
   drain();
+  refuse_errands();
   for (Running r; take_queued(r, [](const Job&) { return true; }); r = {}) finish(r, error);
   for (const auto& r : running_) finish(*r, error);
   running_.clear();
@@ -160,14 +162,58 @@ bool Scheduler::take_queued(Running& r, Wanted wanted) {
 // False when nothing is left to do and nothing more will come.
 bool Scheduler::wait_for_work() {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] { return !running_.empty() || !queue_.empty() || draining_; });
-  return !running_.empty() || !queue_.empty();
+  const auto is_work = [this] { return !running_.empty() || !queue_.empty() || !errands_.empty(); };
+  wake_.wait(lock, [&] { return is_work() || draining_; });
+  return is_work();
 }
+
+bool Scheduler::has_waiting() const {
+  const std::lock_guard lock(mutex_);
+  return !queue_.empty() || !errands_.empty();
+}
+
+void Scheduler::between_steps(std::function<bool(Engine&)> work) {
+  std::future<void> done;
+  {
+    const std::lock_guard lock(mutex_);
+    if (draining_) throw Error(ErrorCode::kUsage, "The server is shutting down.");
+    errands_.push_back({std::move(work), {}});
+    done = errands_.back().done.get_future();
+  }
+  wake_.notify_one();
+  done.get();
+}
+
+void Scheduler::run_errands() {
+  std::unique_lock lock(mutex_);
+  for (auto at = errands_.begin(); at != errands_.end();) {
+    Errand& errand = *at;
+    lock.unlock();  // others only add to the end
+    bool done = true;
+    try {
+      done = errand.work(engine_);
+      if (done) errand.done.set_value();
+    } catch (...) {
+      errand.done.set_exception(std::current_exception());
+    }
+    lock.lock();
+    at = done ? errands_.erase(at) : std::next(at);
+  }
+}
+
+void Scheduler::refuse_errands() {
+  const std::lock_guard lock(mutex_);
+  for (Errand& e : errands_)
+    e.done.set_exception(std::make_exception_ptr(Error(ErrorCode::kUsage, "The server is shutting down.")));
+  errands_.clear();
+}
+
+bool Scheduler::can_start(const Job& job) const { return job.options.slot < 0 || !engine_.is_taken(job.options.slot); }
 
 void Scheduler::admit() {
   while (running_.size() < n_slots_) {
     if (!next_) next_ = std::make_unique<Running>();  // before a job is taken: what fails here loses none
-    if (!take_queued(*next_, [](const Job&) { return true; })) return;
+    if (!take_queued(*next_, [this](const Job& job) { return can_start(job); })) return;
     start(std::move(next_));
     publish();
   }
@@ -181,7 +227,6 @@ void Scheduler::start(std::unique_ptr<Running> r) {
     const std::span<const Token> alike = r->job.options.reuse_prefix ? r->job.prompt : std::span<const Token>{};
     r->session = engine_.open(std::move(r->job.options), alike);
     engine_.set_prompt(*r->session, r->job.prompt);
-    report_prompt(*r);
     running_.push_back(std::move(r));
   } catch (...) {
     finish(*r, current_error());
@@ -272,6 +317,16 @@ void Scheduler::make_room(std::size_t n) {
 
 bool Scheduler::prefilled(const Running& r) const { return r.prompt_ms > 0 && engine_.prefill_left(*r.session) == 0; }
 
+// Nobody gives way to a copy but what ended requests left behind.
+void Scheduler::recall(Running& r) {
+  const std::size_t n = engine_.recallable(*r.session);
+  if (n == 0) return;
+  while (options_.n_shared > 0 && n_held() + n > options_.n_shared) {
+    if (!engine_.forget_oldest()) return;
+  }
+  engine_.recall(*r.session);
+}
+
 // One chunk of the next prompt in turn, so that those who decode never wait for more.
 void Scheduler::prefill_one() {
   for (std::size_t i = 0; i < running_.size(); ++i) {
@@ -281,6 +336,8 @@ void Scheduler::prefill_one() {
     turn_ = at + 1;
     try {
       const Stopwatch clock;
+      recall(r);
+      if (!std::exchange(r.reported, true)) report_prompt(r);
       const std::size_t before = engine_.prefill_left(*r.session);
       make_room(std::min(before, static_cast<std::size_t>(engine_.options().prefill_chunk)));
       if (!r.inside) return;
@@ -311,9 +368,18 @@ void Scheduler::step() {
   for (const auto& r : running_) {
     if (r->inside && prefilled(*r)) ready_.push_back(r->session.get());
   }
-  const auto most = static_cast<std::size_t>(engine_.options().max_total_width);
-  for (std::size_t i = 0; i < ready_.size(); i += most)
-    step_group(std::span(ready_).subspan(i, std::min(most, ready_.size() - i)));
+  // Sessions with other adapters have steps of their own.
+  const auto adapters = [](const Session* s) -> const auto& { return s->options().adapters; };
+  const auto before = [&](const Session* a, const Session* b) { return adapters(a) < adapters(b); };
+  if (!std::is_sorted(ready_.begin(), ready_.end(), before)) std::sort(ready_.begin(), ready_.end(), before);
+  for (std::size_t i = 0; i < ready_.size();) {
+    std::size_t n = 1;
+    while (n < static_cast<std::size_t>(engine_.options().max_total_width) && i + n < ready_.size() &&
+           adapters(ready_[i + n]) == adapters(ready_[i]))
+      ++n;
+    step_group(std::span(ready_).subspan(i, n));
+    i += n;
+  }
 }
 
 void Scheduler::step_group(std::span<Session* const> group) {

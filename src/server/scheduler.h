@@ -7,6 +7,8 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <future>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -92,6 +94,9 @@ class Scheduler {
   // One round of that without waiting; false if nothing is to do. For who owns the thread and has other work (a
   // simulation); not beside run().
   bool turn();
+  // Has `work` done in the thread of run(), between two steps, as soon as it says that it is done (false: to be tried
+  // again after the next step); waits for that. Throws what it throws, Error(kUsage) if the scheduler ends before.
+  void between_steps(std::function<bool(Engine&)> work);
   // No further jobs are taken; those that are there come to their end.
   void drain();
   // The same, and all jobs are cancelled.
@@ -118,6 +123,7 @@ class Scheduler {
     double queue_ms = 0;
     double prompt_ms = 0;  // 0 until prefilled
     bool stepped = false;
+    bool reported = false;        // how far its prompt is, at the beginning
     bool inside = false;          // its text has a place among the positions
     bool entered = false;         // it had one at some time
     bool put_out = false;         // it lost it, and nothing has ended since
@@ -125,7 +131,15 @@ class Scheduler {
     Mode mode = Mode::kAuto;
   };
 
+  struct Errand {
+    std::function<bool(Engine&)> work;
+    std::promise<void> done;
+  };
   bool wait_for_work();
+  bool has_waiting() const;
+  void run_errands();
+  void refuse_errands();
+  bool can_start(const Job& job) const;
   void work();
   void admit();
   void start(std::unique_ptr<Running> r);
@@ -136,6 +150,7 @@ class Scheduler {
   bool prefilled(const Running& r) const;
   std::size_t n_held() const;
   void make_room(std::size_t n);
+  void recall(Running& r);
   void prefill_one();
   void report_prompt(const Running& r) const;
   void step();
@@ -154,6 +169,7 @@ class Scheduler {
   std::condition_variable wake_;
   std::deque<Queued> queue_;    // guarded by mutex_
   std::vector<SlotView> view_;  // guarded by mutex_
+  std::list<Errand> errands_;   // guarded by mutex_
   bool draining_ = false;       // guarded by mutex_
   std::size_t n_slots_;
   std::atomic<bool> stopping_{false};

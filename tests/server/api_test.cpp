@@ -82,6 +82,43 @@ TEST(Api, EchoBeginsEachTextWithItsPromptAsItWasGiven) {
   EXPECT_EQ(text_of(ask(rig.api, body)), "once upon");
 }
 
+TEST(Api, EchoBesideLogprobsScoresThePromptAsItScoresWhatItWrites) {
+  Rig rig;
+  rig.start();
+  const std::string prompt = "once upon a time, and then once more";
+  Json body{{"prompt", prompt}, {"max_tokens", 30}, {"temperature", 0}, {"logprobs", 3}, {"ignore_eos", true}};
+  const Json written = ask(rig.api, body);
+  const Json& own = written["choices"][0]["logprobs"];
+  const std::size_t n = prompt.size();
+  body["prompt"] = prompt + text_of(written);
+  body["echo"] = true;
+  for (const int more : {0, 5}) {
+    body["max_tokens"] = more;
+    const Json answer = ask(rig.api, body);
+    const Json& all = answer["choices"][0]["logprobs"];
+    ASSERT_EQ(all["tokens"].size(), n + 30 + static_cast<std::size_t>(more));
+    EXPECT_EQ(answer["timings"]["cache_n"], 0);
+    EXPECT_TRUE(all["token_logprobs"][0].is_null());
+    EXPECT_TRUE(all["top_logprobs"][0].is_null());
+    std::string text;
+    for (std::size_t i = 0; i < all["tokens"].size(); ++i) {
+      EXPECT_EQ(all["text_offset"][i], i);
+      text += all["tokens"][i];
+      if (i == 0) continue;
+      EXPECT_LE(all["token_logprobs"][i].get<double>(), 0);
+      if (i < n || i >= n + 30) continue;
+      EXPECT_FLOAT_EQ(all["token_logprobs"][i], own["token_logprobs"][i - n]) << i;
+      EXPECT_EQ(all["top_logprobs"][i], own["top_logprobs"][i - n]) << i;
+    }
+    EXPECT_EQ(text, text_of(answer));
+    Json streamed = Json::array();
+    for (const Json& c : stream(rig.api, body)) {
+      for (const Json& p : c["choices"][0]["logprobs"]["token_logprobs"]) streamed.push_back(p);
+    }
+    EXPECT_EQ(streamed, all["token_logprobs"]);
+  }
+}
+
 TEST(Api, HonoursSpeculationPerRequest) {
   Rig rig;
   rig.start();

@@ -25,6 +25,7 @@ struct RigOptions {
   int prefill_chunk = 16;
   std::size_t max_queue = 64;
   std::size_t n_shared = 0;
+  std::size_t cache_bytes = 0;
   bool with_draft = true;
   int step_us = 0;  // a pass of the target takes that long for each row
   Script script;    // of both models; empty: random ones
@@ -103,7 +104,11 @@ struct Rig {
         target(info, slowed(o.script ? o.script : script(0), o.step_us), o.script ? 32 : 2, 0),
         draft(info, o.script ? o.script : script(0.3F), o.script ? 32 : 2, 0),
         engine(target, o.with_draft ? &draft : nullptr,
-               {.exact = false, .prefill_chunk = o.prefill_chunk, .max_total_width = 64, .keep_prefixes = true}),
+               {.exact = false,
+                .prefill_chunk = o.prefill_chunk,
+                .max_total_width = 64,
+                .keep_prefixes = true,
+                .cache_bytes = o.cache_bytes}),
         model(ascii_model(o.n_ctx, o.chat_template)),
         scheduler(engine, metrics, {.max_queue = o.max_queue, .n_shared = o.n_shared}),
         stores(api_options.stores),

@@ -148,7 +148,10 @@ void Simulation::serve(Service& service) {
   test::FaultyBackend faulty(moves ? static_cast<Backend&>(moving) : target, draw(1000),
                              [&](auto) { return fate(no_room, breaks); });
   Engine engine(faulty, draw(4) == 0 ? nullptr : &draft,
-                {.prefill_chunk = from(1, 32), .max_total_width = from(1, 32), .keep_prefixes = draw(2) == 0});
+                {.prefill_chunk = from(1, 32),
+                 .max_total_width = from(1, 32),
+                 .keep_prefixes = draw(2) == 0,
+                 .cache_bytes = draw(2) * draw(4000)});
   static const TextModel model = ascii_model(info.n_ctx);
   ApiOptions options = api_options();
   static const chat::ToolFormat format = chat::find_tool_format(*model.chat);

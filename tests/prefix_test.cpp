@@ -35,8 +35,7 @@ struct Pair {
       zoo::write_model(table.entry(name), models + "/toy-target.gguf", {}, path);
       zoo::write_model(table.entry(name), models + "/toy-target.gguf", {.draft = true, .formats = {}}, draft_path);
     }
-    model =
-        std::make_unique<Model>(ModelOptions{.path = path, .gpu_layers = 0, .mmap = {}, .mtp = mtp, .progress = {}});
+    model = std::make_unique<Model>(ModelOptions{.path = path, .mmap = {}, .mtp = mtp, .progress = {}});
     ContextOptions c{.n_ctx = kContext, .n_seq = 3, .n_threads = 1, .max_leaves = 4};
     ContextOptions d = c;
     d.n_ctx += 256;
@@ -49,8 +48,7 @@ struct Pair {
       drafters.push_back(std::move(made.heads[0].drafter));
     } else {
       target = make_backend(*model, c);
-      draft_model =
-          std::make_unique<Model>(ModelOptions{.path = draft_path, .gpu_layers = 0, .mmap = {}, .progress = {}});
+      draft_model = std::make_unique<Model>(ModelOptions{.path = draft_path, .mmap = {}, .progress = {}});
       draft = make_backend(*draft_model, d);
       drafters.push_back(make_model_drafter(*draft, model->n_vocab()));
     }
@@ -111,7 +109,7 @@ TEST_P(Prefix, SevenConversationsInTurnOnThreeSlotsKeepTheirs) {
       ASSERT_TRUE(run_to_end(*p.engine, both));
       for (const Session* each : both)
         judge.judge({each->tokens().begin(), each->tokens().begin() + static_cast<std::ptrdiff_t>(each->n_prompt())},
-                    {each->generated().begin(), each->generated().end()}, all);
+                    {each->generated().begin(), each->generated().end()}, {}, all);
       texts[i].assign(s->tokens().begin(), s->tokens().end());
       say(texts[i], 12);
     }

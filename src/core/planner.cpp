@@ -6,7 +6,7 @@ namespace gsd {
 namespace {
 constexpr double kFade = 0.97;         // about the last 30 steps count
 constexpr double kRevised = 0.25;      // what is left of that when costs turn out to be others
-constexpr double kDoubt = 1.05;        // times as fast as plain decoding must be what is done in its place
+constexpr double kDoubt = 1.07;        // times as fast as plain decoding must be what is done in its place
 constexpr double kProbeShare = 0.005;  // of the time that probes may cost
 constexpr double kUrgentSteps = 3;     // plain steps that they may cost in advance after a surprise
 constexpr int kUrgent = 3;             // steps that a surprise is urgent for

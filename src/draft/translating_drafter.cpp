@@ -407,7 +407,8 @@ bool TranslatingDrafter::level(std::vector<Node>& nodes) {
     return false;
   }
   for (std::size_t i = 0; i < fed.size(); ++i) {
-    const auto& [slot, own] = fed[i];
+    const auto slot = fed[i].first;  // named, since clang 14 captures no structured binding
+    const auto own = fed[i].second;
     const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const Node& n) { return n.slot == slot; });
     evaluate(at(slot).own[static_cast<std::size_t>(own)], *node->hypotheses, static_cast<std::int32_t>(i));
   }
